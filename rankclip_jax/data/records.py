@@ -1,0 +1,92 @@
+"""What every data source gives: records to train on, and splits to evaluate on.
+
+Letters: N pictures, M candidate texts, H x W pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with its captions.
+
+    Attributes:
+      key: unique name of the record inside its source.
+      image: uint8 [H, W, 3] RGB.
+      captions: at least one caption; the loader draws one per step.
+    """
+
+    key: str
+    image: np.ndarray
+    captions: tuple[str, ...]
+
+
+class RecordSource(Protocol):
+    """Random access to records; `source[i]` must be thread-safe and must not raise."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A labelling of an evaluation split, for zero-shot classification and graded relevance.
+
+    Attributes:
+      names: class names, as they are put into the templates.
+      image_labels: int [N], index into `names` of each picture.
+      text_labels: int [M], index into `names` of each candidate text.
+      templates: prompts with one ``{}`` each.
+    """
+
+    names: tuple[str, ...]
+    image_labels: np.ndarray
+    text_labels: np.ndarray
+    templates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvalSplit:
+    """Pictures and candidate texts; picture n and text m match iff image_ids[n] == text_ids[m].
+
+    Several texts per picture and several pictures per text are both allowed.
+
+    Attributes:
+      name: split name as it appears in metrics, e.g. ``test_style``.
+      images: uint8 [N, H, W, 3].
+      image_ids: int [N].
+      texts: M candidate texts.
+      text_ids: int [M].
+      classes: labellings by name, e.g. ``{"group": ..., "subgroup": ...}``.
+    """
+
+    name: str
+    images: np.ndarray
+    image_ids: np.ndarray
+    texts: tuple[str, ...]
+    text_ids: np.ndarray
+    classes: Mapping[str, Classes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source builder returns.
+
+    Attributes:
+      name: registry name of the source.
+      train: records to train on.
+      evals: evaluation splits by name; ``val`` is for choosing anything, ``test*`` for reporting.
+      digest: sha256 hex of the records that make up every split (keys, pixels, captions).
+      counts: number of pictures in each split, in the order to print.
+    """
+
+    name: str
+    train: RecordSource
+    evals: Mapping[str, EvalSplit]
+    digest: str
+    counts: Mapping[str, int]
