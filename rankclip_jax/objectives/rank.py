@@ -1,0 +1,138 @@
+"""RankCLIP: CLIP plus ranking consistency (Zhang et al., ICCV 2025, arXiv 2404.09387).
+
+For one anchor, its list of similarities to everyone in one modality should be ordered like its list
+in the other:
+
+* cross-modal: row i of S (image i against all texts) like row i of S^T (text i against all images);
+* in-modal: row i of V V^T (image i against all images) like row i of T T^T.
+
+Each direction is a row-wise ListMLE with utilities exp(log_scale) * cosine, whose target is the
+order, and only the order, of the other list.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.objectives.clip import LOG_SCALE, NEEDS, clip_rows
+from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
+from rankclip_jax.objectives.objective import Arrays, Objective, RunLength, cosine
+from rankclip_jax.schedules import rank_ramp, rank_ramp_released
+
+ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
+# 1/2 for the mean of the two directions times 1/16, the weight of the paper's earlier version (our
+# reading of the constant in the released code).
+TERM_SCALE = 1.0 / 32.0
+
+
+def build(config, length: RunLength) -> Objective:
+    """L = CLIP + w(t) [cross_weight * cross + in_modal_weight * in_modal].
+
+        ListMLE(P; Q) = 1/B sum_i sum_k [log sum_{l: Q_il <= Q_ik} exp(P_il) - P_ik]
+        cross    = 1/(32 B) [ListMLE(S; S^T) + ListMLE(S^T; S)]
+        in_modal = 1/(32 B) [ListMLE(s V V^T; T T^T) + ListMLE(s T T^T; V V^T)]
+
+    The diagonal is included, as released: in-modal lists begin with the self-similarity. References
+    carry no gradient, since only their order is used; every matrix has gradient as a utility.
+
+    Differences from the paper's printed formula, following the released code: one list per row
+    instead of one list of all B^2 pairs, exponential utilities with the learned scale instead of raw
+    cosines, both directions, and w(t) = clip(3 t, 0, 2). Difference from the released code with
+    ``arithmetic="exact"``: no epsilon, equal references share one denominator, and w follows the
+    fraction of training done instead of the epoch.
+
+    Args:
+      config: `arithmetic` ("exact" | "released"), `cross_weight` and `in_modal_weight` (0 drops the
+        term), `ramp` ("step": w = clip(3 step / total, 0, 2); "epoch": the released
+        clip(3 (e - 1) / (E - 1), 0, 2), E >= 2; "none": w = 1).
+      length: how long the run is.
+
+    Raises:
+      UserError: an unknown arithmetic or ramp, a negative weight, or no ranking term at all.
+    """
+    listmle = lookup(ARITHMETICS, config.arithmetic, "objective.arithmetic")
+    ramp = lookup(RAMPS, config.ramp, "objective.ramp")(length)
+    factors = _rank_factors(config)
+
+    def weights(step: jax.Array) -> dict[str, jax.Array]:
+        return {"clip": jnp.float32(1.0)} | {term: factor * ramp(step) for term, factor in factors.items()}
+
+    def block(rows: Arrays, everyone: Arrays, scalars: Arrays, row_index_C: jax.Array):
+        del row_index_C
+        return _block_terms(rows, everyone, jnp.exp(scalars["log_scale"]), listmle, tuple(factors))
+
+    return Objective(
+        name="rankclip",
+        equation=_equation(config, factors),
+        needs=NEEDS,
+        scalars={"log_scale": LOG_SCALE},
+        weights=weights,
+        block=block,
+    )
+
+
+def _block_terms(rows, everyone, scale, listmle, rank_terms):
+    image_CD, text_CD = rows["image_embeds"], rows["text_embeds"]
+    image_BD, text_BD = everyone["image_embeds"], everyone["text_embeds"]
+    image_to_text_CB, text_to_image_CB = cosine(image_CD, text_BD), cosine(text_CD, image_BD)
+    matching_C = scale * jnp.sum(image_CD * text_CD, axis=1)
+    pairs = {}
+    if "rank_cross" in rank_terms:
+        pairs["rank_cross"] = (image_to_text_CB, text_to_image_CB)
+    if "rank_in_modal" in rank_terms:
+        pairs["rank_in_modal"] = (cosine(image_CD, image_BD), cosine(text_CD, text_BD))
+    return {
+        "clip": clip_rows(scale * image_to_text_CB, scale * text_to_image_CB, matching_C),
+        **_rank_sums(pairs, scale, listmle),
+    }
+
+
+def _rank_sums(pairs, scale, listmle):
+    """Both directions of every pair of lists [C, B], in one call: it walks the ranks only once."""
+    first = jnp.concatenate([a for pair in pairs.values() for a in pair])
+    second = jnp.concatenate([b for pair in pairs.values() for b in reversed(pair)])
+    lists_C = listmle(scale * first, second)
+    batch = first.shape[1]
+    sums = jnp.sum(lists_C.reshape(len(pairs), -1), axis=1) * (TERM_SCALE / batch)
+    return dict(zip(pairs, sums, strict=True))
+
+
+def _rank_factors(config) -> dict[str, float]:
+    named = {"rank_cross": config.cross_weight, "rank_in_modal": config.in_modal_weight}
+    for term, factor in named.items():
+        if factor < 0:
+            raise UserError(f"objective weight of {term} is {factor}: it must not be negative.")
+    factors = {term: factor for term, factor in named.items() if factor > 0}
+    if not factors:
+        raise UserError(
+            "objective 'rankclip' has cross_weight=0 and in_modal_weight=0: "
+            "raise one of them, or use --config.objective.name=clip."
+        )
+    return factors
+
+
+def _step_ramp(length: RunLength):
+    return lambda step: rank_ramp(step, length.total_steps)
+
+
+def _epoch_ramp(length: RunLength):
+    epochs = math.ceil(length.total_steps / length.steps_per_epoch)
+    rank_ramp_released(0, length.steps_per_epoch, epochs)  # refuses a single epoch now, not at the first step
+    return lambda step: rank_ramp_released(step, length.steps_per_epoch, epochs)
+
+
+def _no_ramp(length: RunLength):
+    del length
+    return lambda step: jnp.float32(1.0)
+
+
+RAMPS = {"step": _step_ramp, "epoch": _epoch_ramp, "none": _no_ramp}
+
+
+def _equation(config, factors) -> str:
+    symbols = {"rank_cross": "cross", "rank_in_modal": "in_modal"}
+    terms = [symbols[t] if f == 1 else f"{f:g} {symbols[t]}" for t, f in factors.items()]
+    ramp = {"step": "clip(3 t, 0, 2) ", "epoch": "clip(3 (e-1)/(E-1), 0, 2) ", "none": ""}[config.ramp]
+    return f"L = CLIP + {ramp}({' + '.join(terms)}), {config.arithmetic} ListMLE"
