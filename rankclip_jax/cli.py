@@ -1,0 +1,224 @@
+"""What every ``python -m rankclip_jax.X`` shares: flags, one-line errors, exit codes.
+
+Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 interrupted.
+"""
+
+import errno
+import os
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from rankclip_jax import distributed
+from rankclip_jax.errors import UserError, did_you_mean
+
+CONFIG = "config"
+
+
+def define_config() -> flags.FlagHolder:
+    """Define ``--config=FILE.py[:ARGUMENT]``, required, with ``--config.KEY=VALUE`` for every key in it.
+
+    It has no default on purpose: ml_collections would load that, and fail over a mistyped key with a
+    traceback, while modules are still being imported.
+
+    Returns a holder whose ``value`` is the locked ConfigDict, once flags are parsed.
+    """
+    text = "config file; set a key of it by --config.KEY=VALUE"
+    holder = config_flags.DEFINE_config_file(CONFIG, default=None, help_string=text, lock_config=True)
+    flags.mark_flag_as_required(CONFIG)
+    return holder
+
+
+def run(main: Callable[[list[str]], int | None], *, positional: bool = False) -> NoReturn:
+    """Parse flags, call ``main(argv)`` and end the process with the right exit code.
+
+    Args:
+      main: takes argv with the flags removed; its return value is the exit code (None is 0).
+      positional: whether the command takes arguments that are no flags. Otherwise one is an error:
+        ``workdir=DIR`` without its dashes would be ignored in silence.
+    """
+    code = _exit_code(main, positional)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code and distributed.is_multi_process():
+        # jax's exit handler waits minutes in a barrier for peers that wait for us.
+        os._exit(code)
+    sys.exit(code)
+
+
+def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int:
+    try:
+        app.run(main, flags_parser=lambda argv: _parse(argv, positional))
+    except SystemExit as stop:
+        return _code_of(stop)
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        _print_error(str(error))
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            traceback.print_exc()
+            return 1
+        _print_error(f"no disk space left for {error.filename or 'a file'}; free some and run again")
+        return 2
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _code_of(stop: SystemExit) -> int:
+    if stop.code is None or isinstance(stop.code, int):
+        return int(stop.code or 0)
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+def _print_error(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"error: {distributed.process_label()}{line}", file=sys.stderr)
+
+
+def _parse(argv: Sequence[str], positional: bool) -> list[str]:
+    """`flags.FLAGS(argv)`, with every mistake in a flag or a config as a `UserError`."""
+    argv = ["--help" if arg == "-h" else arg for arg in argv]
+    argv = [argv[0], *(re.sub(rf"^-{CONFIG}\b", f"--{CONFIG}", arg) for arg in argv[1:])]
+    spec = _config_spec(argv)
+    if spec is not None:
+        _check_config_file(spec)
+    if CONFIG in flags.FLAGS:  # so that --help lists it with the flags of the command itself
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[CONFIG])
+    try:
+        rest = flags.FLAGS(argv)
+    except SystemExit:
+        raise SystemExit(0) from None  # --help and its kin: absl would exit with 1
+    except UserError:
+        raise
+    except Exception as error:
+        raise _explain(error, argv) from error
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1  # absl would show the INFO lines of every library
+    if rest[1:] and not positional:
+        known = flags.FLAGS.flag_values_dict()
+        hint = did_you_mean(rest[1].split("=")[0], known)
+        raise UserError(f"unexpected argument {rest[1]!r}: flags start with --.{hint}")
+    return rest
+
+
+def _config_spec(argv: Sequence[str]) -> str | None:
+    """Return the last 'file.py[:argument]' given to --config."""
+    spec = None
+    for i, arg in enumerate(argv):
+        if arg.startswith(f"--{CONFIG}="):
+            spec = arg.partition("=")[2]
+        elif arg == f"--{CONFIG}":
+            spec = "".join(argv[i + 1 : i + 2])
+    return spec
+
+
+def _check_config_file(spec: str) -> None:
+    path = spec.split(":", 1)[0]
+    if os.path.isfile(path):
+        return
+    folder = os.path.dirname(path) or "."
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    near = [os.path.join(os.path.dirname(path), file) for file in names]
+    raise UserError(f"--{CONFIG}: no config file {path!r}.{did_you_mean(path, near)}")
+
+
+def _explain(error: Exception, argv: Sequence[str]) -> UserError:
+    """The one line that says what is wrong with the command line."""
+    spec = _config_spec(argv)
+    config = _load_config(spec) if spec else ConfigDict()
+    for key, value in _overrides(argv) if spec else ():
+        problem = _key_problem(config, key)
+        if problem:
+            return UserError(f"--{CONFIG}.{key}: {problem}")
+        if str(error).startswith(f"flag --{CONFIG}.{key}={value}:"):
+            return UserError(_type_problem(f"{CONFIG}.{key}", value, _walk(config, key.split("."))))
+    return UserError(_flag_problem(error))
+
+
+def _load_config(spec: str) -> Any:
+    """Load a config once more, to tell a mistake inside it from one on the command line."""
+    path, *argument = spec.split(":", 1)
+    try:
+        return runpy.run_path(path)["get_config"](*argument)
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        where = f"{path} line {line}" if line else spec
+        text = str(error).split("Other fields present")[0]  # ml_collections appends the whole config
+        raise UserError(f"--{CONFIG}: {where}: {type(error).__name__}: {text}") from error
+
+
+def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for i, arg in enumerate(argv):
+        match = re.match(rf"--?(?:no)?{CONFIG}\.([^=]+)(?:=(.*))?$", arg, re.DOTALL)
+        if match:
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            yield match[1], match[2] if match[2] is not None else following
+
+
+def _walk(config: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        config = config[part.split("[")[0]]
+    return config
+
+
+def _key_problem(config: ConfigDict, key: str) -> str | None:
+    parts = key.split(".")
+    node = config
+    for depth, part in enumerate(parts):
+        name = part.split("[")[0]
+        if not isinstance(node, ConfigDict):
+            return f"{'.'.join(parts[:depth])!r} is a single value, it has no key {part!r}."
+        if name not in node:
+            here = ", ".join(sorted(node.keys()))
+            return f"unknown config key {key!r}.{_nearest_key(config, key) or f' Known here: {here}.'}"
+        node = node[name]
+    return None
+
+
+def _nearest_key(config: ConfigDict, key: str) -> str:
+    keys = list(_dotted(config))
+    by_leaf = {k.rsplit(".", 1)[-1]: k for k in keys}
+    hint = did_you_mean(key, keys)
+    if hint:
+        return hint
+    leaf = did_you_mean(key.rsplit(".", 1)[-1], by_leaf)  # the right name in the wrong section
+    return re.sub(r"'(.*)'", lambda m: repr(by_leaf[m[1]]), leaf)
+
+
+def _dotted(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        yield prefix + name
+        if isinstance(value, ConfigDict):
+            yield from _dotted(value, f"{prefix}{name}.")
+
+
+def _type_problem(name: str, value: str, current: Any) -> str:
+    if isinstance(current, ConfigDict):
+        example = f"--{name}.{next(iter(current), 'key')}=..."
+        return f"--{name}={value}: this is a section; set the keys in it, such as {example}"
+    return f"--{name}={value}: expected a value of type {type(current).__name__}, such as {current!r}"
+
+
+def _flag_problem(error: Exception) -> str:
+    if isinstance(error, flags.UnrecognizedFlagError):
+        if error.flagname.startswith(f"{CONFIG}."):
+            return f"--{CONFIG}=FILE.py is required to set --{error.flagname}"
+        known = [name for name in flags.FLAGS if not name.startswith("no")]
+        return f"unknown flag --{error.flagname}.{did_you_mean(error.flagname, known)} See --help."
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    required = re.match(r"flag --(\w+)=None: .*must have a value other than None", text)
+    return f"--{required[1]} is required; see --help" if required else text

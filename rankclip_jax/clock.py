@@ -1,0 +1,206 @@
+"""How fast a run goes, what it waits for, and how long it still takes.
+
+JAX runs ahead: a step "returns" long before it is computed. So time is taken over whole log intervals, the
+loop is held to two steps in flight, and waiting for data counts only if the device had run dry meanwhile.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import jax
+from tqdm import tqdm
+
+IN_FLIGHT = 2  # enough to keep a device busy; more only holds more batches in memory
+PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
+WARN_AFTER_SECONDS = 5.0  # of training, when the data's share means something
+WAIT_LIMIT = 0.10  # share of the time spent on waiting for data from which there is something to mend
+
+
+class Clock:
+    """Timing and progress of one training loop; see the example in `train.py`.
+
+    The first step compiles, so the clock of rates starts when it returns. Time inside `paused` (evaluation)
+    is part of the elapsed time and of the ETA, but of no rate.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        state: Mapping[str, float] | None = None,
+        show: bool = True,
+        stream: TextIO | None = None,
+        wait_hint: str = "give it more loader threads, smaller images or a faster disk",
+    ):
+        """Start the clock.
+
+        Args:
+          total_steps: steps of the whole run.
+          start_step: steps done before this process began.
+          state: what `state_dict` gave in the run that this one continues.
+          show: whether to show progress; False in all processes but one.
+          stream: where to, stderr if None: a bar on a terminal, else one plain line every 10 s.
+          wait_hint: what the warning about waiting for data advises.
+        """
+        self._total, self._step, self._start_step = total_steps, start_step, start_step
+        self._began = time.monotonic()
+        self._elapsed_before = float((state or {}).get("elapsed_seconds", 0.0))
+        self._paused_total = 0.0
+        self._compiled_at: float | None = None  # when the first step returned
+        self._running: deque[Any] = deque()
+        self._last = {"samples_per_second": 0.0, "data_wait_share": 0.0, "seconds_per_step": 0.0}
+        self._trained_seconds = self._waited_seconds = 0.0
+        self._warned = False
+        self._wait_hint = wait_hint
+        self._progress = _Progress(total_steps, start_step, show, stream or sys.stderr)
+        self._open_window()
+
+    def _open_window(self) -> None:
+        """Begin a new interval to take rates over."""
+        self._window_began = time.monotonic()
+        self._window_steps = self._window_examples = 0
+        self._window_wait = self._window_paused = 0.0
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time the fetching of a batch; it counts if no step was still being computed at its end."""
+        began = time.monotonic()
+        yield
+        if not any(_is_running(step) for step in self._running):
+            self._window_wait += time.monotonic() - began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside (evaluation, a report) out of the rates."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._window_paused += time.monotonic() - began
+            self._paused_total += time.monotonic() - began
+
+    def tick(self, step: int, n_examples: int, result: Any = None) -> None:
+        """Count one step.
+
+        Args:
+          step: steps done, this one included.
+          n_examples: examples in its global batch.
+          result: arrays that the step gives, such as its metrics. The clock waits for those of two steps
+            before, so that the host never runs further ahead. They must not be donated to a later step.
+        """
+        self._step = step
+        self._running.append(jax.tree.leaves(result))
+        while len(self._running) > IN_FLIGHT:
+            jax.block_until_ready(self._running.popleft())
+        if self._compiled_at is None:
+            self._compiled_at = time.monotonic()
+            self._paused_total = 0.0
+            self._open_window()
+            return
+        self._window_steps += 1
+        self._window_examples += n_examples
+
+    def report(self) -> dict[str, float]:
+        """Close the interval since the last report, and return
+
+        samples_per_second (global), seconds_per_step and data_wait_share (0 to 1), all over that interval;
+        eta_seconds, to the end of the run; elapsed_seconds, over all restarts.
+
+        Call it once per log interval, next to where metrics are fetched.
+        """
+        now = time.monotonic()
+        seconds = now - self._window_began - self._window_paused
+        if self._window_steps and seconds > 0:
+            self._last = {
+                "samples_per_second": self._window_examples / seconds,
+                "seconds_per_step": seconds / self._window_steps,
+                "data_wait_share": min(1.0, self._window_wait / seconds),
+            }
+            self._warn_of_waiting(seconds)
+            self._open_window()
+        return self._last | {"eta_seconds": self._eta(), "elapsed_seconds": self.elapsed_seconds}
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Wall-clock seconds of the run, those before a restart included."""
+        return self._elapsed_before + time.monotonic() - self._began
+
+    def _eta(self) -> float:
+        """Seconds to the end, if steps and pauses go on as they did."""
+        done = max(1, self._step - self._start_step - 1)  # without the one that compiled
+        per_step = self._last["seconds_per_step"] + self._paused_total / done
+        return per_step * max(0, self._total - self._step)
+
+    def _warn_of_waiting(self, seconds: float) -> None:
+        self._trained_seconds += seconds
+        self._waited_seconds += self._window_wait
+        share = self._waited_seconds / self._trained_seconds
+        if self._warned or self._trained_seconds < WARN_AFTER_SECONDS or share <= WAIT_LIMIT:
+            return
+        self._warned = True
+        self.message(f"warning: {share:.0%} of the time goes on waiting for data; {self._wait_hint}")
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Show progress with `values` (loss terms), rates and ETA; cheap enough for every log interval."""
+        rates = self._last
+        parts = [f"{name} {value:.4g}" for name, value in values.items()]
+        parts += [f"{rates['samples_per_second']:.0f} samples/s", f"data wait {rates['data_wait_share']:.0%}"]
+        parts += [f"ETA {tqdm.format_interval(self._eta())}"] if rates["seconds_per_step"] else []
+        self._progress.show(self._step, ", ".join(parts))
+
+    def message(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        self._progress.message(text)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a restart needs, for the checkpoint's meta."""
+        return {"elapsed_seconds": self.elapsed_seconds}
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._progress.close()
+
+
+def _is_running(result: list[Any]) -> bool:
+    """Whether a step with these arrays is still being computed; one without arrays is taken as done."""
+    return any(isinstance(leaf, jax.Array) and not leaf.is_ready() for leaf in result)
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere (a log file, a pipe) a plain line now and then."""
+
+    def __init__(self, total: int, start: int, show: bool, stream: TextIO):
+        self._total, self._show, self._stream = total, show, stream
+        self._bar = None
+        self._line_at = -PLAIN_SECONDS
+        if show and stream.isatty():
+            form = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}"
+            self._bar = tqdm(total=total, initial=start, file=stream, bar_format=form, dynamic_ncols=True)
+
+    def show(self, step: int, text: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.n = step
+            self._bar.refresh()
+            return
+        now = time.monotonic()
+        if self._show and (now - self._line_at >= PLAIN_SECONDS or step >= self._total):
+            self._line_at = now
+            self.message(f"step {step}/{self._total}, {text}")
+
+    def message(self, text: str) -> None:
+        if not self._show:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
