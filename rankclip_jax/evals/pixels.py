@@ -1,0 +1,81 @@
+"""What pixels alone can do: nearest training picture as a classifier of concepts.
+
+Letters: N pictures, T training pictures, C concepts of the training pictures, M texts, P pixel values.
+
+A model that only recognises near-copies of its training pictures scores about this much, so a table without
+this row flatters everyone. It needs training pictures with known concepts, which web data do not have.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rankclip_jax.data.records import EvalSplit
+from rankclip_jax.evals.retrieval import KS, direction_metrics
+from rankclip_jax.evals.similarity import BLOCK_ELEMENTS, STEPS, quantise
+
+SIDE = 16  # pictures are averaged down to about this side: blur forgives small shifts, a stronger reference
+
+
+def pixel_reference(
+    split: EvalSplit, train_images: np.ndarray, train_ids: np.ndarray, ks: Sequence[int] = KS
+) -> dict[str, float]:
+    """Return `retrieval`'s metrics for a nearest-neighbour search in pixel space.
+
+    score(picture n, text m) = the largest cosine of picture n and any training picture of m's concept,
+    between flattened pixels with the picture's mean removed and norm 1 (so the order is that of L2 distance).
+    A concept without training pictures ranks last and, as everywhere, loses its ties.
+
+    Args:
+      split: N pictures [N, H, W, 3] and M texts.
+      train_images: uint8 [T, H, W, 3].
+      train_ids: int [T], in the numbering of ``split.image_ids`` and ``split.text_ids``.
+      ks: cut-offs.
+
+    Returns:
+      `retrieval`'s metrics under ``<split>/<metric>``; empty if no picture's concept has a training picture,
+      because then there is nothing to look up and the reference does not apply.
+    """
+    if not np.isin(split.image_ids, train_ids).any():
+        return {}
+    scores = _concept_scores(split.images, train_images, train_ids)
+    concepts = np.unique(train_ids)
+    known = np.isin(split.text_ids, concepts)
+    column = np.minimum(np.searchsorted(concepts, split.text_ids), len(concepts) - 1)
+    lowest = -2 * STEPS  # below any cosine
+
+    def image_rows(block: slice) -> np.ndarray:
+        return np.where(known[None, :], quantise(scores[block][:, column]), lowest)
+
+    def text_rows(block: slice) -> np.ndarray:
+        return np.where(known[block, None], quantise(scores[:, column[block]].T), lowest)
+
+    to_text = direction_metrics(image_rows, split.image_ids, split.text_ids, ks)
+    to_image = direction_metrics(text_rows, split.text_ids, split.image_ids, ks)
+    named = {f"{split.name}/image_to_text_{key}": value for key, value in to_text.items()}
+    return named | {f"{split.name}/text_to_image_{key}": value for key, value in to_image.items()}
+
+
+def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
+    """Return float32 [N, C]: best cosine to the training pictures of each concept (ids sorted)."""
+    order = np.argsort(train_ids, kind="stable")
+    starts = np.unique(train_ids[order], return_index=True)[1]
+    train_PT = _pixel_vectors(train_images)[order].T
+    queries = _pixel_vectors(images)
+    scores = np.empty((len(images), len(starts)), np.float32)
+    size = max(1, BLOCK_ELEMENTS // len(train_ids))
+    for start in range(0, len(images), size):
+        block = slice(start, start + size)
+        scores[block] = np.maximum.reduceat(queries[block] @ train_PT, starts, axis=1)
+    return scores
+
+
+def _pixel_vectors(images: np.ndarray) -> np.ndarray:
+    """Return float32 [N, P]: pictures averaged down to `SIDE`, flattened, mean 0, norm 1."""
+    n, height, width, _ = images.shape
+    factor = max(1, min(height, width) // SIDE)
+    height, width = height // factor * factor, width // factor * factor
+    cells = images[:, :height, :width].reshape(n, height // factor, factor, width // factor, factor, 3)
+    flat = cells.mean(axis=(2, 4), dtype=np.float32).reshape(n, -1)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

@@ -1,0 +1,89 @@
+"""The files an evaluation leaves in the run folder; the report reads nothing else about it.
+
+Letters: N pictures, M texts, D embedding, h x w pixels of the kept thumbnails.
+
+* ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``, the last three flat dicts of floats under
+  ``<split>/<metric>``.
+* ``embeddings.npz`` of one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
+  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``images`` uint8 [N, h, w, 3]; ``labellings``, names of
+  the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N],
+  ``<name>/text_labels`` [M].
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from rankclip_jax.data.records import EvalSplit
+from rankclip_jax.evals import SplitEmbeddings
+
+EVAL_FILE = "eval.json"
+EMBEDDINGS_FILE = "embeddings.npz"
+MAX_KEPT = 1500
+THUMBNAIL_SIDE = 64
+
+
+def write_eval(
+    run_dir: str | os.PathLike,
+    step: int,
+    metrics: Mapping[str, float],
+    chance: Mapping[str, float],
+    pixels: Mapping[str, float],
+) -> Path:
+    """Write ``eval.json`` and return its path."""
+    content = {"step": step, "metrics": dict(metrics), "chance": dict(chance), "pixels": dict(pixels)}
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return _replace(Path(run_dir) / EVAL_FILE, lambda file: file.write(text.encode()))
+
+
+def write_embeddings(
+    run_dir: str | os.PathLike, embeds: SplitEmbeddings, split: EvalSplit, max_kept: int = MAX_KEPT
+) -> Path:
+    """Write ``embeddings.npz`` for the report's pictures and return its path.
+
+    Above ``max_kept`` pictures a subset is kept (drawn with a fixed seed), with the texts that match it.
+    """
+    n_images = len(split.images)
+    kept = np.sort(np.random.default_rng(0).permutation(n_images)[:max_kept])
+    every_text = np.ones(len(split.texts), bool)
+    texts = np.flatnonzero(every_text if n_images <= max_kept else np.isin(split.text_ids, split.image_ids[kept]))
+    arrays = {
+        "split": np.asarray(split.name),
+        "image_embeds": np.asarray(embeds.image_embeds)[kept].astype(np.float16),
+        "text_embeds": np.asarray(embeds.text_embeds)[texts].astype(np.float16),
+        "image_ids": np.asarray(split.image_ids)[kept],
+        "text_ids": np.asarray(split.text_ids)[texts],
+        "texts": np.asarray(split.texts)[texts],
+        "images": _thumbnails(split.images[kept]),
+        "labellings": np.asarray(list(split.classes), np.str_),
+    }
+    for name, classes in split.classes.items():
+        arrays[f"{name}/names"] = np.asarray(classes.names)
+        arrays[f"{name}/image_labels"] = np.asarray(classes.image_labels)[kept]
+        arrays[f"{name}/text_labels"] = np.asarray(classes.text_labels)[texts]
+    return _replace(Path(run_dir) / EMBEDDINGS_FILE, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """Return uint8 [N, h, w, 3]: the pictures, shrunk so that the longer side is at most `THUMBNAIL_SIDE`."""
+    height, width = images.shape[1:3]
+    scale = THUMBNAIL_SIDE / max(height, width)
+    if scale >= 1:
+        return images
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images])
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Write beside ``path`` and rename: a killed run leaves the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        write(file)
+    partial.replace(path)
+    return path
