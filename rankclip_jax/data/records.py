@@ -26,11 +26,23 @@ class Record:
 
 
 class RecordSource(Protocol):
-    """Random access to records; `source[i]` must be thread-safe and must not raise."""
+    """Random access to records, from several threads at once.
+
+    `source[i]` raises any exception for a record that cannot be read: the loader replaces that
+    record, counts it, and stops above a ceiling. `key` and `captions` never decode the picture.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def key(self, index: int) -> str:
+        """Name of record `index`, for messages about a record that cannot be read."""
+        ...
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Captions of record `index`, for training a tokenizer."""
+        ...
 
 
 @dataclass(frozen=True)

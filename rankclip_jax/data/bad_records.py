@@ -1,0 +1,61 @@
+"""Counts records that cannot be read, and stops the run when they are too many."""
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rankclip_jax.errors import UserError
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """One failed attempt to read a record: its number, its key, and the error in words."""
+
+    index: int
+    key: str
+    reason: str
+
+
+class BadRecords:
+    """Tally of failed reads, kept by the consumer, so that it depends on the steps taken alone.
+
+    Two rules, for data sets small and large. The run stops when more than `max_fraction` of all
+    records are known to be bad; and, long before a large data set has been seen once, when
+    the draws so far hold more bad ones than `max_fraction` explains: six standard deviations and ten.
+
+    Attributes:
+      count: failed reads so far.
+    """
+
+    def __init__(self, num_records: int, max_fraction: float):
+        self._num_records = num_records
+        self._max_fraction = max_fraction
+        self._drawn = 0
+        self._by_index: dict[int, BadRecord] = {}
+        self.count = 0
+
+    def add(self, drawn: int, failures: Iterable[BadRecord]) -> None:
+        """Account for `drawn` examples and the failures among them; `UserError` above the ceiling."""
+        self._drawn += drawn
+        for failure in failures:
+            self.count += 1
+            if failure.index not in self._by_index:
+                self._by_index[failure.index] = failure
+                LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
+        if self._too_many():
+            raise UserError(self._message())
+
+    def _too_many(self) -> bool:
+        expected = self._max_fraction * self._drawn
+        many_known = len(self._by_index) > self._max_fraction * self._num_records
+        return many_known or self.count > expected + 6 * math.sqrt(expected) + 10
+
+    def _message(self) -> str:
+        first = "; ".join(f"{bad.key} ({bad.reason})" for bad in list(self._by_index.values())[:10])
+        return (
+            f"{len(self._by_index)} bad records among {self._drawn} drawn, above max_bad_fraction="
+            f"{self._max_fraction:g}. First: {first}. Mend or remove them, or raise max_bad_fraction."
+        )

@@ -1,0 +1,209 @@
+"""Batches as a pure function of (seed, step), the same for any number of processes.
+
+Letters: B rows of the global batch, b = B / process_count local rows, S image side, L tokens.
+
+Which record is row r of step t, and its random numbers, are computed from (seed, t, r) directly.
+Each process computes its own contiguous rows of every global batch and nothing else, so putting
+the processes' batches one after the other gives the batch of a single process, bit for bit, and
+the whole state of the stream is the number of the next step.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from rankclip_jax.data.bad_records import BadRecord, BadRecords
+from rankclip_jax.data.records import RecordSource
+from rankclip_jax.data.tokenizer import Tokenizer
+from rankclip_jax.data.transforms import make_augment
+from rankclip_jax.errors import UserError
+
+MAX_CHUNK = 32  # examples a thread makes at a time: large against overhead, small against a batch
+STRIDE = 7919  # a prime: substitutes of neighbouring bad records are far apart
+MAX_SUBSTITUTES = 16
+CACHED_CAPTIONS = 65_536  # at most 30 MB of tokens at L = 77
+
+
+class Plan:
+    """Which record each row of each step takes, and its random numbers.
+
+    Every epoch is a new permutation; its last ``num_records % batch_size`` records are left out, so
+    epochs never mix in one batch. Memory and time do not depend on the number of records.
+    """
+
+    def __init__(self, num_records: int, batch_size: int, seed: int):
+        self.steps_per_epoch = num_records // batch_size
+        self._num_records = num_records
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch_seed = cache(lambda epoch: int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
+
+    def record(self, step: int, row: int) -> int:
+        """Index of the record at `row` of the global batch of `step`."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        position = step_in_epoch * self._batch_size + row
+        return grain.experimental.index_shuffle(
+            position, max_index=self._num_records - 1, seed=self._epoch_seed(epoch), rounds=4
+        )
+
+    def rng(self, step: int, row: int) -> np.random.Generator:
+        """Random numbers of one example: its own block of a counter-based generator."""
+        return np.random.Generator(np.random.Philox(key=self._seed, counter=[0, row, step, 0]))
+
+
+class Chunk(NamedTuple):
+    """Consecutive rows of one local batch."""
+
+    images: np.ndarray  # uint8 [rows, S, S, 3]
+    tokens: np.ndarray  # int32 [rows, L]
+    index: np.ndarray  # int32 [rows]
+    failures: list[BadRecord]
+
+
+class Loader(Iterator[dict[str, np.ndarray]]):
+    """Endless training batches of one process.
+
+    Each batch is a dict of ``images`` uint8 [b, S, S, 3], ``tokens`` int32 [b, L] and ``index``
+    int32 [b], the records they are. One caption per picture is drawn uniformly each time.
+
+    A record that cannot be read is replaced by the one `STRIDE` further on, counted and logged; the
+    replacement depends on the record alone, so streams stay equal for any number of processes.
+
+    Attributes:
+      step: number of the next batch; a new loader with this `start_step` continues bit for bit.
+      steps_per_epoch: batches in one pass over the records.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        seed: int,
+        image_size: int,
+        augment: str = "none",
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        num_threads: int = 2,
+        prefetch: int = 2,
+        max_bad_fraction: float = 0.01,
+    ):
+        """Start loading at `start_step`.
+
+        Args:
+          source: training records.
+          tokenizer: for the captions.
+          batch_size: B, rows of the global batch.
+          seed: non-negative; with the step it decides everything.
+          image_size: S, pixels.
+          augment: steps as in `transforms.make_augment`.
+          start_step: first step to give.
+          process_index: which slice of each global batch this process takes.
+          process_count: how many slices there are.
+          num_threads: threads that decode, augment and tokenize.
+          prefetch: local batches to make ahead; they are held in memory.
+          max_bad_fraction: share of unreadable records above which the run stops.
+
+        Raises:
+          UserError: the batch does not divide among the processes or exceeds the data.
+        """
+        _check(len(source), batch_size, process_count, seed)
+        self._source = source
+        self._augment = make_augment(augment, image_size)
+        self._image_size = image_size
+        self._plan = Plan(len(source), batch_size, seed)
+        self._tokens = lru_cache(CACHED_CAPTIONS)(lambda caption: tokenizer(caption)[0])
+        self._context_length = tokenizer.context_length
+        self._local_size = batch_size // process_count
+        self._first_row = process_index * self._local_size
+        self._chunk_size = math.gcd(self._local_size, MAX_CHUNK)
+        self._chunks_per_batch = self._local_size // self._chunk_size
+        self._bad = BadRecords(len(source), max_bad_fraction)
+        self.step = start_step
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self._chunks = self._start(num_threads, prefetch)
+
+    @property
+    def bad_records(self) -> int:
+        """Failed reads in the batches given so far by this loader."""
+        return self._bad.count
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        chunks = [next(self._chunks) for _ in range(self._chunks_per_batch)]
+        self._bad.add(self._local_size, [failure for chunk in chunks for failure in chunk.failures])
+        self.step += 1
+        return {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in BATCH_KEYS}
+
+    def close(self) -> None:
+        """Stop the threads; the loader gives no more batches."""
+        self._chunks.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _start(self, num_threads: int, prefetch: int) -> grain.DatasetIterator:
+        first = self.step * self._chunks_per_batch
+        chunks = grain.MapDataset.range(first, np.iinfo(np.int64).max).map(self._chunk)
+        # Grain's own default prefetch is 500 elements, here 500 chunks of pictures.
+        options = grain.ReadOptions(num_threads, max(num_threads, prefetch * self._chunks_per_batch))
+        return iter(chunks.to_iter_dataset(options))
+
+    def _chunk(self, number: int) -> Chunk:
+        step, part = divmod(number, self._chunks_per_batch)
+        chunk = Chunk(
+            images=np.empty((self._chunk_size, self._image_size, self._image_size, 3), np.uint8),
+            tokens=np.empty((self._chunk_size, self._context_length), np.int32),
+            index=np.empty(self._chunk_size, np.int32),
+            failures=[],
+        )
+        first_row = self._first_row + part * self._chunk_size
+        for i in range(self._chunk_size):
+            self._fill(chunk, i, step, first_row + i)
+        return chunk
+
+    def _fill(self, chunk: Chunk, i: int, step: int, row: int) -> None:
+        """Make one example. Never raises: Grain would lose or repeat elements."""
+        planned = self._plan.record(step, row)
+        num_records = len(self._source)
+        for attempt in range(MAX_SUBSTITUTES):
+            index = (planned + attempt * STRIDE) % num_records
+            try:
+                chunk.images[i], chunk.tokens[i] = self._example(index, self._plan.rng(step, row))
+                chunk.index[i] = index
+                return
+            except Exception as error:  # whatever a decoder raises
+                reason = f"{type(error).__name__}: {error}"
+                chunk.failures.append(BadRecord(index, self._source.key(index), reason))
+        # So many failures in one row are above any sensible ceiling; if not, train on white.
+        chunk.images[i], chunk.tokens[i], chunk.index[i] = 255, self._tokens(""), planned
+
+    def _example(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        record = self._source[index]
+        image = record.image
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected a uint8 [H, W, 3] picture, found {image.dtype} {image.shape}")
+        caption = record.captions[rng.integers(len(record.captions))]
+        return self._augment(image, rng), self._tokens(caption)
+
+
+BATCH_KEYS = ("images", "tokens", "index")
+
+
+def _check(num_records: int, batch_size: int, process_count: int, seed: int) -> None:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"batch_size {batch_size} does not divide among {process_count} processes; change it.")
+    if batch_size > num_records:
+        raise UserError(
+            f"batch_size {batch_size} exceeds the {num_records} training records; use {num_records} or less."
+        )
+    if seed < 0:
+        raise UserError(f"seed is {seed}; use 0 or a positive number.")
