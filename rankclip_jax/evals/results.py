@@ -1,16 +1,19 @@
 """The files an evaluation leaves in the run folder; the report reads nothing else about it.
 
-Letters: N pictures, M texts, D embedding, h x w pixels of the kept thumbnails.
+Letters: N pictures, M texts, D embedding, K classes, h x w pixels of the kept thumbnails.
 
 * ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``, the last three flat dicts of floats under
   ``<split>/<metric>``.
 * ``embeddings.npz`` of one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
-  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``images`` uint8 [N, h, w, 3]; ``labellings``, names of
-  the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N],
+  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP picture that holds
+  the N thumbnails row by row, ``columns`` of them a row, each ``cell`` = (h, w) pixels; ``labellings``, names
+  of the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N],
   ``<name>/text_labels`` [M].
 """
 
+import io
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +29,7 @@ EVAL_FILE = "eval.json"
 EMBEDDINGS_FILE = "embeddings.npz"
 MAX_KEPT = 1500
 THUMBNAIL_SIDE = 64
+SHEET_QUALITY = 80
 
 
 def write_eval(
@@ -59,7 +63,7 @@ def write_embeddings(
         "image_ids": np.asarray(split.image_ids)[kept],
         "text_ids": np.asarray(split.text_ids)[texts],
         "texts": np.asarray(split.texts)[texts],
-        "images": _thumbnails(split.images[kept]),
+        **_sheet(_thumbnails(split.images[kept])),
         "labellings": np.asarray(list(split.classes), np.str_),
     }
     for name, classes in split.classes.items():
@@ -77,6 +81,21 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
         return images
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images])
+
+
+def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the pictures as one compressed picture: a sixth of the size of an array of pixels."""
+    n, height, width, _ = images.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    cells = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    cells[:n] = images
+    grid = cells.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    file = io.BytesIO()
+    sheet = Image.fromarray(grid.reshape(rows * height, columns * width, 3))
+    sheet.save(file, "WEBP", quality=SHEET_QUALITY)
+    encoded = np.frombuffer(file.getvalue(), np.uint8)
+    return {"sheet": encoded, "columns": np.asarray(columns), "cell": np.asarray((height, width))}
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> Path:
