@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from rankclip_jax.errors import UserError
 
@@ -134,6 +135,15 @@ def process_label() -> str:
     """``'[process 1 of 4] '`` among several processes, else an empty string."""
     index, count = _place()
     return f"[process {index} of {count}] " if count > 1 else ""
+
+
+def all_agree(yes: bool) -> bool:
+    """Return whether every process says yes; all of them call this together."""
+    if not is_multi_process():
+        return yes
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.int32(yes)).all())
 
 
 def barrier(name: str, timeout: int = 300) -> None:

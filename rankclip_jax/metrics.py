@@ -69,6 +69,8 @@ class MetricsWriter:
         self._jsonl.flush()
         if self._tensorboard is not None:
             for name, number in numbers.items():
+                if not math.isfinite(number):
+                    continue  # TensorBoard cannot draw it and tensorboardX complains each time
                 self._tensorboard.add_scalar(name, number, int(step))
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))

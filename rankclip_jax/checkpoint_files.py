@@ -1,0 +1,152 @@
+"""Checkpoints on disk: which steps there are, and reading one of them without Orbax's manager.
+
+Every way in which a checkpoint can be bad ends in `Damaged`; a want of memory or of permission does not.
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import SingleDeviceSharding
+
+PyTree = Any
+
+
+class Damaged(Exception):
+    """A checkpoint that is incomplete, unreadable, or not what was saved."""
+
+
+def absolute(folder: str) -> epath.Path:
+    return epath.Path(folder if "://" in str(folder) else os.path.abspath(folder))
+
+
+def steps(folder: epath.Path) -> list[int]:
+    """Return the steps in `folder`, newest first."""
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def scores(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> dict[int, float]:
+    """Return step to score, for the steps that have the metric.
+
+    Args:
+      best: {"metric": name, "mode": "max" or "min"}; None for what the run itself saved with each step.
+    """
+    found = {}
+    for step in steps(folder):
+        try:
+            record = read_record(folder, step)
+        except Damaged:
+            continue
+        found[step] = score(record["metrics"], best or record["best"])
+    return {step: value for step, value in found.items() if value > -math.inf}
+
+
+def best_first(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> list[int]:
+    """Return the steps that have the metric, best first, the newer first among equals."""
+    found = scores(folder, best)
+    return sorted(found, key=lambda step: (found[step], step), reverse=True)
+
+
+def score(metrics: Mapping[str, float], best: Mapping[str, str | None]) -> float:
+    """Higher is better; a metric that is missing or NaN is worst."""
+    value = metrics.get(best["metric"], math.nan)
+    if math.isnan(value):
+        return -math.inf
+    return value if best["mode"] == "max" else -value
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `record` in the very form in which JSON gives it back, with a checksum of itself."""
+    plain = json.loads(json.dumps(record))
+    return plain | {"sha256": _checksum(plain)}
+
+
+def read_record(folder: epath.Path, step: int) -> dict[str, Any]:
+    """Return the record that was saved with a step."""
+    try:
+        record = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+        sound = record.pop("sha256") == _checksum(record)
+    except FileNotFoundError:
+        raise Damaged("its meta file is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"its meta file is unreadable: {_one_line(error)}") from error
+    if not sound:
+        raise Damaged("its meta file is not what was saved")
+    return record
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def read_arrays(folder: epath.Path, step: int, abstract_state: PyTree) -> PyTree:
+    abstract_state = jax.tree.map(_placed, abstract_state)
+    placement = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+    return _restore(folder, step, ocp.args.PyTreeRestore(abstract_state, restore_args=placement))
+
+
+def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]]) -> PyTree:
+    """Read some of the arrays as nested dicts of numpy arrays."""
+    if not arrays:
+        raise Damaged("it holds no parameters")
+    tree: dict[str, Any] = {}
+    for entry in arrays:
+        node = tree
+        for key in entry["path"][:-1]:
+            node = node.setdefault(key, {})
+        node[entry["path"][-1]] = jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return _restore(folder, step, ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True))
+
+
+def _restore(folder: epath.Path, step: int, how: ocp.args.PyTreeRestore) -> PyTree:
+    """Run Orbax's reader without its manager, in whose barrier a process would wait for one that failed."""
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        return handler.restore(folder / str(step) / "state", args=how)
+    except Exception as error:
+        if not _is_damage(error):
+            raise
+        raise Damaged(_one_line(error)) from error
+    finally:
+        handler.close()
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def no_room(error: BaseException) -> str | None:
+    """Return the system's words if there was no room to write, wherever in the chain of errors; else None."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        words = os.strerror(number)  # all that libraries leave of it
+        if any(getattr(e, "errno", None) == number or words in str(e) for e in _chain(error)):
+            return words
+    return None
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Tell a bad file from a want of memory or of permission, for which no checkpoint is to blame."""
+    others = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+    words = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return not any(isinstance(e, others) or any(word in str(e) for word in words) for e in _chain(error))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
