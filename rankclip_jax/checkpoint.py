@@ -198,7 +198,7 @@ class Checkpoints:
                 file=sys.stderr,
                 flush=True,
             )
-        distributed.barrier(f"rankclip_set_aside_{step}")
+        distributed.barrier(f"set checkpoint {step} aside")
         self._manager.reload()
 
     @contextmanager

@@ -149,4 +149,7 @@ def _is_damage(error: BaseException) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    """The root of a chain of errors, shortened: the first of them only says that something failed."""
+    root = list(_chain(error))[-1]
+    text = " ".join(str(root).split()) or type(root).__name__
+    return text if len(text) <= 160 else f"{text[:60]} ... {text[-95:]}"

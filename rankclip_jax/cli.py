@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 in
 """
 
 import errno
+import logging
 import os
 import re
 import runpy
@@ -105,11 +106,17 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
         raise _explain(error, argv) from error
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # absl would show the INFO lines of every library
+        logging.getLogger("absl").addFilter(_not_of_orbax)
     if rest[1:] and not positional:
         known = flags.FLAGS.flag_values_dict()
         hint = did_you_mean(rest[1].split("=")[0], known)
         raise UserError(f"unexpected argument {rest[1]!r}: flags start with --.{hint}")
     return rest
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    # Orbax logs a traceback from each of its threads for an error that it also raises.
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def _config_spec(argv: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@
 A plain box needs none of this: without the three environment variables below there is one process.
 """
 
+import itertools
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ HEARTBEAT_SECONDS = 30  # a dead machine is noticed after this; jax's default is
 SHUTDOWN_SECONDS = 60  # the longest wait for the others at a normal end
 
 
+_meetings = itertools.count()
 _joined: list["Processes"] = []  # what `initialize` joined, so that asking starts no backend
 
 
@@ -150,10 +152,11 @@ def barrier(name: str, timeout: int = 300) -> None:
     """Wait until every process has called this with the same name; nothing for a single process.
 
     Args:
-      name: unique per meeting, so that two meetings cannot be confused.
+      name: what is waited for, shown in the error.
       timeout: seconds; then the runtime raises an error that names the processes that did not come.
     """
     if is_multi_process():
         from orbax.checkpoint import multihost  # its barrier needs no device and has a time limit
 
-        multihost.sync_global_processes(name, timeout=timeout)
+        # A name may meet once only; all processes count their meetings alike.
+        multihost.sync_global_processes(f"rankclip:{name}:{next(_meetings)}", timeout=timeout)
