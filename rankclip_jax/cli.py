@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 interrupted.
 """
 
+import difflib
 import errno
 import logging
 import os
@@ -149,7 +150,7 @@ def _explain(error: Exception, argv: Sequence[str]) -> UserError:
         if problem:
             return UserError(f"--{CONFIG}.{key}: {problem}")
         if str(error).startswith(f"flag --{CONFIG}.{key}={value}:"):
-            return UserError(_type_problem(f"{CONFIG}.{key}", value, _walk(config, key.split("."))))
+            return UserError(f"--{CONFIG}.{key}={value}: {_type_problem(config, key)}")
     return UserError(_flag_problem(error))
 
 
@@ -176,12 +177,6 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield match[1], match[2] if match[2] is not None else following
 
 
-def _walk(config: Any, parts: Sequence[str]) -> Any:
-    for part in parts:
-        config = config[part.split("[")[0]]
-    return config
-
-
 def _key_problem(config: ConfigDict, key: str) -> str | None:
     parts = key.split(".")
     node = config
@@ -190,20 +185,24 @@ def _key_problem(config: ConfigDict, key: str) -> str | None:
         if not isinstance(node, ConfigDict):
             return f"{'.'.join(parts[:depth])!r} is a single value, it has no key {part!r}."
         if name not in node:
-            here = ", ".join(sorted(node.keys()))
-            return f"unknown config key {key!r}.{_nearest_key(config, key) or f' Known here: {here}.'}"
+            near, here = _nearest_key(config, key), ", ".join(sorted(node.keys()))
+            return f"unknown config key {key!r}. " + (f"Did you mean {near!r}?" if near else f"Known here: {here}.")
         node = node[name]
     return None
 
 
-def _nearest_key(config: ConfigDict, key: str) -> str:
-    keys = list(_dotted(config))
-    by_leaf = {k.rsplit(".", 1)[-1]: k for k in keys}
-    hint = did_you_mean(key, keys)
-    if hint:
-        return hint
-    leaf = did_you_mean(key.rsplit(".", 1)[-1], by_leaf)  # the right name in the wrong section
-    return re.sub(r"'(.*)'", lambda m: repr(by_leaf[m[1]]), leaf)
+def _nearest_key(config: ConfigDict, key: str) -> str | None:
+    """Return the key that was probably meant: in its section, in a misspelt section, or in another one."""
+    section, _, leaf = key.rpartition(".")
+    parts = {known: known.rpartition(".") for known in _dotted(config)}
+    siblings = {name: known for known, (place, _, name) in parts.items() if place == section}
+    whole = {} if siblings else {known: known for known in parts}
+    anywhere = {name: known for known, (_, _, name) in parts.items()}
+    for name, known in ((leaf, siblings), (key, whole), (leaf, anywhere)):
+        close = difflib.get_close_matches(name, known, n=1)
+        if close:
+            return known[close[0]]
+    return None
 
 
 def _dotted(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -213,11 +212,15 @@ def _dotted(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{name}.")
 
 
-def _type_problem(name: str, value: str, current: Any) -> str:
+def _type_problem(config: ConfigDict, key: str) -> str:
+    *sections, name = key.split("[")[0].split(".")
+    for section in sections:
+        config = config[section]
+    current = config[name]
     if isinstance(current, ConfigDict):
-        example = f"--{name}.{next(iter(current), 'key')}=..."
-        return f"--{name}={value}: this is a section; set the keys in it, such as {example}"
-    return f"--{name}={value}: expected a value of type {type(current).__name__}, such as {current!r}"
+        return f"this is a section; set the keys in it, such as --{CONFIG}.{key}.{next(iter(current), 'key')}=..."
+    example = "" if current is None else f", such as {current!r}"
+    return f"expected a value of type {config.get_type(name).__name__}{example}"
 
 
 def _flag_problem(error: Exception) -> str:
