@@ -1,0 +1,175 @@
+"""Pixels: CLIP's preprocessing against PIL, and the train augmentations."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rankclip_jax.data.transforms import (
+    AUGMENTATIONS,
+    color_jitter,
+    flip,
+    make_augment,
+    random_resized_crop,
+    resize_and_crop,
+    shift,
+)
+from rankclip_jax.errors import UserError
+
+
+def picture(height=64, width=64, seed=0):
+    """Smooth random uint8 picture."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resized", "corner"),
+    [
+        (100, 151, (33, 49), (0, 8)),  # 33 * 151 / 100 is 49.83, which torchvision cuts to 49
+        (300, 200, (49, 33), (8, 0)),
+        (64, 64, (33, 33), (0, 0)),
+        (20, 27, (33, 44), (0, 6)),  # enlarging; (44 - 33) / 2 = 5.5 rounds to even
+    ],
+)
+def test_preprocessing_equals_pil(height, width, resized, corner):
+    image = picture(height, width)
+    reference = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    top, left = corner
+    expected = np.asarray(reference)[top : top + 33, left : left + 33]
+    result = resize_and_crop(image, 33)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_preprocessing_low_passes_when_it_shrinks():
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    result = resize_and_crop(stripes, 16).astype(int)
+    assert np.abs(result - 127).max() < 20  # picking pixels would give black or white
+
+
+def test_a_picture_that_fits_is_not_touched():
+    image = picture(32, 48)
+    np.testing.assert_array_equal(resize_and_crop(image, 32), image[:, 8:40])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_uint8_deterministic_and_random(name):
+    augment = make_augment(name, 64)
+    image = picture()
+    before = image.copy()
+    results = [augment(image, rng(seed)) for seed in range(8)]
+    for seed, result in enumerate(results):
+        assert result.shape == (64, 64, 3) and result.dtype == np.uint8
+        np.testing.assert_array_equal(result, augment(image, rng(seed)))
+    assert len({result.tobytes() for result in results}) > 1
+    np.testing.assert_array_equal(image, before)
+
+
+def test_flip_mirrors_half_of_the_time():
+    image = picture()
+    flips = [np.array_equal(flip(image, rng(seed)), image[:, ::-1]) for seed in range(400)]
+    assert 160 < sum(flips) < 240
+    assert flip(image, rng(), probability=0.0) is image
+
+
+def dot(row, column):
+    image = np.full((64, 64, 3), 255, np.uint8)
+    image[row, column] = 0
+    return image
+
+
+def test_shift_moves_whole_pixels_and_fills_with_white():
+    moves = set()
+    for seed in range(200):
+        result = shift(dot(32, 32), rng(seed), translate=0.1, scale=0.0)
+        rows, columns = np.nonzero(result[:, :, 0] == 0)
+        assert len(rows) == 1 and (np.delete(result.reshape(-1, 3), rows * 64 + columns, 0) == 255).all()
+        moves.add((rows[0] - 32, columns[0] - 32))
+    moves = np.array(sorted(moves))
+    assert moves.min() == -6 and moves.max() == 6 and len(moves) > 50
+
+
+def test_shift_zooms_about_the_centre():
+    image = np.full((64, 64, 3), 255, np.uint8)
+    image[16:48, 16:48] = 0
+    areas, centres = [], []
+    for seed in range(100):
+        dark = 255 - shift(image, rng(seed), translate=0.0, scale=0.2)[:, :, 0].astype(float)
+        areas.append(dark.sum() / 255 / 32**2)
+        centres.append((dark.sum(1) @ np.arange(64) / dark.sum(), dark.sum(0) @ np.arange(64) / dark.sum()))
+    assert 0.68 < min(areas) < 0.75 and 1.4 < max(areas) < 1.6  # 1 / 1.2**2 to 1 / 0.8**2
+    np.testing.assert_allclose(centres, 31.5, atol=0.05)
+
+
+def test_random_resized_crop_stays_inside_and_varies():
+    ramp = np.broadcast_to(np.arange(128, dtype=np.uint8)[:, None, None] * 2, (128, 128, 3)).copy()
+    spans = []
+    for seed in range(100):
+        crop = random_resized_crop(ramp, rng(seed), size=32, min_area=0.25)
+        spans.append(int(crop[-1, 0, 0]) - int(crop[0, 0, 0]))
+        assert crop.shape == (32, 32, 3)
+    assert min(spans) < 140 and max(spans) > 200  # rows of 254 gray levels that a crop covers
+
+
+def test_whole_crop_is_the_picture():
+    image = picture()
+    np.testing.assert_array_equal(random_resized_crop(image, rng(), size=64, min_area=1.0, max_ratio=1.0), image)
+
+
+def test_color_jitter_does_what_its_names_say():
+    image = picture()
+    assert np.array_equal(color_jitter(image, rng(), brightness=0, contrast=0, saturation=0), image)
+    flat = np.full((8, 8, 3), 100, np.uint8)
+    assert np.array_equal(color_jitter(flat, rng(), brightness=0, contrast=0.9, saturation=0.9), flat)
+    bright = color_jitter(flat, rng(1), brightness=0.5, contrast=0, saturation=0)
+    assert bright.min() == bright.max() != 100 and 50 <= bright.max() <= 150
+    deviations = [color_jitter(image, rng(s), brightness=0, contrast=0.5, saturation=0).std() for s in range(20)]
+    assert min(deviations) < 0.7 * image.std()
+    gray = color_jitter(image, rng(_lowest_third_draw()), brightness=0, contrast=0, saturation=1).astype(int)
+    assert np.ptp(gray, axis=2).max() < 0.2 * np.ptp(image.astype(int), axis=2).max()
+
+
+def _lowest_third_draw():
+    """A seed whose third draw, which scales saturation, is close to 0, that is to gray."""
+    return min(range(200), key=lambda seed: rng(seed).random(3)[2])
+
+
+def test_color_jitter_clips_instead_of_wrapping():
+    image = np.full((8, 8, 3), 250, np.uint8)
+    image[0] = 5
+    for seed in range(20):
+        result = color_jitter(image, rng(seed), brightness=0.9, contrast=0.9).astype(int)
+        assert (result[0] <= result[1]).all()
+
+
+def test_pipeline_runs_in_order_and_ends_at_the_size():
+    image = picture(90, 120)
+    result = make_augment("random_resized_crop(min_area=0.3) | flip(probability=1)", 24)(image, rng(3))
+    crop = random_resized_crop(image, rng(3), size=24, min_area=0.3)
+    np.testing.assert_array_equal(result, crop[:, ::-1])
+    assert make_augment("flip", 24)(image, rng()).shape == (24, 24, 3)
+    for nothing in ("", "none"):
+        np.testing.assert_array_equal(make_augment(nothing, 24)(image, rng()), resize_and_crop(image, 24))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "message"),
+    [
+        ("flop", "unknown augmentation 'flop'. Did you mean 'flip'"),
+        ("shift(scales=1)", "unknown option of augmentation shift 'scales'. Did you mean 'scale'"),
+        ("shift(0.1)", "cannot read augmentation"),
+        ("shift(scale=big)", "cannot read augmentation"),
+        ("shift|", "cannot read augmentation ''"),
+        ("shift.scale", "cannot read augmentation"),
+        ("none|flip", "unknown augmentation 'none'"),
+    ],
+)
+def test_bad_pipelines_are_named(pipeline, message):
+    with pytest.raises(UserError) as caught:
+        make_augment(pipeline, 64)
+    assert message in str(caught.value)
