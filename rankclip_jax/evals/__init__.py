@@ -88,11 +88,11 @@ def chance_levels(split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
     return {f"{split.name}/{key}": float(value) for key, value in found.items()}
 
 
-def paired_rows(split: EvalSplit) -> tuple[np.ndarray, np.ndarray]:
+def paired_rows(image_ids: np.ndarray, text_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return int [P] picture rows and int [P] text rows: the first of each concept that has both."""
-    image_ids, image_rows = np.unique(split.image_ids, return_index=True)
-    text_ids, text_rows = np.unique(split.text_ids, return_index=True)
-    _, in_images, in_texts = np.intersect1d(image_ids, text_ids, return_indices=True)
+    images, image_rows = np.unique(image_ids, return_index=True)
+    texts, text_rows = np.unique(text_ids, return_index=True)
+    _, in_images, in_texts = np.intersect1d(images, texts, return_indices=True)
     return image_rows[in_images], text_rows[in_texts]
 
 
@@ -121,7 +121,7 @@ def _zero_shot_chance(split: EvalSplit) -> dict[str, float]:
 
 
 def _rank_consistency(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
-    images, texts = paired_rows(split)
+    images, texts = paired_rows(split.image_ids, split.text_ids)
     found = rank_consistency(embeds.image_embeds[images], embeds.text_embeds[texts])
     if GRADED_BY in split.classes:
         labels = split.classes[GRADED_BY]
@@ -148,7 +148,7 @@ def _graded(queries, candidates) -> tuple[np.ndarray, ...]:
 
 
 def _geometry(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
-    images, texts = paired_rows(split)
+    images, texts = paired_rows(split.image_ids, split.text_ids)
     return geometry(embeds.image_embeds[images], embeds.text_embeds[texts])
 
 

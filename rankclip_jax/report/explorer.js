@@ -1,0 +1,169 @@
+// Pointer, keyboard and search around the map, and the answers beside it.
+(() => {
+  if (!plane) return;
+  const { canvas, data } = plane;
+  const { pictures, texts } = data;
+  const answer = document.getElementById("answer");
+  const search = document.getElementById("search");
+  const suggestions = document.getElementById("suggestions");
+
+  const element = (tag, attributes = {}, ...children) => {
+    const made = Object.assign(document.createElement(tag), attributes);
+    made.append(...children);
+    return made;
+  };
+  const rankText = (rank) => (rank === 1 ? "✓ found first" : rank ? `rank ${rank.toLocaleString("en")}` : "no match");
+
+  const tile = (i, extra = "") => {
+    const column = i % data.columns;
+    const row = (i - column) / data.columns;
+    const button = element("button", { type: "button", className: `pic ${extra}`, title: plane.nameOf(i) });
+    button.setAttribute("aria-label", plane.nameOf(i) + (extra.includes("hit") ? ", right answer" : ""));
+    const x = (100 * column) / Math.max(1, data.columns - 1);
+    const y = (100 * row) / Math.max(1, data.rows - 1);
+    button.style.backgroundPosition = `${x}% ${y}%`;
+    button.addEventListener("click", () => showPicture(i));
+    return button;
+  };
+
+  const heading = (words, rank) => {
+    const box = element("div", {}, element("p", { className: "caption", textContent: words }));
+    box.append(element("p", { className: `rank ${rank === 1 ? "good" : ""}`, textContent: rankText(rank) }));
+    return box;
+  };
+
+  const showPicture = (i) => {
+    plane.select({ picture: i });
+    // Bars start at the median candidate, as in the examples above.
+    const [best, floor] = [pictures.scores[i][0], pictures.floor[i]];
+    const names = pictures.names[i].map((m, place) => {
+      const hit = texts.id[m] === data.ids[i];
+      const score = pictures.scores[i][place];
+      const bar = element("span", { className: "bar" });
+      bar.style.width = `${Math.max(0, (100 * (score - floor)) / Math.max(best - floor, 1))}%`;
+      const name = element("button", { type: "button", className: "text", textContent: texts.name[m] + (hit ? " ✓" : "") });
+      name.addEventListener("click", () => showText(m));
+      const line = element("li", { className: hit ? "hit" : "" }, bar, name);
+      line.append(element("span", { className: "score", textContent: (score / 1000).toFixed(2) }));
+      return line;
+    });
+    const head = element("div", { className: "chosen" }, tile(i, "large"), heading(plane.nameOf(i), pictures.rank[i]));
+    const near = element("div", { className: "tiles" }, ...pictures.near[i].map((n) => tile(n)));
+    answer.replaceChildren(
+      head,
+      element("div", { className: "names" }, element("ol", {}, ...names)),
+      element("p", { className: "quiet-text", textContent: "Nearest pictures" }),
+      near,
+    );
+  };
+
+  const showText = (m) => {
+    plane.select({ text: m });
+    search.value = texts.name[m];
+    suggestions.replaceChildren();
+    const right = (n) => data.ids[n] === texts.id[m];
+    const tiles = texts.pictures[m].map((n) => tile(n, right(n) ? "hit" : ""));
+    const own = data.ids.indexOf(texts.id[m]);
+    if (own >= 0 && !texts.pictures[m].some(right)) tiles.push(tile(own, "late"));
+    const typed = element("p", { className: "typed" }, element("span", { textContent: texts.name[m] }));
+    const rank = element("p", { className: `rank ${texts.rank[m] === 1 ? "good" : ""}`, textContent: rankText(texts.rank[m]) });
+    answer.replaceChildren(typed, rank, element("div", { className: "tiles" }, ...tiles));
+  };
+
+  const suggest = () => {
+    const words = search.value.trim().toLowerCase();
+    const found = [];
+    if (words) {
+      const starts = (name) => (name.startsWith(words) ? 0 : name.includes(` ${words}`) ? 1 : 2);
+      texts.name.forEach((name, m) => name.toLowerCase().includes(words) && found.push(m));
+      found.sort((a, b) => starts(texts.name[a].toLowerCase()) - starts(texts.name[b].toLowerCase()));
+    }
+    const buttons = found.slice(0, 8).map((m) => {
+      const button = element("button", { type: "button", textContent: texts.name[m] });
+      button.addEventListener("click", () => showText(m));
+      return button;
+    });
+    if (words && !found.length) buttons.push(element("span", { textContent: "none of the names of this split" }));
+    suggestions.replaceChildren(...buttons);
+    return found;
+  };
+  search.addEventListener("input", suggest);
+  search.addEventListener("keydown", (event) => {
+    const found = event.key === "Enter" ? suggest() : [];
+    if (found.length) showText(found[0]);
+  });
+
+  const pointers = new Map();
+  let moved = 0;
+  const place = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, place(event));
+    moved = 0;
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const [x, y] = place(event);
+    const before = pointers.get(event.pointerId);
+    if (!before) return plane.hover(plane.pictureAt(x, y), x, y);
+    const others = [...pointers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
+    if (others.length) {
+      const [ox, oy] = others[0];
+      plane.zoom(Math.hypot(x - ox, y - oy) / Math.max(1, Math.hypot(before[0] - ox, before[1] - oy)), ox, oy);
+    } else if (event.pointerType !== "touch" || plane.scale() > 1) {
+      plane.move(x - before[0], y - before[1]);
+    }
+    moved += Math.hypot(x - before[0], y - before[1]);
+    pointers.set(event.pointerId, [x, y]);
+  });
+  const release = (event) => {
+    if (pointers.delete(event.pointerId) && event.type === "pointerup" && moved < 6) {
+      const found = plane.pictureAt(...place(event));
+      if (found >= 0) showPicture(found);
+    }
+  };
+  canvas.addEventListener("pointerup", release);
+  canvas.addEventListener("pointercancel", release);
+  canvas.addEventListener("pointerleave", () => plane.hover(-1));
+  canvas.addEventListener("wheel", (event) => {
+    // Until the map was clicked, the wheel belongs to the page.
+    if (document.activeElement !== canvas && !event.ctrlKey) return;
+    event.preventDefault();
+    plane.zoom(Math.exp(-event.deltaY / 400), ...place(event));
+  }, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    const step = 60;
+    const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+    const zooms = { "+": 1.4, "=": 1.4, "-": 0.7, 0: 0 };
+    if (event.key in moves) plane.move(...moves[event.key]);
+    else if (event.key in zooms) plane.zoom(zooms[event.key]);
+    else return;
+    event.preventDefault();
+  });
+
+  for (const button of document.querySelectorAll("[data-zoom]")) {
+    button.addEventListener("click", () => plane.zoom(Number(button.dataset.zoom)));
+  }
+  document.getElementById("show-texts").addEventListener("click", (event) => {
+    event.currentTarget.setAttribute("aria-pressed", plane.toggleTexts());
+  });
+  document.getElementById("method").textContent = data.method;
+  data.groups.forEach((name, group) => {
+    const button = element("button", { type: "button", textContent: name, className: `g${group}` });
+    button.setAttribute("aria-pressed", false);
+    button.addEventListener("click", () => {
+      const on = !plane.shownGroups.delete(group);
+      if (on) plane.shownGroups.add(group);
+      button.setAttribute("aria-pressed", on);
+      plane.redraw();
+    });
+    document.getElementById("groups").append(button);
+  });
+  for (const link of document.querySelectorAll("a[data-picture]")) {
+    link.addEventListener("click", () => showPicture(Number(link.dataset.picture)));
+  }
+  const first = document.querySelector(".lists [data-picture]");
+  showPicture(first ? Number(first.dataset.picture) : 0);
+})();

@@ -1,0 +1,74 @@
+"""Who is near whom in the shown split, once for all sections.
+
+Letters: N pictures, M texts, k neighbours.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rankclip_jax.report.run_folder import Shown
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Scores of the shown split and what follows from them; the split is small enough for an N x M matrix."""
+
+    shown: Shown
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """float32 [N, M]: cosine of picture n and text m."""
+        return self.shown.image_embeds @ self.shown.text_embeds.T
+
+    @cached_property
+    def match(self) -> np.ndarray:
+        """bool [N, M]: picture n and text m belong together."""
+        return self.shown.image_ids[:, None] == self.shown.text_ids[None, :]
+
+    @cached_property
+    def image_ranks(self) -> np.ndarray:
+        """int [N]: rank of each picture's best matching text, 0 if it has none."""
+        return _ranks(self.scores, self.match)
+
+    @cached_property
+    def text_ranks(self) -> np.ndarray:
+        """int [M]: rank of each text's best matching picture, 0 if it has none."""
+        return _ranks(self.scores.T, self.match.T)
+
+    def texts_of_pictures(self, k: int) -> np.ndarray:
+        """Return int [N, k]: the texts nearest each picture, best first."""
+        return top(self.scores, k)
+
+    def pictures_of_texts(self, k: int) -> np.ndarray:
+        """Return int [M, k]: the pictures nearest each text, best first."""
+        return top(self.scores.T, k)
+
+    def pictures_of_pictures(self, k: int) -> np.ndarray:
+        """Return int [N, k]: the other pictures nearest each picture, best first."""
+        similar = self.shown.image_embeds @ self.shown.image_embeds.T
+        np.fill_diagonal(similar, -np.inf)
+        return top(similar, min(k, len(similar) - 1))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The first text of each picture, or its number."""
+        first = np.where(self.match.any(axis=1), self.match.argmax(axis=1), -1)
+        return [self.shown.texts[m] if m >= 0 else f"picture {n}" for n, m in enumerate(first)]
+
+
+def top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return int [., k]: places of the k largest scores of each row, best first."""
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return np.zeros((len(scores), 0), int)
+    found = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
+
+
+def _ranks(scores: np.ndarray, match: np.ndarray) -> np.ndarray:
+    best = np.where(match, scores, -np.inf).max(axis=1, keepdims=True)
+    ranks = 1 + ((scores >= best) & ~match).sum(axis=1)
+    return np.where(match.any(axis=1), ranks, 0)
