@@ -145,7 +145,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    bpe.train_from_iterator(sorted(clean(caption) for caption in captions), trainer)
+    bpe.train_from_iterator((clean(caption) for caption in captions), trainer)
     description = json.loads(bpe.to_str())
     vocabulary = description["model"]["vocab"]
     vocabulary |= {SOT: len(vocabulary), EOT: len(vocabulary) + 1}
