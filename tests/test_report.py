@@ -267,6 +267,17 @@ def test_charts_of_awkward_values_stay_inside_their_box(values, log):
     json.dumps(hover_data(chart), allow_nan=False)
 
 
+def test_weights_share_a_chart_and_coinciding_lines_are_drawn_once():
+    history = [
+        {"step": s, "train/clip": 1.0, "train/odd": 0.0, "train/eta_seconds": 9.0}
+        | {"train/weight_rank_cross": s / 2, "train/weight_rank_in_modal": s / 2, "train/weight_other": 1.0}
+        for s in (1, 2)
+    ]
+    charts = training_charts(history)
+    assert [chart.title for chart in charts] == ["CLIP term", "Weights of the terms", "Odd"]
+    assert [series.label for series in charts[1].series] == ["rank cross = rank in modal", "other"]
+
+
 def test_long_histories_are_thinned():
     steps = np.arange(50_000, dtype=float)
     chart = Chart("c", "C", (Series("c", steps, np.sin(steps / 1000)),))
@@ -301,6 +312,8 @@ def test_wall_time_leaves_out_the_night_between_two_halves(tmp_path):
     run.history.extend(later)
     assert seconds_trained(run) == 180
     assert ("Wall time", "3 min", "") in facts(run)
+    run.history[-1]["train/elapsed_seconds"] = 65.0
+    assert ("Wall time", "1 min 5 s", "") in facts(run)
 
 
 def test_durations_are_readable():

@@ -8,6 +8,7 @@ import numpy as np
 
 from rankclip_jax.report.chart import Chart, Series
 
+TERMS = ("Loss", "CLIP term", "Ranking, cross-modal", "Ranking, in-modal")
 CLAMP = 100.0  # CLIP's ceiling of the scale, exp(log_scale)
 TRAIN = "train/"
 
@@ -17,12 +18,12 @@ KNOWN = {
     "clip": ("CLIP term", {}),
     "rank_cross": ("Ranking, cross-modal", {}),
     "rank_in_modal": ("Ranking, in-modal", {}),
-    "rank_weight": ("Ranking weight w(t)", {"from_zero": True, "smooth": False}),
-    "logit_scale": ("Logit scale (1 / temperature)", {"log": True, "mark": (CLAMP, "clamp 100"), "smooth": False}),
+    "logit_scale": ("Scale 1 / temperature", {"log": True, "mark": (CLAMP, "clamp 100"), "smooth": False}),
     "learning_rate": ("Learning rate", {"from_zero": True, "smooth": False}),
     "grad_norm": ("Gradient norm", {"from_zero": True}),
+    "seconds_per_step": ("Seconds per step", {"from_zero": True}),
     "samples_per_second": ("Samples per second", {"from_zero": True}),
-    "data_wait_share": ("Share of time waiting for data", {"percent": True, "from_zero": True}),
+    "data_wait_share": ("Time waiting for data", {"percent": True, "from_zero": True}),
 }
 
 # (pattern, title): metrics of one evaluation that share an axis; the first group of the pattern names the line.
@@ -34,25 +35,42 @@ FAMILIES = (
     (r"(\w+)_NDCG@10", "NDCG@10"),
     (r"(\w+)_median_rank", "Median rank"),
 )
-UNPLOTTED = re.compile(r"_queries$")  # the same number at every step
+# The same number at every step, or the clock itself.
+UNPLOTTED = re.compile(r"_queries$|^train/(eta|elapsed)_seconds$")
+WEIGHTS = re.compile(r"^train/weight_(\w+)$")
 MAX_LINES = 6
 
 
 def training_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
     """Return a chart for every number under ``train/``, the known ones first."""
-    names = [name for name in _names(history) if name.startswith(TRAIN)]
+    names = [name for name in _names(history) if name.startswith(TRAIN) and not WEIGHTS.match(name)]
     order = {TRAIN + name: place for place, name in enumerate(KNOWN)}
     charts = []
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
         short = name.removeprefix(TRAIN)
         title, options = KNOWN.get(short, (_readable(short), {}))
         charts.append(Chart(_key(name), title, (_series(history, name, title),), **options))
-    return charts
+    terms = sum(chart.title in TERMS for chart in charts)
+    return [*charts[:terms], *_weight_charts(history), *charts[terms:]]
+
+
+def _weight_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
+    """Return one chart of the weights that move over training, lines that coincide drawn once."""
+    lines: dict[tuple[float, ...], tuple[str, list[str]]] = {}
+    for name in _names(history):
+        match = WEIGHTS.match(name)
+        if match:
+            values = tuple(line[name] for line in history if name in line)
+            lines.setdefault(values, (name, []))[1].append(_readable(match[1]).lower())
+    series = tuple(_series(history, name, " = ".join(labels)) for name, labels in lines.values())
+    return [Chart("chart-weights", "Weights of the terms", series[:MAX_LINES], from_zero=True, smooth=False)][
+        : len(series)
+    ]
 
 
 def evaluation_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
     """Return the charts of everything else that was logged, related numbers together, by prefix."""
-    names = [name for name in _names(history) if not name.startswith(TRAIN) and not UNPLOTTED.search(name)]
+    names = [name for name in _names(history) if not name.startswith(TRAIN)]
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name in names:
         split, _, metric = name.rpartition("/")
@@ -83,7 +101,8 @@ def _family(metric: str) -> tuple[str, str]:
 
 
 def _names(history: Sequence[dict[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for line in history for name in line if name not in ("step", "time")))
+    names = dict.fromkeys(name for line in history for name in line if name not in ("step", "time"))
+    return [name for name in names if not UNPLOTTED.search(name)]
 
 
 def _series(history: Sequence[dict[str, float]], name: str, label: str) -> Series:

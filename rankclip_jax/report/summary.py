@@ -33,7 +33,13 @@ def facts(run: Run) -> list[tuple[str, str, str]]:
 
 
 def seconds_trained(run: Run) -> float | None:
-    """Return the time between first and last line, without the gaps of a run that was stopped and resumed."""
+    """Return the time the run took: its own clock if it logged one, else the time between its lines.
+
+    Gaps of a run that was stopped and resumed do not count.
+    """
+    clock = [line["train/elapsed_seconds"] for line in run.history if "train/elapsed_seconds" in line]
+    if clock:
+        return clock[-1]
     times = [line["time"] for line in run.history if "time" in line]
     if len(times) < 2:
         return None
