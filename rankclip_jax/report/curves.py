@@ -63,9 +63,9 @@ def _weight_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
             values = tuple(line[name] for line in history if name in line)
             lines.setdefault(values, (name, []))[1].append(_readable(match[1]).lower())
     series = tuple(_series(history, name, " = ".join(labels)) for name, labels in lines.values())
-    return [Chart("chart-weights", "Weights of the terms", series[:MAX_LINES], from_zero=True, smooth=False)][
-        : len(series)
-    ]
+    if not series:
+        return []
+    return [Chart("chart-weights", "Weights of the terms", series[:MAX_LINES], from_zero=True, smooth=False)]
 
 
 def evaluation_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
