@@ -1,0 +1,17 @@
+"""Pretrain CLIP-style image-text models with ranking-consistent objectives, in JAX and Flax."""
+
+__version__ = "0.1.0"
+__all__ = ["Encoder", "load"]
+
+
+def __getattr__(name: str):
+    # Lazy: `import rankclip_jax` must not start JAX before a command has set it up.
+    if name == "load":
+        from rankclip_jax.loading import load
+
+        return load
+    if name == "Encoder":
+        from rankclip_jax.encoder import Encoder
+
+        return Encoder
+    raise AttributeError(f"module 'rankclip_jax' has no attribute {name!r}")

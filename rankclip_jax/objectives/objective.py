@@ -52,6 +52,11 @@ class Objective:
     weights: Callable[[jax.Array], dict[str, jax.Array]]
     block: Callable[[Arrays, Arrays, Arrays, jax.Array], dict[str, jax.Array]]
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms, CLIP's first."""
+        return tuple(self.weights(jnp.int32(0)))
+
 
 def cosine(rows_CD: jax.Array, everyone_BD: jax.Array) -> jax.Array:
     """Cosines [C, B] of unit-norm embeddings, in full precision.

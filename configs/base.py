@@ -1,0 +1,66 @@
+"""The complete config, every key with its meaning. Other configs are small changes to this one.
+
+Durations are strings: "1000 steps" (or "1000"), "3 epochs", "2e6 examples", "5%" (of the run).
+Any key may be set on the command line: --config.optimizer.learning_rate=5e-4
+"""
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.models.presets import get_preset
+
+
+def get_config(model: str = "ViT-B/32") -> ConfigDict:
+    """The default recipe for the model preset `model`: --config=configs/base.py:ViT-B/16."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "batch_size": 256,  # global: pairs per step over all devices
+            "duration": "30 epochs",
+            "data": {
+                "name": "emoji",  # one of data/sources
+                "root": "",  # folder of the data; empty for the embedded set
+                "styles": "",  # emoji: comma-separated drawing styles; empty for all five
+                "train_limit": 0,  # train on this many pictures only; 0 for all
+                "augment": "none",  # steps of data/transforms, such as "shift|color_jitter(brightness=0.3)"
+                "num_threads": 2,  # threads that decode, augment and tokenize
+                "prefetch": 4,  # batches made ahead
+                "max_bad_fraction": 0.01,  # share of unreadable records at which the run stops
+            },
+            "tokenizer": {
+                "name": "clip",  # "clip": OpenAI's 49,408 tokens; "bpe": trained on this run's captions
+                "vocab_size": 49_408,  # for "bpe"; "clip" has its own
+            },
+            "model": get_preset(model),
+            "objective": {
+                "name": "rankclip",  # one of objectives.OBJECTIVES
+                "arithmetic": "exact",  # or "released": the public code's epsilon, for comparison
+                "cross_weight": 1.0,  # of the cross-modal ranking term; 0 drops it
+                "in_modal_weight": 1.0,  # of the in-modal ranking term; 0 drops it
+                "ramp": "step",  # weight of both over time: "step", "epoch" (as released) or "none"
+                "block_rows": 0,  # rows of the loss computed at once; 0 chooses by memory
+            },
+            "optimizer": {
+                "learning_rate": 5e-4,
+                "schedule": "cosine",  # or "constant"
+                "warmup": "5%",
+                "b1": 0.9,
+                "b2": 0.98,
+                "eps": 1e-6,
+                "weight_decay": 0.1,  # on matrices and embeddings only
+                "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for never
+            },
+            "mesh": {"fsdp": 1},  # devices that share one copy of the parameters
+            "log": {"every": "20 steps", "tensorboard": True, "wandb": False},
+            "eval": {
+                "every": "10%",
+                "during": ("val",),  # splits evaluated while training
+                "names": ("retrieval", "zero_shot", "rank_consistency", "geometry"),
+                "shown": "test_style",  # split whose pictures the report shows
+            },
+            "checkpoint": {
+                "every": "10%",
+                "keep": 3,  # newest ones; the best by `best_metric` stays too
+                "best_metric": "val/image_to_text_R@1",  # "" for none
+            },
+        }
+    )

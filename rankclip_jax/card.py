@@ -1,0 +1,57 @@
+"""The start-up card: what is about to run, before the first step is paid for."""
+
+import math
+
+import jax
+import numpy as np
+
+from rankclip_jax.setup import Setup
+
+
+def parameter_counts(state) -> dict[str, int]:
+    """Parameters of each tower, and of the objective's learned scalars."""
+    towers, scalars = state["params"]["towers"], state["params"]["scalars"]
+    return {name: _size(tree) for name, tree in towers.items()} | {"scalars": _size(scalars)}
+
+
+def _size(tree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def devices(setup: Setup) -> dict[str, object]:
+    """What the run computes on, for the card and `config.json`."""
+    first = setup.mesh.devices.flat[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": setup.mesh.size,
+        "processes": jax.process_count(),
+        "mesh": dict(setup.mesh.shape),
+    }
+
+
+def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
+    """The card as text, a line per fact."""
+    config, found = setup.config, devices(setup)
+    counts = {name: f"{count:,}" for name, count in parameter_counts(state).items()}
+    model = config.model
+    per_epoch = len(setup.dataset.train) // config.batch_size
+    rows = {
+        "run": workdir,
+        "devices": f"{found['count']} x {found['kind']}, {found['processes']} process(es), mesh {found['mesh']}",
+        "data": f"{setup.dataset.name} {setup.dataset.digest[:12]}: "
+        + ", ".join(f"{name} {count:,}" for name, count in setup.dataset.counts.items()),
+        "batch": f"{config.batch_size} pairs, {config.batch_size // found['count']} per device",
+        "length": f"{config.duration:,} steps, {per_epoch} per epoch, {config.duration / per_epoch:.1f} epochs",
+        "towers": f"{model.name}: {model.image.tower} {counts['image']} + {model.text.tower} {counts['text']} "
+        f"parameters, {model.embed_dim} dimensions, {model.dtype}",
+        "text": f"{config.tokenizer.name}, {setup.tokenizer.vocab_size:,} tokens, "
+        f"context {setup.tokenizer.context_length}",
+        "objective": setup.objective.equation,
+        "optimizer": f"AdamW, learning rate {config.optimizer.learning_rate:g} after {config.optimizer.warmup} "
+        f"steps, {config.optimizer.schedule}, weight decay {config.optimizer.weight_decay:g}",
+        "chance": f"the contrastive loss of a random model is ln {config.batch_size} = "
+        f"{np.log(config.batch_size):.2f}",
+        "state": f"resumed from step {start_step:,}" if start_step else f"new, seed {config.seed}",
+    }
+    return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())

@@ -1,0 +1,117 @@
+"""A trained two-tower model as its user wants it: pictures and texts in, embeddings out.
+
+Letters: N pictures or texts, L context length, D embedding.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image, UnidentifiedImageError
+
+from rankclip_jax.data.tokenizer import Tokenizer
+from rankclip_jax.data.transforms import resize_and_crop
+from rankclip_jax.errors import UserError
+from rankclip_jax.sharding import put_batch
+
+Picture = np.ndarray | Image.Image | str | os.PathLike
+
+
+class Encoder:
+    """Encodes in batches of one fixed size, split over the mesh; the last one is padded.
+
+    In a run of several processes all of them call it with the same arguments, and all get the whole
+    result.
+
+    Attributes:
+      params: {"towers", "scalars"}; replace it to evaluate a later step.
+      tokenizer: texts to int32 [N, L].
+      image_size: side of the pictures the image tower sees.
+    """
+
+    def __init__(self, towers: nn.Module, params: dict, tokenizer: Tokenizer, mesh: Mesh, batch_size: int = 256):
+        self.params = params
+        self.tokenizer = tokenizer
+        self.image_size = towers.image.image_size
+        self._mesh = mesh
+        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        # Results are gathered on every device, so that every process can read all of them.
+        everywhere = NamedSharding(mesh, P())
+
+        def compiled(method):
+            def apply(tower_params, x):
+                return towers.apply({"params": tower_params}, x, method=method)
+
+            return jax.jit(apply, out_shardings=everywhere)
+
+        self._image, self._text = compiled("encode_image"), compiled("encode_text")
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by: exp of the learned parameter, at most 100."""
+        return float(np.exp(np.asarray(self.params["scalars"]["log_scale"])))
+
+    def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Texts to token ids, int32 [N, L]."""
+        return self.tokenizer(texts)
+
+    def encode_image(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+        """Encode pictures as unit-norm float32 [N, D].
+
+        Args:
+          images: uint8 [N, H, W, 3], or one or several of: uint8 [H, W, 3], PIL image, path. Anything
+            but the tower's own size is resized (shorter side, bicubic) and centre-cropped as CLIP does.
+
+        Raises:
+          UserError: a file that is missing or no picture, or an array of another shape or dtype.
+        """
+        single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
+        pictures = [images] if single else images
+        if len(pictures) == 0:
+            raise UserError("encode_image was given no pictures: pass at least one.")
+        return self._encode(self._image, np.stack([self._pixels(picture) for picture in pictures]))
+
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Encode texts as unit-norm float32 [N, D]."""
+        if len(texts) == 0 and not isinstance(texts, str):
+            raise UserError("encode_text was given no texts: pass at least one.")
+        return self._encode(self._text, self.tokenizer(texts))
+
+    def _pixels(self, picture: Picture) -> np.ndarray:
+        if isinstance(picture, str | os.PathLike):
+            picture = _open(Path(picture))
+        if isinstance(picture, Image.Image):
+            picture = np.asarray(picture.convert("RGB"))
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise UserError(
+                f"a picture must be uint8 [H, W, 3], found {picture.dtype} {list(picture.shape)}: convert it to RGB."
+            )
+        return resize_and_crop(picture, self.image_size)
+
+    def _encode(self, encode, inputs: np.ndarray) -> np.ndarray:
+        batches = range(0, len(inputs), self._batch_size)
+        # Dispatch all batches before the first result is fetched: the device does not wait for the host.
+        pending = [encode(self.params["towers"], self._local_rows(inputs[start:])) for start in batches]
+        return np.concatenate([np.asarray(embeds) for embeds in pending])[: len(inputs)]
+
+    def _local_rows(self, rest: np.ndarray) -> jax.Array:
+        """The next batch, padded by repeating its last row, as a global array."""
+        rows = np.minimum(np.arange(self._batch_size), len(rest) - 1)
+        local = self._batch_size // jax.process_count() if self._mesh.is_multi_process else self._batch_size
+        first = jax.process_index() * local if self._mesh.is_multi_process else 0
+        return put_batch(rest[rows[first : first + local]], self._mesh)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"no picture at {path}: check the path.") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"cannot read {path} as a picture ({error}): convert it to PNG or JPEG.") from None

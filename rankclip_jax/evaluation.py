@@ -1,0 +1,71 @@
+"""Evaluating a run: during training on `val`, at the end on everything, with what the report shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rankclip_jax import distributed
+from rankclip_jax.data.records import Dataset
+from rankclip_jax.encoder import Encoder
+from rankclip_jax.errors import lookup
+from rankclip_jax.evals import SplitEmbeddings, chance_levels, embed_split, evaluate_embeddings
+from rankclip_jax.evals.pixels import pixel_reference
+from rankclip_jax.evals.results import write_embeddings, write_eval
+
+
+def evaluate_splits(
+    encoder: Encoder, dataset: Dataset, splits: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, SplitEmbeddings]]:
+    """Encode and evaluate some splits; every process gets the same metrics.
+
+    Args:
+      encoder: the model.
+      dataset: whose evaluation splits to use.
+      splits: their names; empty for all of them.
+      names: keys of `evals.EVALS`.
+
+    Returns:
+      flat metrics ``<split>/<metric>``, and the embeddings of each split.
+    """
+    metrics, embeds = {}, {}
+    chosen = splits or tuple(dataset.evals)
+    for name in tqdm(chosen, desc="evaluating", unit="split", leave=False, disable=None if distributed.is_main() else True):
+        split = lookup(dataset.evals, name, "evaluation split")
+        embeds[name] = embed_split(encoder, split, names)
+        metrics |= evaluate_embeddings(embeds[name], split, names)
+    return metrics, embeds
+
+
+def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path, step: int) -> dict[str, float]:
+    """Evaluate every split and write ``eval.json`` and ``embeddings.npz`` into `workdir`.
+
+    Args:
+      encoder: the model.
+      dataset: its evaluation splits, and training pictures for the pixel reference.
+      config: `config.eval`: `names` of evaluations, the split `shown` in the report.
+      workdir: run folder; one process writes.
+      step: training steps behind `encoder.params`.
+
+    Returns:
+      flat metrics of all splits.
+    """
+    shown = lookup(dataset.evals, config.shown, "evaluation split (config.eval.shown)")
+    metrics, embeds = evaluate_splits(encoder, dataset, (), config.names)
+    if distributed.is_main():
+        chance = {}
+        for split in dataset.evals.values():
+            chance |= chance_levels(split, config.names)
+        write_eval(workdir, step, metrics, chance, _pixel_references(dataset))
+        write_embeddings(workdir, embeds[shown.name], shown)
+    return metrics
+
+
+def _pixel_references(dataset: Dataset) -> dict[str, float]:
+    """Nearest training picture by pixels, where the training pictures' concepts are known."""
+    if getattr(dataset.train, "ids", None) is None:
+        return {}
+    found = {}
+    for split in dataset.evals.values():
+        found |= pixel_reference(split, dataset.train.images, dataset.train.ids)
+    return found

@@ -1,0 +1,129 @@
+"""The pre-norm transformer that both towers are made of (CLIP, arXiv 2103.00020).
+
+Letters: B batch, T tokens, D width, N heads, H head size.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for linear layers and convolutions."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def image_block_init(width: int) -> dict[str, Initializer]:
+    """CLIP leaves the image tower's blocks at PyTorch's defaults."""
+    return {
+        "in_proj": nn.initializers.xavier_uniform(),
+        "out_proj": uniform_fan_in(width),
+        "c_fc": uniform_fan_in(width),
+        "c_proj": uniform_fan_in(4 * width),
+    }
+
+
+def text_block_init(width: int, layers: int) -> dict[str, Initializer]:
+    """CLIP's text tower: normal, and smaller by sqrt(2 layers) where a block adds to the residual."""
+    normal = nn.initializers.normal
+    residual = width**-0.5 * (2 * layers) ** -0.5
+    return {
+        "in_proj": normal(width**-0.5),
+        "out_proj": normal(residual),
+        "c_fc": normal((2 * width) ** -0.5),
+        "c_proj": normal(residual),
+    }
+
+
+def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+    """PyTorch's LayerNorm: eps 1e-5, two-pass variance, computed in float32."""
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused input projection."""
+
+    heads: int
+    causal: bool
+    initializers: Mapping[str, Initializer]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        width = x_BTD.shape[-1]
+        fused = nn.Dense(3 * width, dtype=self.dtype, kernel_init=self.initializers["in_proj"], name="in_proj")(x_BTD)
+        q, k, v = (
+            part.reshape(*x_BTD.shape[:2], self.heads, width // self.heads) for part in jnp.split(fused, 3, axis=-1)
+        )
+        mixed_BTNH = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        mixed_BTD = mixed_BTNH.reshape(x_BTD.shape)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self.initializers["out_proj"], name="out_proj")(mixed_BTD)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)) with a hidden width of 4 D."""
+
+    heads: int
+    causal: bool
+    activation: str
+    initializers: Mapping[str, Initializer]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, _=None):
+        width = x_BTD.shape[-1]
+        attention = Attention(self.heads, self.causal, self.initializers, self.dtype, name="attn")
+        x_BTD = x_BTD + attention(layer_norm("ln_1", self.dtype)(x_BTD))
+        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        hidden = dense(
+            4 * width, kernel_init=self.initializers["c_fc"], bias_init=uniform_fan_in(width), name="c_fc"
+        )(layer_norm("ln_2", self.dtype)(x_BTD))
+        hidden = ACTIVATIONS[self.activation](hidden)
+        out = dense(width, kernel_init=self.initializers["c_proj"], bias_init=uniform_fan_in(4 * width), name="c_proj")
+        # The pair is the contract of nn.scan: a carry and nothing to stack.
+        return x_BTD + out(hidden), None
+
+
+class Transformer(nn.Module):
+    """`layers` blocks, scanned: one block is compiled, parameters are stacked on a leading axis.
+
+    Attributes:
+      remat: recompute each block's activations in the backward pass instead of keeping them.
+    """
+
+    layers: int
+    heads: int
+    causal: bool
+    activation: str
+    initializers: Mapping[str, Initializer]
+    remat: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
+        x_BTD, _ = stack(self.heads, self.causal, self.activation, self.initializers, self.dtype, name="blocks")(x_BTD, None)
+        return x_BTD

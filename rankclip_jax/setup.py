@@ -1,0 +1,87 @@
+"""From a config to the parts of a run: data, tokenizer, towers, objective, optimizer, mesh.
+
+Training and evaluation build the same parts from the same config here.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rankclip_jax import distributed
+from rankclip_jax.config import check_batch, resolve
+from rankclip_jax.data.records import Dataset, RecordSource
+from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.tokenizer import TOKENIZERS, Tokenizer
+from rankclip_jax.errors import lookup
+from rankclip_jax.loading import TOKENIZER
+from rankclip_jax.models.two_towers import build_towers
+from rankclip_jax.objectives import Objective, RunLength, build_objective
+from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
+from rankclip_jax.schedules import Schedule
+from rankclip_jax.sharding import make_mesh
+
+# A trained vocabulary sees at most this many records' captions.
+TOKENIZER_RECORDS = 100_000
+
+
+class Setup(NamedTuple):
+    """The parts of a run; `config` is resolved: checked, and every duration in steps."""
+
+    config: ConfigDict
+    mesh: Mesh
+    dataset: Dataset
+    tokenizer: Tokenizer
+    towers: nn.Module
+    objective: Objective
+    learning_rate: Schedule
+    optimizer: optax.GradientTransformation
+
+
+def build(config: ConfigDict, workdir: str | None = None) -> Setup:
+    """Build every part. A tokenizer already in `workdir` is used, a new one is not yet saved.
+
+    Raises:
+      UserError: anything in the config, the data or the machine that does not fit together.
+    """
+    mesh = make_mesh(fsdp=config.mesh.fsdp)
+    check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
+    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    config = resolve(
+        config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count()
+    )
+    tokenizer = build_tokenizer(config, dataset.train, workdir)
+    length = RunLength(config.duration, len(dataset.train) // config.batch_size)
+    learning_rate = learning_rate_schedule(config.optimizer, config.duration)
+    return Setup(
+        config=config,
+        mesh=mesh,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        towers=build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id),
+        objective=build_objective(config.objective, length),
+        learning_rate=learning_rate,
+        optimizer=make_optimizer(config.optimizer, learning_rate),
+    )
+
+
+def build_tokenizer(config: ConfigDict, train: RecordSource, workdir: str | None) -> Tokenizer:
+    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names."""
+    folder = Path(workdir or "") / TOKENIZER
+    if workdir and folder.is_dir():
+        return Tokenizer.load(folder)
+    make = lookup(TOKENIZERS, config.tokenizer.name, "tokenizer")
+    captions = (
+        caption for i in range(min(len(train), TOKENIZER_RECORDS)) for caption in train.captions(i)
+    )
+    return make(captions, config.tokenizer.vocab_size, config.model.text.context_length)
+
+
+def save_tokenizer(tokenizer: Tokenizer, workdir: str) -> None:
+    """Keep the tokenizer with the run; one process writes."""
+    if distributed.is_main():
+        tokenizer.save(Path(workdir) / TOKENIZER)

@@ -1,0 +1,129 @@
+"""The jitted train step and the jitted encoders: pure functions of state and batch.
+
+The state is a plain dict {"step", "params": {"towers", "scalars"}, "opt_state"}.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rankclip_jax.objectives.objective import Objective
+from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
+from rankclip_jax.sharding import batch_sharding, state_shardings
+
+TrainState = dict
+Batch = dict
+
+
+def make_init(
+    towers: nn.Module, objective: Objective, optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array], TrainState]:
+    """Return init(key) -> state at step 0."""
+    image_size, context_length = towers.image.image_size, towers.text.context_length
+
+    def init(key: jax.Array) -> TrainState:
+        images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+        tokens = jnp.zeros((1, context_length), jnp.int32)
+        params = {
+            "towers": towers.init(key, images, tokens)["params"],
+            "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
+        }
+        return {"step": jnp.int32(0), "params": params, "opt_state": optimizer.init(params)}
+
+    return init
+
+
+def create_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
+    """Initialise straight into shards: no device ever holds a copy of the whole."""
+    return jax.jit(init, out_shardings=state_shardings(jax.eval_shape(init, key), mesh))(key)
+
+
+def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state, for restoring into."""
+    shapes = jax.eval_shape(init, key)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
+
+
+def make_gradients(
+    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0
+) -> Callable[..., tuple[LossAndGradients, dict]]:
+    """Return f(params, batch, weights) -> (what the objective gave, gradient of all parameters).
+
+    The objective sees only embeddings; its gradient with respect to them is pulled back through the
+    towers.
+    """
+    objective_rows = loss_and_gradients(objective, mesh, block_rows)
+
+    def gradients(params: dict, batch: Batch, weights: dict):
+        def embed(tower_params):
+            return towers.apply({"params": tower_params}, batch["images"], batch["tokens"])
+
+        embeds, pull_back = jax.vjp(embed, params["towers"])
+        result = objective_rows(embeds, params["scalars"], weights)
+        # Every embedding is a function of the towers, needed by this objective or not.
+        cotangent = {name: result.d_embeds.get(name, jnp.zeros_like(x)) for name, x in embeds.items()}
+        return result, {"towers": pull_back(cotangent)[0], "scalars": result.d_scalars}
+
+    return gradients
+
+
+def make_train_step(
+    towers: nn.Module,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    block_rows: int = 0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Return the update before jit: (state, batch) -> (state, metrics).
+
+    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, sharded over the mesh. Metrics
+    are float32 scalars of the step just taken: `loss`, one per term (unweighted), `weight_<term>` for
+    weights that move, `logit_scale` (after exp) and `grad_norm`.
+    """
+    gradients = make_gradients(towers, objective, mesh, block_rows)
+
+    def train_step(state: TrainState, batch: Batch):
+        params = state["params"]
+        weights = objective.weights(state["step"])
+        result, grads = gradients(params, batch, weights)
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        params = clamp_scalars(optax.apply_updates(params, updates), objective)
+        metrics = {
+            "loss": result.loss,
+            **result.terms,
+            **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
+            "logit_scale": jnp.exp(params["scalars"]["log_scale"]),
+            "grad_norm": optax.global_norm(grads),
+        }
+        return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, metrics
+
+    return train_step
+
+
+def clamp_scalars(params: dict, objective: Objective) -> dict:
+    """Clamp each learned scalar to its range: after the update, outside the gradient, as CLIP does."""
+    scalars = {
+        name: jnp.clip(value, objective.scalars[name].minimum, objective.scalars[name].maximum)
+        for name, value in params["scalars"].items()
+    }
+    return {**params, "scalars": scalars}
+
+
+def jit_train_step(train_step: Callable, state_like: TrainState, mesh: Mesh) -> Callable:
+    """Compile for `mesh`. The state is donated: its buffers become the new state's."""
+    shardings = state_shardings(state_like, mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, NamedSharding(mesh, P())),
+        donate_argnums=0,
+    )

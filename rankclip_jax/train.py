@@ -1,0 +1,197 @@
+"""Train a two-tower model: the story from config to report, read top to bottom.
+
+    python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji [--config.KEY=VALUE ...]
+
+The same command again continues a run that was stopped, from its newest sound checkpoint, to the
+same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``,
+``checkpoints/``, ``tokenizer/``, ``eval.json``, ``embeddings.npz`` and ``report.html``.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from rankclip_jax import cli, distributed, setup
+from rankclip_jax.card import devices, parameter_counts, start_up_card
+from rankclip_jax.checkpoint import Checkpoints, Restored
+from rankclip_jax.clock import Clock
+from rankclip_jax.config import check_same_run, save_run_config
+from rankclip_jax.data.loader import Loader
+from rankclip_jax.encoder import Encoder
+from rankclip_jax.errors import UserError
+from rankclip_jax.evaluation import evaluate_run, evaluate_splits
+from rankclip_jax.loading import CHECKPOINTS
+from rankclip_jax.metrics import MetricsWriter
+from rankclip_jax.report import write_report
+from rankclip_jax.setup import Setup
+from rankclip_jax.sharding import put_batch
+from rankclip_jax.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
+
+STEP_INPUTS = ("images", "tokens")
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Train, or continue, the run of `config` in `workdir`; return the final metrics of all splits.
+
+    Raises:
+      UserError: whatever the user can mend; see `errors`.
+    """
+    # Everything that can be wrong with the config, the data or the folder comes up before any
+    # parameter exists.
+    parts = setup.build(config, workdir)
+    config = parts.config
+    data = {"name": parts.dataset.name, "digest": parts.dataset.digest, "counts": dict(parts.dataset.counts)}
+    finished_folder = check_same_run(workdir, config, data)
+    distributed.barrier("config checked")
+
+    # Shapes, then shardings, then arrays: either restored or initialised, straight into shards.
+    init = make_init(parts.towers, parts.objective, parts.optimizer)
+    key = jax.random.key(config.seed)
+    checkpoints = Checkpoints(
+        str(Path(workdir) / CHECKPOINTS), keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric
+    )
+    abstract = abstract_state(init, key, parts.mesh)
+    restored = checkpoints.restore(abstract) if finished_folder else None
+    start = restored.step if restored else 0
+    if distributed.is_main():
+        save_run_config(workdir, config, data, devices(parts), parameter_counts(abstract))
+        setup.save_tokenizer(parts.tokenizer, workdir)
+        print(start_up_card(parts, abstract, workdir, start), flush=True)
+    state = restored.state if restored else create_state(init, key, parts.mesh)
+
+    loop = _Loop(parts, workdir, checkpoints, restored)
+    state = loop.run(state)
+    loop.close()
+
+    encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
+    metrics = evaluate_run(encoder, parts.dataset, config.eval, workdir, config.duration)
+    if distributed.is_main():
+        print(f"report: {write_report(workdir)}", flush=True)
+    return metrics
+
+
+class _Loop:
+    """Next batch, step, and what is due after it: a log line, an evaluation, a checkpoint."""
+
+    def __init__(self, parts: Setup, workdir: str, checkpoints: Checkpoints, restored: Restored | None):
+        config = parts.config
+        self.parts, self.config, self.checkpoints = parts, config, checkpoints
+        self.start = restored.step if restored else 0
+        self.writer = MetricsWriter(
+            workdir,
+            tensorboard=config.log.tensorboard,
+            wandb=config.log.wandb,
+            process_index=jax.process_index(),
+            config=config.to_dict(),
+        )
+        self.writer.truncate_after(self.start)
+        self.clock = Clock(
+            config.duration,
+            start_step=self.start,
+            state=restored.meta.get("clock") if restored else None,
+            show=distributed.is_main(),
+            wait_hint="raise config.data.num_threads, or choose lighter augmentation",
+        )
+        self.encoder: Encoder | None = None
+        self.pending: tuple[int, dict[str, Any]] | None = None
+
+    def run(self, state: dict) -> dict:
+        """Train to the end and return the final state; `state` is consumed."""
+        config, parts = self.config, self.parts
+        step_fn = make_train_step(
+            parts.towers, parts.objective, parts.optimizer, parts.mesh, config.objective.block_rows
+        )
+        step_fn = jit_train_step(step_fn, state, parts.mesh)
+        with self._loader() as loader:
+            for step in range(self.start + 1, config.duration + 1):
+                with self.clock.waiting_for_data():
+                    batch = next(loader)
+                batch = put_batch({name: batch[name] for name in STEP_INPUTS}, parts.mesh)
+                state, metrics = step_fn(state, batch)
+                self.clock.tick(step, config.batch_size, metrics)
+                self._flush()  # the line before this one: fetching it does not stall the step just begun
+                if self._is_due(step, config.log.every):
+                    self.pending = (step, metrics)
+                self._evaluate_and_save(step, state)
+        self._flush()
+        return state
+
+    def close(self) -> None:
+        """Everything on disk, bars closed."""
+        self.checkpoints.close()
+        self.writer.close()
+        self.clock.close()
+
+    def _loader(self) -> Loader:
+        data = self.config.data
+        return Loader(
+            self.parts.dataset.train,
+            self.parts.tokenizer,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            image_size=self.config.model.image.image_size,
+            augment=data.augment,
+            start_step=self.start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=data.num_threads,
+            prefetch=data.prefetch,
+            max_bad_fraction=data.max_bad_fraction,
+        )
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step == self.config.duration or (every > 0 and step % every == 0)
+
+    def _flush(self) -> None:
+        """Write the pending log line."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        values = {name: float(value) for name, value in metrics.items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}: lower config.optimizer.learning_rate or lengthen its "
+                "warm-up; earlier checkpoints are kept."
+            )
+        values["learning_rate"] = float(self.parts.learning_rate(step - 1))
+        rates = self.clock.report()
+        self.writer.write(step, {f"train/{name}": value for name, value in (values | rates).items()})
+        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)})
+
+    def _evaluate_and_save(self, step: int, state: dict) -> None:
+        config = self.config
+        saving = self._is_due(step, config.checkpoint.every)
+        # Which checkpoint is best can only be known if each of them is evaluated.
+        evaluating = self._is_due(step, config.eval.every) or (saving and bool(config.checkpoint.best_metric))
+        metrics = self._evaluate(step, state) if evaluating else {}
+        if saving:
+            self._flush()  # a restart cuts the log at the checkpoint: it must be whole up to there
+            with self.clock.paused():
+                self.checkpoints.save(step, state, {"clock": self.clock.state_dict()}, metrics)
+
+    def _evaluate(self, step: int, state: dict) -> dict[str, float]:
+        with self.clock.paused():
+            if self.encoder is None:
+                parts = self.parts
+                self.encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
+            self.encoder.params = state["params"]
+            splits, names = self.config.eval.during, self.config.eval.names
+            metrics, _ = evaluate_splits(self.encoder, self.parts.dataset, splits, names)
+            self.writer.write(step, metrics)
+        return metrics
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    distributed.initialize()  # before any other use of jax
+    train(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    CONFIG = cli.define_config()
+    WORKDIR = flags.DEFINE_string("workdir", None, "run folder, made if missing", required=True)
+    cli.run(main)
