@@ -63,7 +63,7 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
 
 def _pixel_references(dataset: Dataset) -> dict[str, float]:
     """Nearest training picture by pixels, where the training pictures' concepts are known."""
-    if getattr(dataset.train, "ids", None) is None:
+    if not hasattr(dataset.train, "ids"):
         return {}
     found = {}
     for split in dataset.evals.values():

@@ -30,6 +30,9 @@ class RecordSource(Protocol):
 
     `source[i]` raises any exception for a record that cannot be read: the loader replaces that
     record, counts it, and stops above a ceiling. `key` and `captions` never decode the picture.
+
+    A source whose concepts are known may also have `ids`, int [N] in the numbering of the evaluation
+    splits, and `images`, uint8 [N, H, W, 3]: then evaluation adds a pixel nearest-neighbour reference.
     """
 
     def __len__(self) -> int: ...

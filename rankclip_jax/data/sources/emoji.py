@@ -52,6 +52,8 @@ class DrawingSource:
     def __init__(self, drawings: Sequence[Drawing], images: np.ndarray):
         self._drawings = tuple(drawings)
         self.images = images  # uint8 [N, H, W, 3]
+        # int32 [N], numbered as in the evaluation splits: the pixel reference looks concepts up by them.
+        self.ids = np.array([drawing.concept.cell for drawing in drawings], np.int32)
         self._captions = tuple(captions_of(drawing) for drawing in drawings)
 
     def __len__(self) -> int:
