@@ -1,0 +1,17 @@
+# Sourced by the launchers: a virtual environment in .venv with the tested set of packages.
+# It is made once; change requirements*.txt or constraints.txt and the next launch brings it up to date.
+
+PYTHON="${PYTHON:-python3}"
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "error: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1 || true); set PYTHON to one" >&2
+  exit 2
+fi
+
+wanted=$(cat requirements.txt requirements-dev.txt constraints.txt | cksum)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+  echo "setting up .venv (once, about 2 minutes and 1.5 GB) ..." >&2
+  [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    -r requirements.txt -r requirements-dev.txt -c constraints.txt
+  echo "$wanted" > .venv/installed
+fi
