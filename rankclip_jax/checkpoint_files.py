@@ -3,7 +3,6 @@
 Every way in which a checkpoint can be bad ends in `Damaged`; a want of memory or of permission does not.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -16,6 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
+
+from rankclip_jax.errors import NO_ROOM
 
 PyTree = Any
 
@@ -134,7 +135,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def no_room(error: BaseException) -> str | None:
     """Return the system's words if there was no room to write, wherever in the chain of errors; else None."""
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    for number in NO_ROOM:
         words = os.strerror(number)  # all that libraries leave of it
         if any(getattr(e, "errno", None) == number or words in str(e) for e in _chain(error)):
             return words

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 in
 """
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from rankclip_jax import distributed
-from rankclip_jax.errors import UserError, did_you_mean
+from rankclip_jax.errors import NO_ROOM, UserError, did_you_mean
 
 CONFIG = "config"
 
@@ -65,7 +64,7 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
         _print_error(str(error))
         return 2
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_ROOM:
             traceback.print_exc()
             return 1
         _print_error(f"no disk space left for {error.filename or 'a file'}; free some and run again")

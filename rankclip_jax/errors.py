@@ -1,10 +1,14 @@
 """Errors that are the user's to mend: one line, exit code 2, no traceback."""
 
 import difflib
+import errno
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+
+# Numbers of an OSError that says that there is no room to write: disk, quota, size limit of a file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
