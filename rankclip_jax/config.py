@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from typing import Any
@@ -20,20 +21,19 @@ from rankclip_jax.schedules import to_steps
 FILE = "config.json"
 
 # A key with one of these names, at any depth, is a duration.
-DURATIONS = ("duration", "warmup", "every", "*_every")
+DURATIONS = ("duration", "warmup", "every")
 
-# What a restart of the same run may change: nothing that reaches a weight or a batch.
+# What a restart of the same run may change: nothing that reaches a weight or a batch. (Another mesh, like
+# another machine, changes the order of sums: then the run goes on, though not to the same bits.)
 MAY_CHANGE = (
-    "every",
-    "*.every",
-    "*_every",
-    "checkpoint.keep",
-    "log.*",
-    "wandb*",
-    "tensorboard",
-    "progress",
+    "checkpoint.*",
+    "data.max_bad_fraction",
     "data.num_threads",
     "data.prefetch",
+    "data.root",  # data may move: their digest is compared
+    "eval.*",
+    "log.*",
+    "mesh.*",
 )
 
 PACKAGES = (
@@ -97,7 +97,7 @@ def _with_steps(node: Mapping, total: int, units: Mapping[str, int], prefix: str
         name = prefix + key
         if isinstance(value, Mapping):
             out[key] = _with_steps(value, total, units, f"{name}.")
-        elif value is not None and any(fnmatch(key, pattern) for pattern in DURATIONS):
+        elif value is not None and key in DURATIONS:
             of = None if name == "duration" else total
             out[key] = to_steps(value, total_steps=of, name=name, **units)
         else:
@@ -170,11 +170,30 @@ def load_run_config(workdir: str) -> dict[str, Any] | None:
     path = os.path.join(workdir, FILE)
     try:
         with open(path) as file:
-            return json.load(file)
+            record = json.load(file)
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from None
+    for part in ("config", "data"):
+        if not isinstance(record, dict) or not isinstance(record.get(part), dict):
+            raise UserError(f"{path} is not what training writes (it has no {part!r}); use another --workdir")
+    return record
+
+
+def make_workdir(workdir: str) -> None:
+    """Make the run folder, and find out now, not at the first save, whether anything can be written there.
+
+    Raises:
+      UserError: it cannot be made or written to.
+    """
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write to --workdir={workdir} ({reason}); mend that or choose another") from None
 
 
 def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | None = None) -> bool:
@@ -192,8 +211,10 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
       UserError: names the first keys that differ.
     """
     saved = load_run_config(workdir)
-    if saved is None or not _has_progress(workdir):
+    if not has_progress(workdir):
         return False
+    if saved is None:
+        raise UserError(f"{workdir} holds a run without its {FILE}: restore that file, or use another --workdir")
     changes = _differences(saved["config"], json.loads(to_json(config)))
     if data is not None:
         changes += _differences(saved["data"], json.loads(to_json(data)), "data: ")
@@ -218,8 +239,8 @@ def _show(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "(absent)"
 
 
-def _has_progress(workdir: str) -> bool:
-    """Whether the run in `workdir` has anything to lose."""
+def has_progress(workdir: str) -> bool:
+    """Whether the run in `workdir` has anything to lose: a checkpoint, or a line of metrics."""
     checkpoints = os.path.join(workdir, "checkpoints")
     if os.path.isdir(checkpoints) and any(name.isdigit() for name in os.listdir(checkpoints)):
         return True

@@ -30,7 +30,7 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
     Raises:
       UserError: no run there, no such checkpoint, or a damaged one.
     """
-    run, step = _find_run(Path(path).expanduser(), step)
+    run, step = _find_run(Path(path).expanduser().absolute(), step)
     record = load_run_config(str(run))
     tokenizer = Tokenizer.load(run / TOKENIZER)
     towers = build_towers(ConfigDict(record["config"]["model"]), tokenizer.vocab_size, tokenizer.eot_id)

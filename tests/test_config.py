@@ -10,6 +10,7 @@ from rankclip_jax.config import (
     check_batch,
     check_same_run,
     load_run_config,
+    make_workdir,
     resolve,
     save_run_config,
     to_json,
@@ -26,7 +27,7 @@ def make_config(**changes) -> ConfigDict:
             "optimizer": {"lr": 1e-3, "warmup": "5%", "betas": (0.9, 0.98)},
             "eval": {"every": "10%"},
             "checkpoint": {"every": "1 epochs", "keep": 3},
-            "log_every": "20 steps",
+            "log": {"every": "20 steps"},
             "every_caption": True,
             "note": None,
         }
@@ -44,7 +45,7 @@ def test_durations_become_steps():
     assert config.duration == 310  # 31 whole batches of 32 in 1000
     assert config.optimizer.warmup == 16
     assert config.eval.every == 31 and config.checkpoint.every == 31
-    assert config.log_every == 20
+    assert config.log.every == 20
     assert config.every_caption is True and config.note is None
 
 
@@ -110,7 +111,7 @@ def test_a_new_folder_holds_no_run(tmp_path):
 
 def test_the_same_run_goes_on(tmp_path):
     begin_run(tmp_path, resolved())
-    changes = {"log_every": "7", "eval.every": "5%", "checkpoint.keep": 9}
+    changes = {"log.every": "7", "eval.every": "5%", "checkpoint.keep": 9}
     assert check_same_run(tmp_path, resolved(**changes), {"digest": "d"}) is True
 
 
@@ -147,3 +148,22 @@ def test_a_damaged_config_json(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         check_same_run(tmp_path, resolved())
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    with pytest.raises(UserError, match=r"config\.json is not what training writes \(it has no 'data'\)"):
+        check_same_run(tmp_path, resolved())
+
+
+def test_progress_without_its_config_is_not_started_over(tmp_path):
+    begin_run(tmp_path, resolved())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"holds a run without its config\.json: restore that file"):
+        check_same_run(tmp_path, resolved())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    make_workdir(str(tmp_path / "a" / "b"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=r"cannot write to --workdir=.*(File exists|Not a directory)"):
+            make_workdir(str(path))
