@@ -3,15 +3,49 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rankclip_jax import distributed
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.encoder import Encoder
-from rankclip_jax.errors import lookup
-from rankclip_jax.evals import SplitEmbeddings, chance_levels, embed_split, evaluate_embeddings
+from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.evals import (
+    EVALS,
+    SplitEmbeddings,
+    chance_levels,
+    embed_split,
+    evaluate_embeddings,
+    metric_names,
+)
 from rankclip_jax.evals.pixels import pixel_reference
 from rankclip_jax.evals.results import write_embeddings, write_eval
+
+
+def check_names(config: ConfigDict, dataset: Dataset) -> None:
+    """Refuse names of splits, evaluations and metrics that nothing answers to, before anything is trained.
+
+    Args:
+      config: the whole config, of which `eval` and `checkpoint` are read.
+      dataset: whose evaluation splits are meant.
+
+    Raises:
+      UserError: names the key, and the names that are known.
+    """
+    during = [lookup(dataset.evals, name, "config.eval.during split") for name in config.eval.during]
+    lookup(dataset.evals, config.eval.shown, "config.eval.shown split")
+    for name in config.eval.names:
+        lookup(EVALS, name, "config.eval.names evaluation")
+    best = config.checkpoint.best_metric
+    if not best:
+        return
+    known = {name: None for split in during for name in metric_names(split, config.eval.names)}
+    if not known:
+        raise UserError(
+            f"config.checkpoint.best_metric={best!r}, but nothing is evaluated during training: name splits in "
+            "config.eval.during and evaluations in config.eval.names, or set best_metric to ''."
+        )
+    lookup(known, best, "config.checkpoint.best_metric")
 
 
 def evaluate_splits(
@@ -22,15 +56,15 @@ def evaluate_splits(
     Args:
       encoder: the model.
       dataset: whose evaluation splits to use.
-      splits: their names; empty for all of them.
+      splits: their names.
       names: keys of `evals.EVALS`.
 
     Returns:
       flat metrics ``<split>/<metric>``, and the embeddings of each split.
     """
     metrics, embeds = {}, {}
-    chosen = splits or tuple(dataset.evals)
-    for name in tqdm(chosen, desc="evaluating", unit="split", leave=False, disable=None if distributed.is_main() else True):
+    hidden = None if distributed.is_main() else True  # None: shown on a terminal only
+    for name in tqdm(splits, desc="evaluating", unit="split", leave=False, disable=hidden):
         split = lookup(dataset.evals, name, "evaluation split")
         embeds[name] = embed_split(encoder, split, names)
         metrics |= evaluate_embeddings(embeds[name], split, names)
@@ -50,8 +84,8 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
     Returns:
       flat metrics of all splits.
     """
-    shown = lookup(dataset.evals, config.shown, "evaluation split (config.eval.shown)")
-    metrics, embeds = evaluate_splits(encoder, dataset, (), config.names)
+    shown = lookup(dataset.evals, config.shown, "config.eval.shown split")
+    metrics, embeds = evaluate_splits(encoder, dataset, tuple(dataset.evals), config.names)
     if distributed.is_main():
         chance = {}
         for split in dataset.evals.values():

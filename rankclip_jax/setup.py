@@ -3,6 +3,7 @@
 Training and evaluation build the same parts from the same config here.
 """
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +14,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rankclip_jax import distributed
-from rankclip_jax.config import check_batch, resolve
+from rankclip_jax.config import check_batch, has_progress, resolve
+from rankclip_jax.data.loader import check_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.tokenizer import TOKENIZERS, Tokenizer
+from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import lookup
+from rankclip_jax.evaluation import check_names
 from rankclip_jax.loading import TOKENIZER
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunLength, build_objective
+from rankclip_jax.objectives.rows import block_size
 from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.sharding import make_mesh
@@ -54,6 +59,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     config = resolve(
         config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count()
     )
+    check(config, dataset, mesh)
     tokenizer = build_tokenizer(config, dataset.train, workdir)
     length = RunLength(config.duration, len(dataset.train) // config.batch_size)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
@@ -69,11 +75,22 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     )
 
 
+def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
+    """Refuse now what would be refused later, when parameters exist and a folder is begun."""
+    data, batch_size = config.data, config.batch_size
+    check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
+    make_augment(data.augment, config.model.image.image_size)
+    block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
+    check_names(config, dataset)
+
+
 def build_tokenizer(config: ConfigDict, train: RecordSource, workdir: str | None) -> Tokenizer:
-    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names."""
-    folder = Path(workdir or "") / TOKENIZER
-    if workdir and folder.is_dir():
-        return Tokenizer.load(folder)
+    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names.
+
+    What is in a folder without progress may be of another config, and is made anew.
+    """
+    if workdir and has_progress(workdir):
+        return Tokenizer.load(Path(workdir) / TOKENIZER)
     make = lookup(TOKENIZERS, config.tokenizer.name, "tokenizer")
     captions = (
         caption for i in range(min(len(train), TOKENIZER_RECORDS)) for caption in train.captions(i)
@@ -82,6 +99,12 @@ def build_tokenizer(config: ConfigDict, train: RecordSource, workdir: str | None
 
 
 def save_tokenizer(tokenizer: Tokenizer, workdir: str) -> None:
-    """Keep the tokenizer with the run; one process writes."""
-    if distributed.is_main():
-        tokenizer.save(Path(workdir) / TOKENIZER)
+    """Keep the tokenizer with the run; one process writes, under another name first: a kill leaves no half."""
+    if not distributed.is_main():
+        return
+    folder = Path(workdir) / TOKENIZER
+    partial = folder.with_name(f"{TOKENIZER}.partial")
+    for old in (partial, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    tokenizer.save(partial)
+    partial.rename(folder)

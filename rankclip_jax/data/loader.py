@@ -111,14 +111,14 @@ class Loader(Iterator[dict[str, np.ndarray]]):
           start_step: first step to give.
           process_index: which slice of each global batch this process takes.
           process_count: how many slices there are.
-          num_threads: threads that decode, augment and tokenize.
+          num_threads: threads that decode, augment and tokenize; 0 does it in the caller's.
           prefetch: local batches to make ahead; they are held in memory.
           max_bad_fraction: share of unreadable records above which the run stops.
 
         Raises:
-          UserError: the batch does not divide among the processes or exceeds the data.
+          UserError: the batch does not divide among the processes or exceeds the data, or a number is negative.
         """
-        _check(len(source), batch_size, process_count, seed)
+        check_options(len(source), batch_size, process_count, seed, num_threads)
         self._source = source
         self._augment = make_augment(augment, image_size)
         self._image_size = image_size
@@ -205,7 +205,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 BATCH_KEYS = ("images", "tokens", "index")
 
 
-def _check(num_records: int, batch_size: int, process_count: int, seed: int) -> None:
+def check_options(num_records: int, batch_size: int, process_count: int, seed: int, num_threads: int) -> None:
+    """Refuse what a `Loader` cannot work with, for a caller that wants to know before it has one."""
     if batch_size < 1 or batch_size % process_count:
         raise UserError(f"batch_size {batch_size} does not divide among {process_count} processes; change it.")
     if batch_size > num_records:
@@ -214,3 +215,5 @@ def _check(num_records: int, batch_size: int, process_count: int, seed: int) -> 
         )
     if seed < 0:
         raise UserError(f"seed is {seed}; use 0 or a positive number.")
+    if num_threads < 0:
+        raise UserError(f"num_threads is {num_threads}; use 0 or a positive number.")

@@ -3,11 +3,14 @@
 Letters: B batch, S image side, L context length, D embedding.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.text import TextTransformer
@@ -62,19 +65,32 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
     """
     dtype = lookup(DTYPES, config.dtype, "model.dtype")
     shared = {"embed_dim": config.embed_dim, "dtype": dtype}
-    image, text = dict(config.image), dict(config.text)
     _check_sizes(config)
-    image = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in image.items()}
-    image_tower = lookup(TOWERS, image.pop("tower"), "model.image.tower")
-    text_tower = lookup(TOWERS, text.pop("tower"), "model.text.tower")
     return TwoTowers(
-        image=image_tower(**image, **shared),
-        text=text_tower(**text, **shared, vocab_size=vocab_size, eot_id=eot_id),
+        image=_build_tower("image", config.image, shared),
+        text=_build_tower("text", config.text, {**shared, "vocab_size": vocab_size, "eot_id": eot_id}),
     )
+
+
+def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
+    """The tower that `config` names, with the rest of `config` as its fields; `given` are those not in it."""
+    options = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in config.items()}
+    name = options.pop("tower")
+    tower = lookup(TOWERS, name, f"model.{side}.tower")
+    fields = {f.name: f for f in dataclasses.fields(tower) if f.init and f.name not in ("parent", "name", *given)}
+    for option in options:
+        lookup(fields, option, f"key of the {name} tower, model.{side}:")
+    missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in options]
+    if missing:
+        raise UserError(f"model.{side}.tower={name!r} needs model.{side}.{missing[0]}: add it, or choose a preset.")
+    return tower(**options, **given)
 
 
 def _check_sizes(config: ConfigDict) -> None:
     image, text = config.image, config.text
+    for key, value in flatten(config):
+        if type(value) is int and value < 1:
+            raise UserError(f"model.{key}={value} must be at least 1.")
     if "patch_size" in image and image.image_size % image.patch_size:
         raise UserError(
             f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from rankclip_jax.errors import UserError
 from rankclip_jax.objectives.objective import Arrays, Objective
 
 # A block's largest [C, B] array. 4 Mi floats keep CPU caches and accelerator memory comfortable.
@@ -105,10 +106,17 @@ def _sum_blocks(objective, axes, block_rows, embeds_KD, scalars, weights) -> Los
 
 
 def block_size(local: int, batch: int, requested: int = 0) -> int:
-    """Rows of one block: `requested`, or the largest divisor of `local` within the memory budget."""
+    """Rows of one block: `requested`, or the largest divisor of `local` within the memory budget.
+
+    Raises:
+      UserError: `requested` does not divide `local`.
+    """
     if requested:
-        if local % requested:
-            raise ValueError(f"block_rows={requested} does not divide the {local} rows of one device")
+        if requested < 0 or local % requested:
+            raise UserError(
+                f"objective.block_rows={requested} does not divide the {local} rows of one device: "
+                "use a divisor, or 0 to choose by memory."
+            )
         return requested
     limit = max(1, BLOCK_ELEMENTS // batch)
     return max(rows for rows in range(1, min(local, limit) + 1) if local % rows == 0)
