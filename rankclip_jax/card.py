@@ -35,6 +35,9 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
     config, found = setup.config, devices(setup)
     counts = {name: f"{count:,}" for name, count in parameter_counts(state).items()}
     model = config.model
+    began = f"resumed from step {start_step:,}" if start_step else f"new, seed {config.seed}"
+    if start_step == config.duration:
+        began = "at its end: nothing to train, only evaluated again"
     per_epoch = len(setup.dataset.train) // config.batch_size
     rows = {
         "run": workdir,
@@ -52,6 +55,6 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
         f"steps, {config.optimizer.schedule}, weight decay {config.optimizer.weight_decay:g}",
         "chance": f"the contrastive loss of a random model is ln {config.batch_size} = "
         f"{np.log(config.batch_size):.2f}",
-        "state": f"resumed from step {start_step:,}" if start_step else f"new, seed {config.seed}",
+        "state": began,
     }
     return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())

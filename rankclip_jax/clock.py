@@ -145,13 +145,18 @@ class Clock:
         self._warned = True
         self.message(f"warning: {share:.0%} of the time goes on waiting for data; {self._wait_hint}")
 
-    def show(self, values: Mapping[str, float]) -> None:
-        """Show progress with `values` (loss terms), rates and ETA; cheap enough for every log interval."""
+    def show(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Show progress with `values` (loss terms), rates and ETA; cheap enough for every log interval.
+
+        Args:
+          values: name to number.
+          step: the step they are of, where that is not the last one begun.
+        """
         rates = self._last
         parts = [f"{name} {value:.4g}" for name, value in values.items()]
         parts += [f"{rates['samples_per_second']:.0f} samples/s", f"data wait {rates['data_wait_share']:.0%}"]
         parts += [f"ETA {tqdm.format_interval(self._eta())}"] if rates["seconds_per_step"] else []
-        self._progress.show(self._step, ", ".join(parts))
+        self._progress.show(self._step if step is None else step, ", ".join(parts))
 
     def message(self, text: str) -> None:
         """Print a line without breaking the bar."""

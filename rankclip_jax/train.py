@@ -8,10 +8,12 @@ same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensor
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -19,7 +21,7 @@ from rankclip_jax import cli, distributed, setup
 from rankclip_jax.card import devices, parameter_counts, start_up_card
 from rankclip_jax.checkpoint import Checkpoints, Restored
 from rankclip_jax.clock import Clock
-from rankclip_jax.config import check_same_run, save_run_config
+from rankclip_jax.config import check_same_run, make_workdir, save_run_config
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
@@ -45,7 +47,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     parts = setup.build(config, workdir)
     config = parts.config
     data = {"name": parts.dataset.name, "digest": parts.dataset.digest, "counts": dict(parts.dataset.counts)}
-    finished_folder = check_same_run(workdir, config, data)
+    make_workdir(workdir)
+    resuming = check_same_run(workdir, config, data)
     distributed.barrier("config checked")
 
     # Shapes, then shardings, then arrays: either restored or initialised, straight into shards.
@@ -55,16 +58,18 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         str(Path(workdir) / CHECKPOINTS), keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric
     )
     abstract = abstract_state(init, key, parts.mesh)
-    restored = checkpoints.restore(abstract) if finished_folder else None
+    restored = checkpoints.restore(abstract) if resuming else None
     start = restored.step if restored else 0
     if distributed.is_main():
         save_run_config(workdir, config, data, devices(parts), parameter_counts(abstract))
-        setup.save_tokenizer(parts.tokenizer, workdir)
+        if not resuming:
+            setup.save_tokenizer(parts.tokenizer, workdir)
         print(start_up_card(parts, abstract, workdir, start), flush=True)
     state = restored.state if restored else create_state(init, key, parts.mesh)
 
+    # A run that had reached its end only evaluates again.
     loop = _Loop(parts, workdir, checkpoints, restored)
-    state = loop.run(state)
+    state = loop.run(state) if start < config.duration else state
     loop.close()
 
     encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
@@ -116,7 +121,7 @@ class _Loop:
                 self._flush()  # the line before this one: fetching it does not stall the step just begun
                 if self._is_due(step, config.log.every):
                     self.pending = (step, metrics)
-                self._evaluate_and_save(step, state)
+                self._evaluate_and_save(step, state, metrics)
         self._flush()
         return state
 
@@ -152,19 +157,18 @@ class _Loop:
             return
         (step, metrics), self.pending = self.pending, None
         values = {name: float(value) for name, value in metrics.items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss is {values['loss']} at step {step}: lower config.optimizer.learning_rate or lengthen its "
-                "warm-up; earlier checkpoints are kept."
-            )
+        check_finite(step, values)
         values["learning_rate"] = float(self.parts.learning_rate(step - 1))
         rates = self.clock.report()
         self.writer.write(step, {f"train/{name}": value for name, value in (values | rates).items()})
-        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)})
+        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step)
 
-    def _evaluate_and_save(self, step: int, state: dict) -> None:
+    def _evaluate_and_save(self, step: int, state: dict, train_metrics: dict[str, Any]) -> None:
         config = self.config
         saving = self._is_due(step, config.checkpoint.every)
+        if saving:  # or a diverged state would push the sound ones out
+            norm = parameter_norm(state["params"])
+            check_finite(step, {"loss": train_metrics["loss"], "norm of the parameters": norm})
         # Which checkpoint is best can only be known if each of them is evaluated.
         evaluating = self._is_due(step, config.eval.every) or (saving and bool(config.checkpoint.best_metric))
         metrics = self._evaluate(step, state) if evaluating else {}
@@ -183,6 +187,19 @@ class _Loop:
             metrics, _ = evaluate_splits(self.encoder, self.parts.dataset, splits, names)
             self.writer.write(step, metrics)
         return metrics
+
+
+parameter_norm = jax.jit(optax.global_norm)
+
+
+def check_finite(step: int, values: Mapping[str, Any]) -> None:
+    """Stop a run that has diverged; what it saved before is kept."""
+    for name, value in values.items():
+        if not math.isfinite(float(value)):
+            raise UserError(
+                f"the {name} is {float(value)} at step {step}: the run has diverged. Its earlier checkpoints are kept; "
+                "begin another --workdir with a lower config.optimizer.learning_rate or a longer warm-up."
+            )
 
 
 def main(argv: list[str]) -> None:

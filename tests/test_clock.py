@@ -157,6 +157,8 @@ def test_plain_lines_where_there_is_no_terminal(time):
     assert len(lines) == 8  # at steps 1, 4, 7, ... 19 and the last: one in ten seconds
     assert lines[1] == "step 4/20, loss 3.142, rank 2, 8 samples/s, data wait 0%, ETA 01:04"
     assert lines[-1].startswith("step 20/20, ")
+    clock.show({"loss": 1.0}, 19)  # what arrives late is shown under its own step
+    assert len(out.getvalue().splitlines()) == 8
 
 
 class Terminal(io.StringIO):
