@@ -29,7 +29,7 @@ def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array) -> jax.Array:
       reference_CB: float [C, B], the similarities whose order is the target. Carries no gradient.
 
     Returns:
-      [C], summed over the B positions, in the dtype of `utility_CB`.
+      [C], summed over the B positions, in the dtype of `utility_CB`; NaN where a row of either is.
 
     Sums are kept as a running maximum m and a sum s of exp(. - m), so every exponent is <= 0 and
     nothing of the size of the utilities is ever rounded into them. ``log(cumsum(exp(x - max)))``
@@ -65,7 +65,8 @@ def listmle_released(utility_CB: jax.Array, reference_CB: jax.Array) -> jax.Arra
     shifted_CB = utility_CB - jnp.max(utility_CB, axis=1, keepdims=True)
     ascending_CB = jnp.take_along_axis(shifted_CB, order_CB, axis=1)
     sums_CB = jnp.cumsum(jnp.exp(ascending_CB), axis=1)
-    return jnp.sum(jnp.log(sums_CB + RELEASED_EPS) - ascending_CB, axis=1)
+    loss_C = jnp.sum(jnp.log(sums_CB + RELEASED_EPS) - ascending_CB, axis=1)
+    return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C)
 
 
 def _loss_and_gradient(utility_CB, reference_CB):
@@ -76,7 +77,13 @@ def _loss_and_gradient(utility_CB, reference_CB):
     unsorted_CB = jnp.zeros_like(gradient_CB).at[rows_C1, order_CB].set(
         gradient_CB, unique_indices=True, mode="promise_in_bounds"
     )
-    return loss_C, unsorted_CB
+    return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C), unsorted_CB
+
+
+def _any_nan(reference_CB, order_CB):
+    """Whether a row [C] holds a NaN. Sorting would hide it: it gets a place at one end like any number."""
+    ends_C2 = jnp.take_along_axis(reference_CB, order_CB[:, jnp.array([0, -1])], axis=1)
+    return jnp.any(jnp.isnan(ends_C2), axis=1)
 
 
 def _plackett_luce(ascending_CB, ends_tie_CB):

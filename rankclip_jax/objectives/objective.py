@@ -62,6 +62,9 @@ def cosine(rows_CD: jax.Array, everyone_BD: jax.Array) -> jax.Array:
     """Cosines [C, B] of unit-norm embeddings, in full precision.
 
     The order of a list depends on the low bits, and TPUs and recent GPUs would otherwise multiply
-    in bf16 or TF32.
+    in bf16 or TF32. Equal columns must give equal bits, or duplicates would not tie. XLA's CPU
+    product of a matrix with a single row breaks that, so a single row is computed twice.
     """
+    if rows_CD.shape[0] == 1:
+        return cosine(jnp.concatenate([rows_CD, rows_CD]), everyone_BD)[:1]
     return jnp.einsum("CD,BD->CB", rows_CD, everyone_BD, precision=lax.Precision.HIGHEST)

@@ -102,8 +102,8 @@ def _rank_sums(pairs, scale, listmle):
 def _rank_factors(config) -> dict[str, float]:
     named = {"rank_cross": config.cross_weight, "rank_in_modal": config.in_modal_weight}
     for term, factor in named.items():
-        if factor < 0:
-            raise UserError(f"objective weight of {term} is {factor}: it must not be negative.")
+        if not (factor >= 0 and math.isfinite(factor)):
+            raise UserError(f"objective weight of {term} is {factor}: it must be a number that is not negative.")
     factors = {term: factor for term, factor in named.items() if factor > 0}
     if not factors:
         raise UserError(

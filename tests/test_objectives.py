@@ -1,0 +1,370 @@
+"""CLIP and RankCLIP as wholes: oracle, extremes, duplicates, permutations, blocks, dtypes, weights, errors, memory."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.objectives.rows import BLOCK_ELEMENTS, block_size, loss_and_gradients
+from rankclip_jax.sharding import make_mesh
+from tests import oracles
+
+TERMS = ("clip", "rank_cross", "rank_in_modal")
+DEFAULTS = {
+    "name": "rankclip",
+    "arithmetic": "exact",
+    "cross_weight": 1.0,
+    "in_modal_weight": 1.0,
+    "ramp": "none",
+}
+ARITHMETICS = pytest.mark.parametrize("arithmetic", ["exact", "released"])
+
+
+def build(length=(100, 10), **changes):
+    return build_objective(ConfigDict(DEFAULTS | changes), RunLength(*length))
+
+
+@functools.cache
+def compiled(arithmetic="exact", block_rows=0, name="rankclip"):
+    objective = build(arithmetic=arithmetic, name=name)
+    return jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
+
+
+def evaluate(image, text, scale, weights=None, **how):
+    """The objective of these embeddings with every term's weight 1, or `weights`."""
+    image, text = jnp.asarray(image), jnp.asarray(text)
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    terms = ("clip",) if how.get("name") == "clip" else TERMS
+    weights = weights or dict.fromkeys(terms, 1.0)
+    return compiled(**how)(
+        {"image_embeds": image, "text_embeds": text},
+        {"log_scale": jnp.asarray(math.log(scale), dtype)},
+        {name: jnp.asarray(weight, dtype) for name, weight in weights.items()},
+    )
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def pairs(batch, dim=16, seed=0):
+    """Unit-norm float32 embeddings of related pictures and texts, in a cone as real ones are."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(batch, dim)) + rng.normal(size=dim)
+    text = image / 2 + rng.normal(size=(batch, dim))
+    return unit(image).astype(np.float32), unit(text).astype(np.float32)
+
+
+def whole_gradient(result):
+    parts = [*(result.d_embeds[name] for name in sorted(result.d_embeds)), *result.d_scalars.values()]
+    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
+
+
+def distance(found, expected):
+    """Relative L2 distance of two gradients."""
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def assert_finite(result):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+
+
+# Against the oracle.
+
+
+@pytest.mark.parametrize("batch", [2, 7, 24])
+def test_every_term_against_brute_force(batch):
+    image, text = pairs(batch)
+    for scale in (1.0, 14.3, 100.0):
+        rounding = scale * 2**-23  # of one utility
+        for term, (loss, *parts) in oracles.rankclip_terms(image, text, math.log(scale)).items():
+            result = evaluate(image, text, scale, weights={name: float(name == term) for name in TERMS})
+            assert float(result.terms[term]) == pytest.approx(loss, rel=1e-5, abs=rounding)
+            assert float(result.loss) == pytest.approx(loss, rel=1e-5, abs=rounding)
+            gradient = np.concatenate([np.ravel(part) for part in parts])
+            assert np.linalg.norm(whole_gradient(result) - gradient) < 1e-4 * np.linalg.norm(gradient) + rounding
+
+
+def test_two_pairs_by_hand():
+    """Matching pairs are equal, the others orthogonal: every row is (s, 0)."""
+    image = text = np.eye(2, 4, dtype=np.float32)
+    result = evaluate(image, text, 3.0)
+    row = math.log(math.exp(3.0) + 1) - 3.0
+    assert float(result.terms["clip"]) == pytest.approx(row, rel=1e-5)
+    # Two directions of two rows each, all in the right order, over 32 B * B.
+    assert float(result.terms["rank_cross"]) == pytest.approx(4 * row / (32 * 4), rel=1e-5)
+    assert float(result.terms["rank_in_modal"]) == pytest.approx(4 * row / (32 * 4), rel=1e-5)
+
+
+def test_random_embeddings_are_at_the_level_of_chance():
+    rng = np.random.default_rng(0)
+    image, text = (unit(rng.normal(size=(128, 512))).astype(np.float32) for _ in range(2))
+    result = evaluate(image, text, 1.0)
+    assert float(result.terms["clip"]) == pytest.approx(math.log(128), abs=0.01)
+    # At scale 1 all orders are nearly alike: log B! a row.
+    assert float(result.terms["rank_cross"]) == pytest.approx(2 * math.lgamma(129) / (32 * 128), rel=0.01)
+
+
+def test_clip_is_the_first_term_of_rankclip():
+    image, text = pairs(13)
+    alone = evaluate(image, text, 14.3, name="clip")
+    within = evaluate(image, text, 14.3, weights={"clip": 1, "rank_cross": 0, "rank_in_modal": 0})
+    assert float(alone.loss) == pytest.approx(float(within.terms["clip"]), rel=1e-6)
+    assert distance(whole_gradient(alone), whole_gradient(within)) < 1e-6
+
+
+def test_weights_multiply_the_terms():
+    image, text = pairs(7)
+    weights = {"clip": 1.0, "rank_cross": 0.5, "rank_in_modal": 2.0}
+    result = evaluate(image, text, 14.3, weights)
+    expected = sum(weights[name] * float(result.terms[name]) for name in TERMS)
+    assert float(result.loss) == pytest.approx(expected, rel=1e-6)
+
+
+# Extremes.
+
+
+@ARITHMETICS
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("kind", ["related", "all equal", "opposite", "zero rows"])
+def test_gradients_are_finite_at_the_limits_of_the_scale(arithmetic, scale, kind):
+    image, text = pairs(24)
+    if kind == "all equal":
+        image = text = np.repeat(image[:1], 24, axis=0)
+    if kind == "opposite":
+        text = -image
+    if kind == "zero rows":
+        image, text = image.copy(), text.copy()
+        image[3] = text[3] = text[5] = 0
+    assert_finite(evaluate(image, text, scale, arithmetic=arithmetic))
+
+
+def test_all_equal_embeddings_pull_nowhere():
+    image, _ = pairs(1)
+    result = evaluate(np.repeat(image, 24, axis=0), np.repeat(image, 24, axis=0), 100.0)
+    assert float(result.terms["clip"]) == pytest.approx(math.log(24), rel=1e-5)
+    # All in one tie group: each position costs log B; two directions over 32 B.
+    assert float(result.terms["rank_in_modal"]) == pytest.approx(2 * math.log(24) / 32, rel=1e-4)
+    assert np.abs(whole_gradient(result)).max() < 1e-3
+
+
+@ARITHMETICS
+def test_a_single_pair_costs_nothing(arithmetic):
+    result = evaluate(*pairs(1), 100.0, arithmetic=arithmetic)
+    assert abs(float(result.loss)) < 1e-5
+    assert np.abs(whole_gradient(result)).max() < 1e-5
+
+
+@ARITHMETICS
+@pytest.mark.parametrize("side", [0, 1])
+def test_nan_reaches_every_term(arithmetic, side):
+    embeds = [x.copy() for x in pairs(7)]
+    embeds[side][3, 2] = np.nan
+    result = evaluate(*embeds, 14.3, arithmetic=arithmetic)
+    assert all(np.isnan(value) for value in (result.loss, *result.terms.values()))
+
+
+# The order of the batch, and what is in it twice.
+
+
+@pytest.mark.parametrize("block_rows", [0, 1, 4])
+def test_the_order_of_the_batch_changes_nothing(block_rows):
+    image, text = pairs(44)
+    image[31], text[31] = image[2], text[2]  # with a tie in every row
+    for scale in (14.3, 100.0):
+        assert_order_is_irrelevant(image, text, scale, block_rows)
+
+
+def assert_order_is_irrelevant(image, text, scale, block_rows):
+    order = np.random.default_rng(1).permutation(len(image))
+    result = evaluate(image, text, scale, block_rows=block_rows)
+    permuted = evaluate(image[order], text[order], scale, block_rows=block_rows)
+    for name in TERMS:
+        assert float(permuted.terms[name]) == pytest.approx(float(result.terms[name]), rel=1e-6)
+    for name, gradient in result.d_embeds.items():
+        assert distance(permuted.d_embeds[name], gradient[order]) < 1e-4
+    assert float(permuted.d_scalars["log_scale"]) == pytest.approx(float(result.d_scalars["log_scale"]), rel=1e-4)
+
+
+# A block of one row is a matrix-vector product, whose low bits XLA gives to no two columns alike.
+@pytest.mark.parametrize("block_rows", [0, 1, 2])
+@pytest.mark.parametrize(("batch", "dim"), [(12, 16), (98, 128)])
+def test_duplicate_pairs_get_equal_gradients(batch, dim, block_rows):
+    image, text = pairs(batch, dim)
+    for one, other in ((0, batch - 1), (1, batch // 2)):
+        image[other], text[other] = image[one], text[one]
+    gradients = evaluate(image, text, 100.0, block_rows=block_rows).d_embeds
+    for one, other in ((0, batch - 1), (1, batch // 2)):
+        for gradient in gradients.values():
+            assert distance(gradient[other], gradient[one]) < 1e-5
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 6])
+def test_captions_that_occur_twice_tie(block_rows):
+    """The oracle ties by construction; sorted rounding errors would move the gradient by per cents."""
+    image, text = pairs(12)
+    text[7], text[11] = text[0], text[4]
+    expected = oracles.rankclip_terms(image, text, math.log(30.0))
+    result = evaluate(image, text, 30.0, block_rows=block_rows)
+    gradient = sum(np.concatenate([np.ravel(part) for part in parts]) for _, *parts in expected.values())
+    assert distance(whole_gradient(result), gradient) < 1e-4
+
+
+# Blocks and dtypes.
+
+
+def test_block_size():
+    assert block_size(256, 256) == 256  # all rows at once where memory allows
+    assert block_size(4096, 4096) == BLOCK_ELEMENTS // 4096
+    assert block_size(97, 97) == 97
+    assert block_size(12, 2**21) == 2  # the largest divisor, not the largest number
+    assert block_size(5, 2**30) == 1
+    assert block_size(12, 48, requested=3) == 3
+
+
+def test_blocks_that_do_not_divide_the_rows():
+    with pytest.raises(UserError, match="block_rows=5 does not divide the 12 rows"):
+        evaluate(*pairs(12), 14.3, block_rows=5)
+
+
+def test_bfloat16_embeddings_are_computed_in_float32():
+    image, text = (jnp.asarray(x, jnp.bfloat16) for x in pairs(13))
+    result = evaluate(image, text, 14.3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float32")}
+    widened = evaluate(image.astype(jnp.float32), text.astype(jnp.float32), 14.3)
+    np.testing.assert_array_equal(whole_gradient(result), whole_gradient(widened))
+
+
+@ARITHMETICS
+def test_float64_stays_float64(arithmetic):
+    with jax.enable_x64(True):
+        result = evaluate(*(x.astype(np.float64) for x in pairs(7)), 14.3, arithmetic=arithmetic)
+    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float64")}
+
+
+# Weights over training, wording, mistakes.
+
+
+def weights_at(objective, step):
+    return {name: float(value) for name, value in objective.weights(jnp.int32(step)).items()}
+
+
+def test_ramp_by_step():
+    objective = build(length=(300, 10), ramp="step", in_modal_weight=0.5)
+    assert weights_at(objective, 0) == {"clip": 1.0, "rank_cross": 0.0, "rank_in_modal": 0.0}
+    assert weights_at(objective, 50) == {"clip": 1.0, "rank_cross": 0.5, "rank_in_modal": 0.25}
+    assert weights_at(objective, 299) == {"clip": 1.0, "rank_cross": 2.0, "rank_in_modal": 1.0}
+
+
+def test_ramp_by_epoch_as_released():
+    objective = build(length=(70, 10), ramp="epoch")  # 7 epochs: 3 (e - 1) / 6
+    found = [weights_at(objective, step)["rank_cross"] for step in (0, 9, 10, 29, 30, 49, 69)]
+    assert found == [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+
+
+def test_ramp_by_epoch_counts_a_partial_last_epoch():
+    assert weights_at(build(length=(11, 10), ramp="epoch"), 10)["rank_cross"] == 2.0
+
+
+def test_no_ramp():
+    assert weights_at(build(ramp="none", cross_weight=0.25), 0)["rank_cross"] == 0.25
+
+
+def test_a_weight_of_zero_drops_the_term():
+    assert build(in_modal_weight=0.0).terms == ("clip", "rank_cross")
+    assert build(cross_weight=0.0).terms == ("clip", "rank_in_modal")
+    assert build().terms == TERMS
+    image, text = pairs(7)
+    only_cross = loss_and_gradients(build(in_modal_weight=0.0), make_mesh(jax.devices()[:1]))
+    weights = {"clip": jnp.float32(0), "rank_cross": jnp.float32(1)}
+    scalars = {"log_scale": jnp.float32(math.log(14.3))}
+    result = jax.jit(only_cross)({"image_embeds": image, "text_embeds": text}, scalars, weights)
+    both = evaluate(image, text, 14.3, weights={"clip": 0, "rank_cross": 1, "rank_in_modal": 0})
+    assert set(result.terms) == {"clip", "rank_cross"}
+    assert distance(whole_gradient(result), whole_gradient(both)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "equation"),
+    [
+        ({}, "L = CLIP + (cross + in_modal), exact ListMLE"),
+        ({"ramp": "step"}, "L = CLIP + clip(3 t, 0, 2) (cross + in_modal), exact ListMLE"),
+        ({"ramp": "epoch"}, "L = CLIP + clip(3 (e-1)/(E-1), 0, 2) (cross + in_modal), exact ListMLE"),
+        ({"cross_weight": 0.5}, "L = CLIP + (0.5 cross + in_modal), exact ListMLE"),
+        ({"cross_weight": 0.0, "arithmetic": "released"}, "L = CLIP + (in_modal), released ListMLE"),
+        ({"name": "clip"}, "L = CLIP"),
+    ],
+)
+def test_equations(changes, equation):
+    assert build(**changes).equation == equation
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "rankclp"}, r"unknown objective 'rankclp'. Did you mean 'rankclip'\? Known: clip, rankclip."),
+        ({"arithmetic": "exakt"}, r"unknown objective.arithmetic 'exakt'. Did you mean 'exact'\?"),
+        ({"ramp": "steps"}, r"unknown objective.ramp 'steps'. Did you mean 'step'\? Known: epoch, none, step."),
+        ({"cross_weight": -0.5}, "weight of rank_cross is -0.5: it must be a number"),
+        ({"in_modal_weight": float("nan")}, "weight of rank_in_modal is nan: it must be a number"),
+        ({"cross_weight": 0.0, "in_modal_weight": 0.0}, "cross_weight=0 and in_modal_weight=0: raise one"),
+        ({"ramp": "epoch", "length": (10, 10)}, "needs 2 epochs or more, not 1"),
+    ],
+)
+def test_mistakes(changes, message):
+    with pytest.raises(UserError, match=message):
+        build(**changes)
+
+
+def test_the_scale_starts_and_ends_where_clips_does():
+    scalar = build().scalars["log_scale"]
+    assert math.exp(scalar.initial) == pytest.approx(1 / 0.07)
+    assert (scalar.minimum, math.exp(scalar.maximum)) == (0.0, pytest.approx(100.0))
+
+
+# Memory.
+
+
+def sizes_in(jaxpr):
+    """Elements of every array in a jaxpr, those inside loops and calls included."""
+    for equation in jaxpr.eqns:
+        yield from (math.prod(var.aval.shape) for var in equation.outvars)
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from sizes_in(inner)
+
+
+def inputs(batch, dim):
+    embeds = {name: jax.ShapeDtypeStruct((batch, dim), jnp.float32) for name in ("image_embeds", "text_embeds")}
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    return embeds, {"log_scale": scalar}, dict.fromkeys(TERMS, scalar)
+
+
+@ARITHMETICS
+def test_no_array_of_the_whole_batch_squared(arithmetic):
+    batch, block = 512, 32
+    # Both directions of both ranking terms are stacked; the indices of a gather are pairs.
+    limit = 2 * 4 * block * batch
+    traced = compiled(arithmetic, block).trace(*inputs(batch, 8))
+    sizes = list(sizes_in(traced.jaxpr.jaxpr))
+    assert len(sizes) > 100
+    assert max(sizes) <= limit < batch * batch
+    shapes = re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]+)\]", traced.lower().compile().as_text())
+    assert max(math.prod(map(int, shape.split(","))) for shape in shapes) <= limit
+
+
+def test_memory_grows_linearly_with_the_batch():
+    bytes_of = {
+        batch: compiled("exact", 32).lower(*inputs(batch, 8)).compile().memory_analysis().temp_size_in_bytes
+        for batch in (512, 2048)
+    }
+    assert bytes_of[2048] < 4.5 * bytes_of[512]  # a square would be 16 times as large
