@@ -6,10 +6,12 @@ from PIL import Image
 
 from rankclip_jax.data.transforms import (
     AUGMENTATIONS,
+    affine,
     color_jitter,
     flip,
     make_augment,
     random_resized_crop,
+    recolor,
     resize_and_crop,
     shift,
 )
@@ -145,6 +147,50 @@ def test_color_jitter_clips_instead_of_wrapping():
     for seed in range(20):
         result = color_jitter(image, rng(seed), brightness=0.9, contrast=0.9).astype(int)
         assert (result[0] <= result[1]).all()
+
+
+def test_affine_at_zero_changes_nothing():
+    image = picture(32, 32)
+    assert np.array_equal(affine(image, rng(), degrees=0, scale=0, stretch=0, translate=0), image)
+
+
+def test_affine_turns_about_the_centre_and_fills_with_white():
+    dot = np.full((33, 33, 3), 255, np.uint8)
+    dot[16, 16] = 0
+    turned = affine(dot, rng(3), degrees=180, scale=0, stretch=0, translate=0)
+    assert turned[16, 16].max() < 60  # the centre stays
+    black = np.zeros((32, 32, 3), np.uint8)
+    smaller = [affine(black, rng(seed), degrees=0, scale=0.5, stretch=0, translate=0) for seed in range(10)]
+    assert any((image[0] == 255).all() and (image[16, 16] == 0).all() for image in smaller)
+
+
+def test_affine_moves_by_the_fraction_asked_for():
+    dot = np.full((64, 64, 3), 255, np.uint8)
+    dot[30:34, 30:34] = 0
+    centres = []
+    for seed in range(200):
+        dark = 255.0 - affine(dot, rng(seed), degrees=0, scale=0, stretch=0, translate=0.25)[:, :, 0]
+        centres.append((dark.sum(0) @ np.arange(64)) / dark.sum() - 31.5)
+    assert 14 < max(centres) <= 16.5 and -16.5 <= min(centres) < -14
+
+
+def test_recolor_keeps_white_and_changes_every_other_colour():
+    image = np.full((8, 8, 3), 255, np.uint8)
+    assert np.array_equal(recolor(image, rng()), image)
+    image[:4] = (200, 40, 90)
+    assert np.array_equal(recolor(image, rng(), strength=0), image)
+    changed = recolor(image, rng(1))
+    assert (changed[4:] == 255).all() and (changed[0, 0] != image[0, 0]).any()
+    assert (changed[:4] == changed[0, 0]).all()  # one map for the whole picture
+
+
+def test_recolor_clips_instead_of_wrapping():
+    image = np.tile(np.array([[0, 255, 128]], np.uint8), (64, 1)).reshape(8, 8, 3)
+    ink = 255.0 - image.astype(float)
+    for seed in range(20):
+        mixing = np.eye(3) + 2.0 * rng(seed).standard_normal((3, 3), np.float32)
+        expected = np.clip(255 - ink @ mixing, 0, 255)
+        assert np.abs(recolor(image, rng(seed), strength=2.0) - expected).max() <= 1
 
 
 def test_pipeline_runs_in_order_and_ends_at_the_size():

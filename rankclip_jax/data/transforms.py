@@ -121,6 +121,56 @@ def color_jitter(
     return mapped.astype(np.uint8).reshape(image.shape)
 
 
+def affine(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    degrees: float = 12.0,
+    scale: float = 0.15,
+    stretch: float = 0.08,
+    translate: float = 0.08,
+) -> np.ndarray:
+    """Rotate, zoom, stretch and move a drawing on white ground, in one bilinear resampling.
+
+    Args:
+      image: uint8 [H, W, 3].
+      rng: source of the draw.
+      degrees: largest rotation, either way.
+      scale: the zoom is exp(u), u uniform in +-`scale`.
+      stretch: width and height are multiplied by exp(u) and exp(-u), u uniform in +-`stretch`.
+      translate: largest move, as a fraction of each side.
+    """
+    height, width = image.shape[:2]
+    largest = (math.radians(degrees), scale, stretch, translate, translate)
+    turn, zoom, aspect, right, down = (rng.random(5) * 2 - 1) * largest
+    cos, sin = math.cos(turn) * math.exp(-zoom), math.sin(turn) * math.exp(-zoom)
+    wide, tall = math.exp(-aspect), math.exp(aspect)
+    # PIL wants the map from the result's pixels back to the source's; both turn about the centre.
+    a, b, c, d = cos * wide, -sin * tall, sin * wide, cos * tall
+    x0 = width / 2 - a * width * (0.5 + right) - b * height * (0.5 + down)
+    y0 = height / 2 - c * width * (0.5 + right) - d * height * (0.5 + down)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    inverse, filter_ = (a, b, x0, c, d, y0), Image.Resampling.BILINEAR
+    moved = picture.transform((width, height), Image.Transform.AFFINE, inverse, filter_, fillcolor=(WHITE,) * 3)
+    return np.asarray(moved)
+
+
+def recolor(image: np.ndarray, rng: np.random.Generator, *, strength: float = 0.3) -> np.ndarray:
+    """Mix the colours by a random linear map near the identity; white stays white.
+
+    Changes hue, saturation and contrast at once: another artist's palette for the same drawing.
+
+    Args:
+      image: uint8 [H, W, 3].
+      rng: source of the draw.
+      strength: standard deviation of each of the nine changes to the identity.
+    """
+    mixing = np.eye(3, dtype=np.float32) + strength * rng.standard_normal((3, 3), np.float32)
+    ink = WHITE - image.reshape(-1, 3).astype(np.float32)
+    mapped = WHITE + 0.5 - ink @ mixing
+    return np.clip(mapped, 0, WHITE, out=mapped).astype(np.uint8).reshape(image.shape)
+
+
 def _resize_box(
     image: np.ndarray, box: tuple[float, float, float, float], width: int, height: int, filter_: int
 ) -> np.ndarray:
@@ -129,9 +179,11 @@ def _resize_box(
 
 
 AUGMENTATIONS: dict[str, Callable[..., np.ndarray]] = {
+    "affine": affine,
     "color_jitter": color_jitter,
     "flip": flip,
     "random_resized_crop": random_resized_crop,
+    "recolor": recolor,
     "shift": shift,
 }
 
