@@ -16,6 +16,9 @@ from rankclip_jax.objectives.rows import BLOCK_ELEMENTS, block_size, loss_and_gr
 from rankclip_jax.sharding import make_mesh
 from tests import oracles
 
+# One worker for all: the tests share compiled functions.
+pytestmark = pytest.mark.xdist_group("objectives")
+
 TERMS = ("clip", "rank_cross", "rank_in_modal")
 DEFAULTS = {
     "name": "rankclip",

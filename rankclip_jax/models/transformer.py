@@ -13,7 +13,6 @@ import jax.numpy as jnp
 Initializer = Callable[..., jax.Array]
 
 
-
 def quick_gelu(x: jax.Array) -> jax.Array:
     """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
@@ -125,5 +124,5 @@ class Transformer(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
-        x_BTD, _ = stack(self.heads, self.causal, self.activation, self.initializers, self.dtype, name="blocks")(x_BTD, None)
-        return x_BTD
+        blocks = stack(self.heads, self.causal, self.activation, self.initializers, self.dtype, name="blocks")
+        return blocks(x_BTD, None)[0]

@@ -14,6 +14,7 @@ from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.text import TextTransformer
+from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vit import VisionTransformer
 
 # Mean and standard deviation of RGB in [0, 1], as OpenAI's CLIP normalises pictures.
@@ -83,6 +84,8 @@ def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
     missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in options]
     if missing:
         raise UserError(f"model.{side}.tower={name!r} needs model.{side}.{missing[0]}: add it, or choose a preset.")
+    if "activation" in options:
+        lookup(ACTIVATIONS, options["activation"], f"model.{side}.activation")
     return tower(**options, **given)
 
 

@@ -1,0 +1,393 @@
+"""Towers: initialisation, a block against numpy, what texts can see, precision, presets, weight decay."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.models.presets import PRESETS, get_preset
+from rankclip_jax.models.text import TextTransformer
+from rankclip_jax.models.transformer import ACTIVATIONS, Block, layer_norm, quick_gelu, text_block_init
+from rankclip_jax.models.two_towers import PIXEL_MEAN, PIXEL_STD, TwoTowers, build_towers, unit_norm
+from rankclip_jax.models.vit import VisionTransformer
+from rankclip_jax.optimizer import decay_mask, make_optimizer
+
+# One worker for all: the tests share compiled functions.
+pytestmark = pytest.mark.xdist_group("models")
+
+WIDTH, LAYERS = 192, 4
+VOCAB, EOT = 64, 63
+
+
+def build(preset="mu", vocab_size=VOCAB, eot_id=EOT, **changes):
+    """Towers of a preset; `text__layers=3` changes `text.layers`."""
+    config = get_preset(preset)
+    for key, value in changes.items():
+        *section, name = key.split("__")
+        (config[section[0]] if section else config)[name] = value
+    return build_towers(config, vocab_size, eot_id)
+
+
+def inputs(towers, batch=3, seed=0):
+    """Random pictures, and texts of different lengths."""
+    rng = np.random.default_rng(seed)
+    side, length = towers.image.image_size, towers.text.context_length
+    tokens = rng.integers(1, VOCAB - 2, (batch, length)).astype(np.int32)
+    for row, end in enumerate(rng.integers(2, length, batch)):
+        tokens[row, end], tokens[row, end + 1 :] = EOT, 0
+    return rng.integers(0, 256, (batch, side, side, 3)).astype(np.uint8), tokens
+
+
+def init(towers, seed=0):
+    images, tokens = inputs(towers, 1)
+    return jax.jit(towers.init)(jax.random.key(seed), images, tokens)["params"]
+
+
+@functools.cache
+def mu():
+    towers = build()
+    return towers, init(towers)
+
+
+def abstract_params(towers):
+    images, tokens = inputs(towers, 1)
+    return jax.eval_shape(towers.init, jax.random.key(0), images, tokens)["params"]
+
+
+# Initialisation.
+
+
+@functools.cache
+def initial_text():
+    tower = TextTransformer(1000, 32, 999, width=WIDTH, layers=LAYERS, heads=4, embed_dim=128)
+    return jax.jit(tower.init)(jax.random.key(0), jnp.zeros((1, 32), jnp.int32))["params"]
+
+
+@functools.cache
+def initial_image():
+    tower = VisionTransformer(64, 8, width=WIDTH, layers=LAYERS, heads=4, embed_dim=128)
+    return jax.jit(tower.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+
+
+def leaf(params, path):
+    return np.asarray(functools.reduce(lambda node, key: node[key], path.split("/"), params))
+
+
+@pytest.mark.parametrize(
+    ("path", "std"),
+    [
+        ("token_embedding", 0.02),
+        ("positional_embedding", 0.01),
+        ("text_projection", WIDTH**-0.5),
+        ("transformer/blocks/attn/in_proj/kernel", WIDTH**-0.5),
+        ("transformer/blocks/attn/out_proj/kernel", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
+        ("transformer/blocks/c_fc/kernel", (2 * WIDTH) ** -0.5),
+        ("transformer/blocks/c_proj/kernel", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
+    ],
+)
+def test_text_weights_start_normal(path, std):
+    found = leaf(initial_text(), path)
+    assert found.std() == pytest.approx(std, rel=0.03)
+    assert abs(found.mean()) < 0.05 * std
+    assert np.mean(np.abs(found) < std) == pytest.approx(0.683, abs=0.02)  # a normal's share, not a uniform's
+    assert np.abs(found).max() > 2.8 * std
+
+
+@pytest.mark.parametrize("path", ["class_embedding", "positional_embedding", "proj"])
+def test_image_embeddings_start_normal(path):
+    found = leaf(initial_image(), path)
+    assert found.std() == pytest.approx(WIDTH**-0.5, rel=5 / math.sqrt(2 * found.size))
+
+
+@pytest.mark.parametrize(
+    ("tower", "path", "bound"),
+    [
+        (initial_image, "conv1/kernel", (3 * 8 * 8) ** -0.5),
+        (initial_image, "transformer/blocks/attn/in_proj/kernel", math.sqrt(6 / (4 * WIDTH))),
+        (initial_image, "transformer/blocks/attn/out_proj/kernel", WIDTH**-0.5),
+        (initial_image, "transformer/blocks/c_fc/kernel", WIDTH**-0.5),
+        (initial_image, "transformer/blocks/c_proj/kernel", (4 * WIDTH) ** -0.5),
+        (initial_image, "transformer/blocks/c_fc/bias", WIDTH**-0.5),
+        (initial_image, "transformer/blocks/c_proj/bias", (4 * WIDTH) ** -0.5),
+        (initial_text, "transformer/blocks/c_fc/bias", WIDTH**-0.5),
+        (initial_text, "transformer/blocks/c_proj/bias", (4 * WIDTH) ** -0.5),
+    ],
+)
+def test_pytorch_defaults_start_uniform(tower, path, bound):
+    found = leaf(tower(), path)
+    assert 0.98 * bound < np.abs(found).max() <= bound
+    assert found.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+@pytest.mark.parametrize("tower", [initial_text, initial_image])
+def test_layers_start_different_and_the_rest_at_zero_or_one(tower):
+    blocks = tower()["transformer"]["blocks"]
+    for name in ("in_proj", "out_proj"):
+        np.testing.assert_array_equal(blocks["attn"][name]["bias"], 0)
+        kernel = blocks["attn"][name]["kernel"]
+        assert kernel.shape[0] == LAYERS
+        assert not np.allclose(kernel[0], kernel[1])
+    for name in ("ln_1", "ln_2"):
+        np.testing.assert_array_equal(blocks[name]["scale"], 1)
+        np.testing.assert_array_equal(blocks[name]["bias"], 0)
+
+
+# Values.
+
+
+def test_activations():
+    x = np.float32([-30.0, -1.5, -0.2, 0.0, 0.7, 4.0])
+    expected = [v / (1 + math.exp(-1.702 * v)) for v in x.tolist()]
+    np.testing.assert_allclose(quick_gelu(x), expected, rtol=1e-6, atol=1e-7)
+    expected = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()]
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_layer_norm_is_pytorchs(dtype):
+    """eps 1e-5 inside the root, and a variance that survives a large mean, whatever the towers compute in."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([1e-3 * rng.normal(size=(1, 64)), 300 + rng.normal(size=(1, 64)), rng.normal(size=(1, 64))])
+    x = np.asarray(jnp.asarray(x, dtype).astype(jnp.float32), np.float64)  # what the dtype can hold
+    expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    norm = layer_norm("norm", dtype)
+    found = norm.apply(norm.init(jax.random.key(0), jnp.zeros((1, 64))), jnp.asarray(x, dtype))
+    assert found.dtype == dtype
+    tolerance = 1e-4 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=tolerance, atol=tolerance)
+
+
+def block_in_numpy(params, x, heads, causal):
+    """A pre-norm block with QuickGELU in float64, from CLIP's description."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(p, x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
+
+    def dense(p, x):
+        return x @ p["kernel"] + p["bias"]
+
+    tokens, width = x.shape
+    queries, keys, values = np.split(dense(params["attn"]["in_proj"], norm(params["ln_1"], x)), 3, axis=1)
+    mixed = []
+    for head in np.split(np.arange(width), heads):
+        scores = queries[:, head] @ keys[:, head].T / math.sqrt(width / heads)
+        scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf) if causal else scores
+        exps = np.exp(scores - scores.max(1, keepdims=True))
+        mixed.append(exps / exps.sum(1, keepdims=True) @ values[:, head])
+    x = x + dense(params["attn"]["out_proj"], np.concatenate(mixed, axis=1))
+    hidden = dense(params["c_fc"], norm(params["ln_2"], x))
+    return x + dense(params["c_proj"], hidden / (1 + np.exp(-1.702 * hidden)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_block_against_numpy(causal):
+    block = Block(4, causal, "quick_gelu", text_block_init(32, 2), jnp.float32)
+    x = np.random.default_rng(0).normal(size=(1, 9, 32)).astype(np.float32)
+    params = jax.jit(block.init)(jax.random.key(1), x)["params"]
+    # Weights of order one, so that attention is far from uniform; biases and scales that matter.
+    noise = iter(jax.random.split(jax.random.key(2), 20))
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(noise), p.shape), params)
+    found, _ = jax.jit(block.apply)({"params": params}, x)
+    expected = block_in_numpy(params, x[0].astype(np.float64), 4, causal)
+    np.testing.assert_allclose(found[0], expected, rtol=2e-4, atol=2e-4)
+
+
+def test_unit_norm():
+    rows = np.float32([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0], [1e15, -1e15]])
+    found = unit_norm(rows)
+    half = math.sqrt(0.5)
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0], [1, 0], [half, -half]], rtol=1e-6)
+    assert unit_norm(rows.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_unit_norm_of_zeros_has_a_finite_gradient():
+    gradient = jax.grad(lambda rows: unit_norm(rows)[:, 0].sum())(jnp.zeros((2, 3)))
+    assert np.isfinite(gradient).all()
+
+
+class Pixels(nn.Module):
+    """An image tower that shows what it was given."""
+
+    @nn.compact
+    def __call__(self, images):
+        return images.reshape(images.shape[0], -1)
+
+
+def test_pictures_are_normalised_as_clips():
+    picture = np.uint8([[[[0, 128, 255]]]])
+    towers = TwoTowers(image=Pixels(), text=Pixels())
+    found = towers.apply({}, picture, method="encode_image")
+    expected = [(v / 255 - m) / s for v, m, s in zip((0, 128, 255), PIXEL_MEAN, PIXEL_STD, strict=True)]
+    np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), rtol=1e-5)
+
+
+# What a text can see.
+
+
+@functools.cache
+def encode_text():
+    towers, params = mu()
+    encode = jax.jit(lambda tokens: towers.apply({"params": params}, tokens, method="encode_text"))
+    return lambda *texts: np.asarray(encode(np.int32([[*text, *[0] * (16 - len(text))] for text in texts])))
+
+
+def test_nothing_after_the_end_is_seen():
+    plain, padded, second_end = encode_text()(
+        (62, 5, 6, EOT), (62, 5, 6, EOT, 9, 0, 9), (62, 5, 6, EOT, EOT, 7, EOT)
+    )
+    np.testing.assert_array_equal(plain, padded)
+    np.testing.assert_array_equal(plain, second_end)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_everything_before_the_end_is_seen(position):
+    text = [62, 5, 6, EOT]
+    changed = [*text]
+    changed[position] = 9
+    plain, other = encode_text()(text, changed)
+    assert np.abs(plain - other).max() > 1e-3
+
+
+def test_order_matters_and_the_end_may_come_last():
+    there, back, full = encode_text()((62, 5, 6, EOT), (62, 6, 5, EOT), (62, *[5] * 14, EOT))
+    assert np.abs(there - back).max() > 1e-3
+    assert np.abs(there - full).max() > 1e-3
+
+
+@functools.cache
+def embeddings_of_eight():
+    towers, params = mu()
+    return jax.jit(towers.apply)({"params": params}, *inputs(towers, 8))
+
+
+# Precision, rematerialisation, sizes.
+
+
+def test_bfloat16_towers_keep_parameters_and_embeddings_in_float32():
+    towers, params = mu()
+    half = build(dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(half))} == {jnp.dtype("float32")}
+    exact, rough = embeddings_of_eight(), jax.jit(half.apply)({"params": params}, *inputs(towers, 8))
+    assert set(rough) == {"image_embeds", "text_embeds"}
+    for name, rows in rough.items():
+        assert rows.shape == (8, 16) and rows.dtype == exact[name].dtype == jnp.float32
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+        cosines = np.sum(np.asarray(rows) * np.asarray(exact[name]), axis=1)
+        assert cosines.min() > 0.995
+        assert np.abs(rows - exact[name]).max() > 1e-4  # it was really computed in bfloat16
+
+
+def test_remat_saves_memory_and_changes_no_gradient():
+    plain, params = mu()
+    remat = build(image__remat=True, text__remat=True)
+    given = inputs(plain, 32)
+
+    def compiled_gradient(towers):
+        score = jax.grad(lambda p: sum(rows[:, 0].sum() for rows in towers.apply({"params": p}, *given).values()))
+        return jax.jit(score).lower(params).compile()
+
+    gradients = [compiled_gradient(towers) for towers in (plain, remat)]
+    kept, recomputed = (gradient.memory_analysis().temp_size_in_bytes for gradient in gradients)
+    assert recomputed < 0.7 * kept
+    expected, found = (gradient(params) for gradient in gradients)
+    for path, leaf in jax.tree.leaves_with_path(expected):
+        # Every parameter matters, too, but a part of this bias: the softmax cancels the key's.
+        assert np.abs(leaf).max() > 1e-6, jax.tree_util.keystr(path)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_are_free():
+    towers = build(vocab_size=100, eot_id=7, text__context_length=9, image__image_size=48, embed_dim=10)
+    params = abstract_params(towers)
+    assert params["text"]["token_embedding"].shape == (100, 32)
+    assert params["text"]["positional_embedding"].shape == (9, 32)
+    assert params["image"]["positional_embedding"].shape == (1 + 3 * 3, 32)
+    assert params["image"]["proj"].shape == (32, 10)
+
+
+def test_activation_reaches_the_blocks():
+    quick, params = mu()
+    exact = build(image__activation="gelu", text__activation="gelu")
+    given = inputs(quick, 8)
+    other = jax.jit(exact.apply)({"params": params}, *given)
+    for name, rows in embeddings_of_eight().items():
+        assert 1e-5 < np.abs(rows - other[name]).max() < 0.1
+
+
+def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_build(name):
+    towers = build(name, vocab_size=49_408, eot_id=49_407)
+    images, tokens = inputs(towers, 2)
+    shapes = jax.eval_shape(lambda: towers.init_with_output(jax.random.key(0), images, tokens)[0])
+    assert {rows.shape for rows in shapes.values()} == {(2, PRESETS[name][0])}
+
+
+# OpenAI's models, less the one learned scale, which is the objective's.
+@pytest.mark.parametrize(("name", "parameters"), [("ViT-B/32", 151_277_313), ("ViT-B/16", 149_620_737)])
+def test_presets_have_the_size_of_openais_models(name, parameters):
+    assert count(abstract_params(build(name, vocab_size=49_408, eot_id=49_407))) == parameters - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "ViT-B/23"}, "unknown model preset 'ViT-B/23'. Did you mean 'ViT-B/32'"),
+        ({"image__tower": "vitt"}, "unknown model.image.tower 'vitt'. Did you mean 'vit'"),
+        ({"dtype": "float16"}, "unknown model.dtype 'float16'"),
+        ({"image__patch_size": 24}, "patch_size=24 does not divide model.image.image_size=64"),
+        ({"text__heads": 3}, "model.text.heads=3 does not divide model.text.width=32"),
+        ({"text__activation": "relu"}, "unknown model.text.activation 'relu'"),
+    ],
+)
+def test_mistakes(changes, message):
+    with pytest.raises(UserError, match=message):
+        build(**changes)
+
+
+# Weight decay.
+
+
+def convnet():
+    config = get_preset("mu")
+    config.image = ConfigDict(
+        {"tower": "convnet", "image_size": 32, "patch_size": 8, "widths": (8, 16), "depths": (1, 1), "pool": "flatten"}
+    )
+    return build_towers(config, VOCAB, EOT)
+
+
+@pytest.mark.parametrize("make", [build, convnet])
+def test_decay_spares_norms_biases_and_scalars_only(make):
+    params = {"towers": abstract_params(make()), "scalars": {"log_scale": jnp.zeros(())}}
+    spared, decayed = set(), set()
+    for path, decays in jax.tree.leaves_with_path(decay_mask(params)):
+        (decayed if decays else spared).add("/".join(key.key for key in path))
+    assert "scalars/log_scale" in spared
+    names = {path.rsplit("/", 1)[1] for path in spared}
+    assert names == {"scale", "bias", "log_scale"}
+    assert all("/ln_" in path or "/norm" in path for path in spared if path.endswith("/scale"))
+    assert {"towers/text/token_embedding", "towers/text/positional_embedding"} <= decayed
+    assert {path.rsplit("/", 1)[1] for path in decayed} >= {"kernel", "text_projection"}
+    assert not any("bias" in path for path in decayed)
+
+
+def test_decay_is_applied_as_the_mask_says():
+    """Without a gradient AdamW only decays: by learning rate times 0.1."""
+    config = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0})
+    optimizer = make_optimizer(config, lambda step: 0.5)
+    params = {"towers": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "scalars": {"log_scale": jnp.ones(())}}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["towers"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["towers"]["bias"], 0)
+    np.testing.assert_array_equal(updates["scalars"]["log_scale"], 0)
