@@ -13,13 +13,15 @@ from configs import base
 def get_config(variant: str = "rankclip") -> ConfigDict:
     """Variants: "rankclip", "clip", and "mu" (tiny, a few steps)."""
     config = base.get_config("mu" if variant == "mu" else "emoji")
-    config.duration = "20 steps" if variant == "mu" else "1000 steps"
+    config.duration = "800 steps"
+    config.data.augment = "affine|recolor"  # test_style is drawn by a hand never seen in training
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 3e-3
     if variant == "clip":
         config.objective.name = "clip"
     if variant == "mu":
         config.batch_size = 32
+        config.duration = "20 steps"
         config.data.train_limit = 256
         config.log.every = "5 steps"
     return config

@@ -53,7 +53,6 @@ class ConvNet(nn.Module):
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     embed_dim: int
-    pool: str = "flatten"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -66,5 +65,4 @@ class ConvNet(nn.Module):
             for block in range(depth):
                 x = ResidualConv(self.dtype, name=f"stage{stage}_{block}")(x)
         x = nn.gelu(layer_norm("norm_out", self.dtype)(x))
-        x = x.mean((1, 2)) if self.pool == "mean" else x.reshape(x.shape[0], -1)
-        return nn.Dense(self.embed_dim, use_bias=False, dtype=self.dtype, name="proj")(x)
+        return nn.Dense(self.embed_dim, use_bias=False, dtype=self.dtype, name="proj")(x.reshape(x.shape[0], -1))

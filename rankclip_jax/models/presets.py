@@ -18,8 +18,14 @@ def _vit(image_size, patch_size, width, layers, heads, activation="quick_gelu"):
     }
 
 
-def _resnet(image_size, layers, width, heads):
-    return {"tower": "resnet", "image_size": image_size, "layers": layers, "width": width, "heads": heads}
+def _convnet(image_size, patch_size, widths, depths):
+    return {
+        "tower": "convnet",
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "widths": widths,
+        "depths": depths,
+    }
 
 
 def _text(context_length, width, layers, heads, activation="quick_gelu"):
@@ -39,7 +45,7 @@ PRESETS = {
     # For tests: compiles in seconds.
     "mu": (16, _vit(64, 16, 32, 2, 2), _text(16, 32, 2, 2)),
     # For the embedded pictures on a laptop CPU.
-    "emoji": (128, _resnet(64, (1, 1, 1, 1), 32, 8), _text(24, 128, 2, 4)),
+    "emoji": (256, _convnet(64, 4, (96, 128), (1, 1)), _text(16, 96, 1, 4)),
     "ViT-S/16": (384, _vit(224, 16, 384, 12, 6), _text(77, 384, 12, 6)),
     "ViT-B/32": (512, _vit(224, 32, 768, 12, 12), _text(77, 512, 12, 8)),
     "ViT-B/16": (512, _vit(224, 16, 768, 12, 12), _text(77, 512, 12, 8)),
