@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rankclip_jax.sharding import settled
+
 Entry = Mapping[str, Any]  # of a manifest: path (list of str), shape, dtype, digest
 LANES = (0x9E3779B9, 0x7FEB352D)  # two independent 32-bit sums: 64 bits in all
 
@@ -34,7 +36,7 @@ def tree_digests(tree: Any) -> list[str]:
       tree: leaves are jax arrays of any dtype of whole bytes (bool, integers, floats, complex, typed PRNG
         keys), sharded or not, or numpy arrays.
     """
-    parts = [_digest(leaf) for leaf in jax.tree.leaves(tree)]
+    parts = [settled(_digest(leaf)) for leaf in jax.tree.leaves(tree)]
     return [f"{high:08x}{low:08x}" for high, low in jax.device_get(parts)]
 
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.data.transforms import resize_and_crop
 from rankclip_jax.errors import UserError
-from rankclip_jax.sharding import put_batch
+from rankclip_jax.sharding import put_batch, settled
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
 
@@ -32,10 +32,20 @@ class Encoder:
       params: {"towers", "scalars"}; replace it to evaluate a later step.
       tokenizer: texts to int32 [N, L].
       image_size: side of the pictures the image tower sees.
+      step: training steps behind a loaded model; None for one that is being trained.
     """
 
-    def __init__(self, towers: nn.Module, params: dict, tokenizer: Tokenizer, mesh: Mesh, batch_size: int = 256):
+    def __init__(
+        self,
+        towers: nn.Module,
+        params: dict,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        batch_size: int = 256,
+        step: int | None = None,
+    ):
         self.params = params
+        self.step = step
         self.tokenizer = tokenizer
         self.image_size = towers.image.image_size
         self._mesh = mesh
@@ -96,7 +106,7 @@ class Encoder:
     def _encode(self, encode, inputs: np.ndarray) -> np.ndarray:
         batches = range(0, len(inputs), self._batch_size)
         # Dispatch all batches before the first result is fetched: the device does not wait for the host.
-        pending = [encode(self.params["towers"], self._local_rows(inputs[start:])) for start in batches]
+        pending = [settled(encode(self.params["towers"], self._local_rows(inputs[start:]))) for start in batches]
         return np.concatenate([np.asarray(embeds) for embeds in pending])[: len(inputs)]
 
     def _local_rows(self, rest: np.ndarray) -> jax.Array:

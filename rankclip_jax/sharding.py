@@ -60,3 +60,16 @@ def put_batch(batch, mesh: Mesh):
     """Global arrays from each process's contiguous rows of the batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def settled(result):
+    """`result`, waited for where its program could otherwise deadlock with the next one.
+
+    Several CPU devices in one process share a pool of threads. Two programs in flight that do not
+    depend on each other may each hold some of these and wait in a collective for the rest, for ever.
+    Accelerators run their programs in order, and are not waited for.
+    """
+    devices = next(iter(jax.tree.leaves(result))).sharding.device_set
+    if len(devices) > 1 and next(iter(devices)).platform == "cpu":
+        jax.block_until_ready(result)
+    return result
