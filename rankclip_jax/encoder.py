@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.data.transforms import resize_and_crop
 from rankclip_jax.errors import UserError
-from rankclip_jax.sharding import put_batch, settled
+from rankclip_jax.sharding import gathered, put_batch, settled
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
 
@@ -55,7 +55,7 @@ class Encoder:
 
         def compiled(method):
             def apply(tower_params, x):
-                return towers.apply({"params": tower_params}, x, method=method)
+                return towers.apply({"params": gathered(tower_params, mesh)}, x, method=method)
 
             return jax.jit(apply, out_shardings=everywhere)
 

@@ -51,6 +51,16 @@ def state_shardings(abstract_state, mesh: Mesh):
     return jax.tree.map(rule, abstract_state)
 
 
+def gathered(params, mesh: Mesh):
+    """Inside jit: `params` whole on every device, for the computation that follows.
+
+    This is what sharding over `fsdp` means: parameters are split while they rest and gathered for
+    use, rows stay where they are. Left to itself the compiler splits the towers' channels instead, and
+    gives every device the activations of the whole batch.
+    """
+    return jax.lax.with_sharding_constraint(params, NamedSharding(mesh, P()))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over every device."""
     return NamedSharding(mesh, BATCH)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.objectives.objective import Objective
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
-from rankclip_jax.sharding import batch_sharding, state_shardings
+from rankclip_jax.sharding import batch_sharding, gathered, state_shardings
 
 TrainState = dict
 Batch = dict
@@ -65,7 +65,7 @@ def make_gradients(
 
     def gradients(params: dict, batch: Batch, weights: dict):
         def embed(tower_params):
-            return towers.apply({"params": tower_params}, batch["images"], batch["tokens"])
+            return towers.apply({"params": gathered(tower_params, mesh)}, batch["images"], batch["tokens"])
 
         embeds, pull_back = jax.vjp(embed, params["towers"])
         result = objective_rows(embeds, params["scalars"], weights)
