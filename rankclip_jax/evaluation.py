@@ -87,19 +87,22 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
     shown = lookup(dataset.evals, config.shown, "config.eval.shown split")
     metrics, embeds = evaluate_splits(encoder, dataset, tuple(dataset.evals), config.names)
     if distributed.is_main():
-        chance = {}
-        for split in dataset.evals.values():
-            chance |= chance_levels(split, config.names)
-        write_eval(workdir, step, metrics, chance, _pixel_references(dataset))
+        write_eval(workdir, step, metrics, *references(dataset, tuple(dataset.evals), config.names))
         write_embeddings(workdir, embeds[shown.name], shown)
     return metrics
 
 
-def _pixel_references(dataset: Dataset) -> dict[str, float]:
-    """Nearest training picture by pixels, where the training pictures' concepts are known."""
-    if not hasattr(dataset.train, "ids"):
-        return {}
-    found = {}
-    for split in dataset.evals.values():
-        found |= pixel_reference(split, dataset.train.images, dataset.train.ids)
-    return found
+def references(
+    dataset: Dataset, splits: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What needs no model: the level of chance, and that of the nearest training picture by pixels.
+
+    Args as those of `evaluate_splits`. The second is empty where the concepts of the training pictures are
+    not known.
+    """
+    chance, pixels = {}, {}
+    for split in (dataset.evals[name] for name in splits):
+        chance |= chance_levels(split, names)
+        if hasattr(dataset.train, "ids"):
+            pixels |= pixel_reference(split, dataset.train.images, dataset.train.ids)
+    return chance, pixels

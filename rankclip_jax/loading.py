@@ -30,15 +30,20 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
     Raises:
       UserError: no run there, no such checkpoint, or a damaged one.
     """
-    run, step = _find_run(Path(path).expanduser().absolute(), step)
+    run, step = find_run(Path(path).expanduser().absolute(), step)
     record = load_run_config(str(run))
     tokenizer = Tokenizer.load(run / TOKENIZER)
     towers = build_towers(ConfigDict(record["config"]["model"]), tokenizer.vocab_size, tokenizer.eot_id)
-    params, _ = load_params(str(run / CHECKPOINTS), step)
-    return Encoder(towers, params, tokenizer, make_mesh(jax.local_devices()[:1]))
+    params, meta = load_params(str(run / CHECKPOINTS), step)
+    return Encoder(towers, params, tokenizer, make_mesh(jax.local_devices()[:1]), step=meta["step"])
 
 
-def _find_run(path: Path, step: int | str | None) -> tuple[Path, int | str | None]:
+def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
+    """The run folder that `path` (see `load`) is or is in, and the step wanted of it.
+
+    Raises:
+      UserError: no run there.
+    """
     if path.name.isdigit() and path.parent.name == CHECKPOINTS:
         path, step = path.parent, int(path.name)
     if path.name == CHECKPOINTS:

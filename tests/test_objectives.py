@@ -228,7 +228,7 @@ def test_block_size():
     assert block_size(256, 256) == 256  # all rows at once where memory allows
     assert block_size(4096, 4096) == BLOCK_ELEMENTS // 4096
     assert block_size(97, 97) == 97
-    assert block_size(12, 2**21) == 2  # the largest divisor, not the largest number
+    assert block_size(15, 2**20) == 3  # 4 would fit, but does not divide
     assert block_size(5, 2**30) == 1
     assert block_size(12, 48, requested=3) == 3
 

@@ -1,0 +1,7 @@
+"""Measurements by name. A new one is a module here with `define_flags` and `main`, and a line in this dict."""
+
+from rankclip_jax.benchmark import step
+
+BENCHMARKS = {
+    "step": step,
+}

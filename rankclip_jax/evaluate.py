@@ -1,0 +1,109 @@
+"""Evaluate a checkpoint of a run, on the data it was trained beside.
+
+    python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style]
+
+Prints a table for each kind of metric, with the level of chance and of nearest pixels. Without --splits it
+also writes ``eval.json`` and ``embeddings.npz`` into the run folder, as the end of training does; some of the
+splits are only printed, so that the folder never holds a part of an evaluation.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from rankclip_jax import cli
+from rankclip_jax.config import load_run_config
+from rankclip_jax.data.records import Dataset
+from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.evals.results import write_embeddings, write_eval
+from rankclip_jax.evaluation import evaluate_splits, references
+from rankclip_jax.loading import find_run, load
+from rankclip_jax.report.tables import Table, result_tables
+from rankclip_jax.text_table import text_table
+
+
+def evaluate(path: str | Path, step: int | str | None = None, splits: Sequence[str] = ()) -> dict:
+    """Evaluate a checkpoint; with all splits (none named), write the results into the run folder too.
+
+    Args:
+      path: a run folder, its ``checkpoints`` folder, or one step in it.
+      step: a step number, "best" (by the run's validation metric), or None for the newest.
+      splits: names of evaluation splits.
+
+    Returns:
+      what ``eval.json`` holds: {"step", "metrics", "chance", "pixels"}.
+
+    Raises:
+      UserError: no run there, no such checkpoint or split, or data other than the run's.
+    """
+    run, _ = find_run(Path(path).expanduser())
+    record = load_run_config(str(run))
+    config = ConfigDict(record["config"])
+    dataset = load_same_data(config, record["data"])
+    chosen, names = splits or tuple(dataset.evals), config.eval.names
+    for name in chosen:
+        lookup(dataset.evals, name, "evaluation split")
+    encoder = load(path, step)
+    metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
+    chance, pixels = references(dataset, chosen, names)
+    if not splits:
+        write_eval(run, encoder.step, metrics, chance, pixels)
+        write_embeddings(run, embeds[config.eval.shown], dataset.evals[config.eval.shown])
+    return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
+
+
+def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
+    """The data set of a run's config.
+
+    Raises:
+      UserError: it is not the one of the training. Splits of other data may hold what the run was trained on,
+        and no warning stays with a score; so it is not computed.
+    """
+    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    if dataset.digest != saved["digest"]:
+        raise UserError(
+            f"data set {dataset.name!r} is not what this run was trained beside: its digest is {dataset.digest[:12]}, "
+            f"the run's {saved['digest'][:12]}, so that its splits may hold training pictures. Restore that data."
+        )
+    return dataset
+
+
+def describe(results: Mapping) -> str:
+    """The results as tables of text."""
+    order = tuple(dict.fromkeys(key.split("/")[0] for key in results["metrics"]))
+    tables = [_describe_table(table) for table in result_tables(results, order)]
+    return "\n\n".join([f"step {results['step']:,}", *tables])
+
+
+def _describe_table(table: Table) -> str:
+    headings = [column.heading for _, columns in table.groups for column in columns]
+    groups = [title if i == 0 else "" for title, columns in table.groups for i in range(len(columns))]
+    rows = [("split", "", *headings), *((row.split, row.who, *row.cells) for row in table.rows)]
+    if any(groups):
+        rows.insert(0, ("", "", *groups))
+    title = f"{table.title}. {table.note}" if table.note else table.title
+    return f"{title}\n{text_table(rows)}"
+
+
+def define_flags() -> None:
+    """Define the command's flags."""
+    flags.DEFINE_string("step", None, "which checkpoint: a step, or best; the newest if not given")
+    flags.DEFINE_list("splits", [], "evaluation splits to print the metrics of; all of them if not given")
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate and print."""
+    if len(argv) != 2:
+        raise UserError(f"expected one run folder, found {len(argv) - 1}: python -m rankclip_jax.evaluate RUN_DIR")
+    given = flags.FLAGS
+    print(describe(evaluate(argv[1], given.step, given.splits)))
+    if not given.splits:
+        print(f"\neval.json and embeddings.npz written; python -m rankclip_jax.report {argv[1]} draws them anew")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, positional=True)
