@@ -30,7 +30,7 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
     Raises:
       UserError: no run there, no such checkpoint, or a damaged one.
     """
-    run, step = find_run(Path(path).expanduser().absolute(), step)
+    run, step = find_run(Path(path), step)
     record = load_run_config(str(run))
     tokenizer = Tokenizer.load(run / TOKENIZER)
     towers = build_towers(ConfigDict(record["config"]["model"]), tokenizer.vocab_size, tokenizer.eot_id)
@@ -44,6 +44,7 @@ def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str
     Raises:
       UserError: no run there.
     """
+    path = path.expanduser().absolute()  # so that parents of "." and "20" have names
     if path.name.isdigit() and path.parent.name == CHECKPOINTS:
         path, step = path.parent, int(path.name)
     if path.name == CHECKPOINTS:

@@ -49,11 +49,20 @@ def run(code: str, *args: object, devices: int = 1, seconds: float = 60) -> tupl
 
 def run_together(code: str, *args: object, count: int, devices: int = 1, seconds: float = 90) -> Sequence:
     """Run `code` in `count` processes that find each other; return what `finish` gives for each."""
+    return finish_all([start(code, *args, devices=devices, env=env) for env in environments(count)], seconds)
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """The variables by which `count` processes find each other."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    env = {"RANKCLIP_COORDINATOR": f"localhost:{port}", "RANKCLIP_PROCESS_COUNT": str(count)}
-    processes = [start(code, *args, devices=devices, env=env | {"RANKCLIP_PROCESS_ID": str(i)}) for i in range(count)]
+    shared = {"RANKCLIP_COORDINATOR": f"localhost:{port}", "RANKCLIP_PROCESS_COUNT": str(count)}
+    return [shared | {"RANKCLIP_PROCESS_ID": str(index)} for index in range(count)]
+
+
+def finish_all(processes: Sequence[subprocess.Popen], seconds: float = 90) -> Sequence:
+    """`finish` each; whatever happens, none of them is left behind."""
     try:
         return [finish(process, seconds) for process in processes]
     finally:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,6 +69,7 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, optimizer state included, by its path."""
-    with warnings.catch_warnings(action="ignore"):  # of other machines' meshes; this one wrote it
-        tree = ocp.PyTreeCheckpointHandler().restore(workdir / "checkpoints" / str(step) / "state")
+    folder, handler = workdir / "checkpoints" / str(step) / "state", ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
+    tree = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
