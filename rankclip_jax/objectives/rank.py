@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives.clip import LOG_SCALE, NEEDS, clip_rows
+from rankclip_jax.objectives.clip import CLIP, LOG_SCALE, NEEDS
 from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
-from rankclip_jax.objectives.objective import Arrays, Objective, RunLength, cosine
+from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
 from rankclip_jax.schedules import rank_ramp, rank_ramp_released
 
 ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
@@ -56,47 +56,43 @@ def build(config, length: RunLength) -> Objective:
     ramp = lookup(RAMPS, config.ramp, "objective.ramp")(length)
     factors = _rank_factors(config)
 
+    makers = {"rank_cross": cross_term, "rank_in_modal": in_modal_term}
+
     def weights(step: jax.Array) -> dict[str, jax.Array]:
         return {"clip": jnp.float32(1.0)} | {term: factor * ramp(step) for term, factor in factors.items()}
-
-    def block(rows: Arrays, everyone: Arrays, scalars: Arrays, row_index_C: jax.Array):
-        del row_index_C
-        return _block_terms(rows, everyone, jnp.exp(scalars["log_scale"]), listmle, tuple(factors))
 
     return Objective(
         name="rankclip",
         equation=_equation(config, factors),
-        needs=NEEDS,
-        scalars={"log_scale": LOG_SCALE},
+        terms={"clip": CLIP} | {name: makers[name](listmle) for name in factors},
         weights=weights,
-        block=block,
     )
 
 
-def _block_terms(rows, everyone, scale, listmle, rank_terms):
-    image_CD, text_CD = rows["image_embeds"], rows["text_embeds"]
-    image_BD, text_BD = everyone["image_embeds"], everyone["text_embeds"]
-    image_to_text_CB, text_to_image_CB = cosine(image_CD, text_BD), cosine(text_CD, image_BD)
-    matching_C = scale * jnp.sum(image_CD * text_CD, axis=1)
-    pairs = {}
-    if "rank_cross" in rank_terms:
-        pairs["rank_cross"] = (image_to_text_CB, text_to_image_CB)
-    if "rank_in_modal" in rank_terms:
-        pairs["rank_in_modal"] = (cosine(image_CD, image_BD), cosine(text_CD, text_BD))
-    return {
-        "clip": clip_rows(scale * image_to_text_CB, scale * text_to_image_CB, matching_C),
-        **_rank_sums(pairs, scale, listmle),
-    }
+def cross_term(listmle) -> Term:
+    """Row i of S against row i of S^T, both ways."""
+
+    def rows(view: View) -> jax.Array:
+        images_CB, texts_CB = view.cosine("image_embeds", "text_embeds"), view.cosine("text_embeds", "image_embeds")
+        return _both_ways(view, images_CB, texts_CB, listmle)
+
+    return Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=rows)
 
 
-def _rank_sums(pairs, scale, listmle):
-    """Both directions of every pair of lists [C, B], in one call: it walks the ranks only once."""
-    first = jnp.concatenate([a for pair in pairs.values() for a in pair])
-    second = jnp.concatenate([b for pair in pairs.values() for b in reversed(pair)])
-    lists_C = listmle(scale * first, second)
-    batch = first.shape[1]
-    sums = jnp.sum(lists_C.reshape(len(pairs), -1), axis=1) * (TERM_SCALE / batch)
-    return dict(zip(pairs, sums, strict=True))
+def in_modal_term(listmle) -> Term:
+    """Row i of V V^T against row i of T T^T, both ways."""
+
+    def rows(view: View) -> jax.Array:
+        images_CB, texts_CB = view.cosine("image_embeds", "image_embeds"), view.cosine("text_embeds", "text_embeds")
+        return _both_ways(view, images_CB, texts_CB, listmle)
+
+    return Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=rows)
+
+
+def _both_ways(view: View, first_CB, second_CB, listmle):
+    """Sum over the rows of ListMLE(first; second) + ListMLE(second; first), / 32 B; ranks walked once."""
+    utility = view.scale * jnp.concatenate([first_CB, second_CB])
+    return jnp.sum(listmle(utility, jnp.concatenate([second_CB, first_CB]))) * (TERM_SCALE / view.batch)
 
 
 def _rank_factors(config) -> dict[str, float]:
