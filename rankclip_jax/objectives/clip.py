@@ -10,6 +10,7 @@ from rankclip_jax.objectives.objective import Objective, RunLength, Scalar, Term
 # exp(log_scale) multiplies the cosines: 1 / 0.07 at the start, never above 100 (CLIP, section 2.5).
 LOG_SCALE = Scalar(initial=math.log(1 / 0.07), minimum=0.0, maximum=math.log(100.0))
 NEEDS = ("image_embeds", "text_embeds")
+DEFAULTS = {}  # it has no options
 
 
 def contrastive_rows(logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:

@@ -21,6 +21,12 @@ from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
 from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
 from rankclip_jax.schedules import rank_ramp, rank_ramp_released
 
+DEFAULTS = {
+    "arithmetic": "exact",  # or "released": the public code's epsilon, for comparison
+    "cross_weight": 1.0,  # of the cross-modal ranking term; 0 drops it
+    "in_modal_weight": 1.0,  # of the in-modal ranking term; 0 drops it
+    "ramp": "step",  # weight of both over time: "step", "epoch" (as released) or "none"
+}
 ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
 # 1/2 for the mean of the two directions times 1/16, the weight of the paper's earlier version (our
 # reading of the constant in the released code).
