@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rankclip_jax.errors import UserError
+
 Arrays = Mapping[str, jax.Array]
 
 
@@ -34,7 +36,7 @@ class RunLength:
 class View:
     """What a term sees of the batch while one block of C rows is at hand.
 
-    Everything in it may carry gradient but `state`.
+    Everything in it may carry gradient but `state` and `step`.
 
     Attributes:
       rows: arrays of the block, [C, ...].
@@ -44,18 +46,21 @@ class View:
       state: the term's state, already updated with this batch.
       index_C: which global rows these are.
       batch: B.
+      step: int32 scalar, updates done so far.
     """
 
-    def __init__(self, rows: Arrays, everyone: Arrays, scalars: Arrays, index_C: jax.Array, batch: int):
+    def __init__(
+        self, rows: Arrays, everyone: Arrays, scalars: Arrays, index_C: jax.Array, batch: int, step: jax.Array
+    ):
         self.rows, self.everyone, self.scalars = rows, everyone, scalars
-        self.index_C, self.batch = index_C, batch
+        self.index_C, self.batch, self.step = index_C, batch, step
         self.sums: Any = None
         self.state: Any = None
         self._products: dict[tuple[str, str], jax.Array] = {}
 
     def of(self, sums: Any, state: Any) -> "View":
         """The same block for another term; products already made are shared."""
-        view = View(self.rows, self.everyone, self.scalars, self.index_C, self.batch)
+        view = View(self.rows, self.everyone, self.scalars, self.index_C, self.batch, self.step)
         view.sums, view.state, view._products = sums, state, self._products
         return view
 
@@ -82,10 +87,11 @@ class Term:
     Attributes:
       needs: names of the [B, ...] arrays it reads.
       rows: view -> scalar, the sum over the C rows of the view.
-      scalars: learned scalars by name; terms that name the same one share it.
+      scalars: learned scalars by name; terms that name the same one share it, and must agree on it.
       local: those of `needs` of which it reads only its own rows; they are never gathered.
-      sums: (rows, scalars) -> tree, sums over any number of rows of what all rows need: small arrays
-        only. `view.sums` and `whole` get their total over the batch.
+      sums: (rows, scalars, B) -> tree, sums over any number of rows of what all rows need: small arrays
+        only. `view.sums` and `whole` get their total over the batch. Terms with the same function share
+        one computation.
       whole: (sums, scalars, B) -> scalar: what follows from the sums alone, at the scale of a mean.
       state: initial values of running statistics, kept in the checkpoint; they carry no gradient.
       next_state: (state, sums, B) -> state, before the rows see it.
@@ -95,7 +101,7 @@ class Term:
     rows: Callable[[View], jax.Array] | None = None
     scalars: Mapping[str, Scalar] = field(default_factory=dict)
     local: tuple[str, ...] = ()
-    sums: Callable[[Arrays, Arrays], Any] | None = None
+    sums: Callable[[Arrays, Arrays, int], Any] | None = None
     whole: Callable[[Any, Arrays, int], jax.Array] | None = None
     state: Mapping[str, float] = field(default_factory=dict)
     next_state: Callable[[Any, Any, int], Any] | None = None
@@ -116,6 +122,14 @@ class Objective:
     equation: str
     terms: Mapping[str, Term]
     weights: Callable[[jax.Array], dict[str, jax.Array]]
+
+    def __post_init__(self):
+        for term, scalar, found in ((t, s, found) for t, x in self.terms.items() for s, found in x.scalars.items()):
+            if found != self.scalars[scalar]:
+                raise UserError(
+                    f"objective {self.name!r}: term {term!r} has another start or range for the learned scalar "
+                    f"{scalar!r} than a term beside it: {found} and {self.scalars[scalar]}. Do not mix the two."
+                )
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class LossAndGradients(NamedTuple):
 
 
 def loss_and_gradients(objective: Objective, mesh: Mesh, block_rows: int = 0) -> Callable[..., LossAndGradients]:
-    """Return f(embeds, scalars, weights, state) -> LossAndGradients over all axes of `mesh`.
+    """Return f(embeds, scalars, weights, state, step) -> LossAndGradients over all axes of `mesh`.
 
     Args:
       objective: what to compute.
@@ -53,36 +53,37 @@ def loss_and_gradients(objective: Objective, mesh: Mesh, block_rows: int = 0) ->
         C * B stays below `BLOCK_ELEMENTS`.
 
     The returned function takes `embeds` {name: [B, D] unit-norm}, `scalars` {name: scalar}, `weights`
-    {term: scalar} and, for objectives that have one, `state`; it computes in the embeddings' dtype, at
-    least float32.
+    {term: scalar}, for objectives that have one `state`, and `step` for those that read it; it computes in
+    the embeddings' dtype, at least float32.
     """
     axes = mesh.axis_names
     rows, everywhere = P(axes), P()
 
-    def on_one_device(embeds_KD, scalars, weights, state) -> LossAndGradients:
-        return _on_one_device(objective, axes, block_rows, embeds_KD, scalars, weights, state)
-
     sharded = jax.shard_map(
-        on_one_device,
+        functools.partial(_on_one_device, objective, axes, block_rows),
         mesh=mesh,
-        in_specs=(rows, everywhere, everywhere, everywhere),
+        in_specs=(rows, everywhere, everywhere, everywhere, everywhere),
         out_specs=LossAndGradients(everywhere, everywhere, rows, everywhere, everywhere),
         # Gradients are taken inside one device's block, never through a collective.
         check_vma=False,
     )
-    return lambda embeds, scalars, weights, state=None: sharded(embeds, scalars, weights, state or {})
+
+    def over_the_mesh(embeds, scalars, weights, state=None, step=0) -> LossAndGradients:
+        return sharded(embeds, scalars, weights, state or {}, jnp.int32(step))
+
+    return over_the_mesh
 
 
-def _on_one_device(objective, axes, block_rows, embeds_KD, scalars, weights, state) -> LossAndGradients:
+def _on_one_device(objective, axes, block_rows, embeds_KD, scalars, weights, state, step) -> LossAndGradients:
     """Sums over the batch, then blocks of rows, then what follows from the sums alone."""
     embeds_KD = {name: _at_least_float32(embeds_KD[name]) for name in objective.needs}
     everyone_BD = {name: lax.all_gather(embeds_KD[name], axes, tiled=True) for name in objective.gathered}
-    local_sums, pull_sums = jax.vjp(functools.partial(_sums, objective), embeds_KD, scalars)
-    sums = lax.psum(local_sums, axes)
     batch = _rows_of(embeds_KD) * lax.axis_size(axes)
+    local_sums, pull_sums = jax.vjp(functools.partial(_sums, objective, batch), embeds_KD, scalars)
+    sums = lax.psum(local_sums, axes)
     state = _next_state(objective, state, sums, batch)
 
-    rows_loss = functools.partial(_rows_loss, objective, weights, state, batch)
+    rows_loss = functools.partial(_rows_loss, objective, weights, state, step, batch)
     terms, d_rows_KD, d_everyone_BD, *d_shared = _walk_blocks(
         objective, rows_loss, axes, block_rows, embeds_KD, everyone_BD, scalars, sums
     )
@@ -126,9 +127,9 @@ def _walk_blocks(objective, rows_loss, axes, block_rows, embeds_KD, everyone_BD,
     return terms, d_rows_KD, *d_shared
 
 
-def _rows_loss(objective, weights, state, batch, index_C, rows_CD, everyone_BD, scalars, sums):
+def _rows_loss(objective, weights, state, step, batch, index_C, rows_CD, everyone_BD, scalars, sums):
     """Weighted sum of the row terms over one block, as a share of the batch's mean, and each of them."""
-    view = View(rows_CD, everyone_BD, scalars, index_C, batch)
+    view = View(rows_CD, everyone_BD, scalars, index_C, batch, step)
     found = {
         name: term.rows(view.of(sums.get(name), state.get(name))) / batch
         for name, term in objective.terms.items()
@@ -137,9 +138,11 @@ def _rows_loss(objective, weights, state, batch, index_C, rows_CD, everyone_BD, 
     return _weighted(found, weights) + jnp.zeros((), jnp.result_type(*rows_CD.values())), found
 
 
-def _sums(objective: Objective, rows_KD, scalars) -> dict[str, Any]:
-    """What each term sums over rows, for the rows of this device."""
-    return {name: term.sums(rows_KD, scalars) for name, term in objective.terms.items() if term.sums}
+def _sums(objective: Objective, batch, rows_KD, scalars) -> dict[str, Any]:
+    """What each term sums over rows, for the rows of this device; made once for all terms that share it."""
+    functions = {name: term.sums for name, term in objective.terms.items() if term.sums}
+    made = {function: function(rows_KD, scalars, batch) for function in dict.fromkeys(functions.values())}
+    return {name: made[function] for name, function in functions.items()}
 
 
 def _whole_gradients(objective: Objective, weights, batch, sums, scalars):
