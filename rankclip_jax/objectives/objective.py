@@ -75,6 +75,11 @@ class View:
         return jnp.sum(self.rows[a] * self.rows[b], axis=1)
 
     @property
+    def own(self) -> jax.Array:
+        """Whether a column is the row's own pair: the diagonal, bool [C, B]."""
+        return jnp.arange(self.batch) == self.index_C[:, None]
+
+    @property
     def scale(self) -> jax.Array:
         """exp(log_scale), which multiplies cosines."""
         return jnp.exp(self.scalars["log_scale"])
