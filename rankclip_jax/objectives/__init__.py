@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives import clip, rank
+from rankclip_jax.objectives import clip, cyclip, distill, rank, siglip, softclip
 from rankclip_jax.objectives.objective import Objective, RunLength
 
 __all__ = ["OBJECTIVES", "Objective", "Recipe", "RunLength", "build_objective", "objective_config"]
@@ -21,7 +21,11 @@ class Recipe(NamedTuple):
 
 OBJECTIVES = {
     "clip": Recipe(clip.build, clip.DEFAULTS),
+    "cyclip": Recipe(cyclip.build, cyclip.DEFAULTS),
+    "distill": Recipe(distill.build, distill.DEFAULTS),
     "rankclip": Recipe(rank.build, rank.DEFAULTS),
+    "siglip": Recipe(siglip.build, siglip.DEFAULTS),
+    "softclip": Recipe(softclip.build, softclip.DEFAULTS),
 }
 
 
