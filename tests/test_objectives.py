@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
 from rankclip_jax.objectives.rows import BLOCK_ELEMENTS, block_size, loss_and_gradients
 from rankclip_jax.sharding import make_mesh
 from tests import oracles
@@ -20,13 +20,7 @@ from tests import oracles
 pytestmark = pytest.mark.xdist_group("objectives")
 
 TERMS = ("clip", "rank_cross", "rank_in_modal")
-DEFAULTS = {
-    "name": "rankclip",
-    "arithmetic": "exact",
-    "cross_weight": 1.0,
-    "in_modal_weight": 1.0,
-    "ramp": "none",
-}
+DEFAULTS = objective_config("rankclip").to_dict() | {"ramp": "none"}
 ARITHMETICS = pytest.mark.parametrize("arithmetic", ["exact", "released"])
 
 
