@@ -57,7 +57,10 @@ def _square(view: View, cosines) -> tuple[jax.Array, jax.Array]:
 
 
 def _symmetric(x_BB: jax.Array) -> jax.Array:
-    return (x_BB + x_BB.T) / 2
+    """Products of unit-norm rows with themselves: (i, j) is (j, i), and all equal rows have 1 (else B ties are lost)."""
+    x_BB = (x_BB + x_BB.T) / 2
+    rounding = 16 * jnp.finfo(x_BB.dtype).eps
+    return jnp.where(jnp.abs(x_BB - 1) <= rounding, x_BB + lax.stop_gradient(1 - x_BB), x_BB)
 
 
 def _flat(x_BB: jax.Array, include_diagonal: bool) -> jax.Array:
