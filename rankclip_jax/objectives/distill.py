@@ -70,7 +70,7 @@ def build(config, length: RunLength) -> Objective:
     }
     weights = dict.fromkeys(rows, 1.0)
     equation = (
-        f"{weighted_sum(weights)}, unaligned share {start:g} to {end:g} by cosine, chosen by {config.subset}, "
+        f"{weighted_sum(weights)}, unaligned share {start:g} to {end:g} by cosine, chosen {CHOSEN[config.subset]}, "
         f"targets at temperature {temperature:g}"
     )
     terms = {name: Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=f) for name, f in rows.items()}
@@ -105,6 +105,7 @@ def _similarity_order(view: View) -> jax.Array:
 
 
 ORDERS = {"random": _random_order, "similarity": _similarity_order}
+CHOSEN = {"random": "at random", "similarity": "by similarity"}  # in the equation
 
 
 def _distilled_rows(view: View, temperature: float) -> jax.Array:
