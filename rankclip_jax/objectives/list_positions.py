@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from rankclip_jax.errors import UserError, lookup
 
@@ -56,43 +55,31 @@ def weights_in_order(items: int, positions: Positions) -> np.ndarray:
     return np.where(rank_B <= (positions.top_k or items), weight_B, 0.0)
 
 
-def weights_with_ties(ends_BC: jax.Array, positions: Positions, dtype: jnp.dtype) -> jax.Array:
-    """What each item counts where items of equal reference must count alike.
+def mean_weights(tied_BC: jax.Array, positions: Positions) -> jax.Array:
+    """What each item of a tie group counts, at the group's last position; elsewhere without meaning.
 
-    Every item of a tie group has the mean weight of the positions the group takes. The group that the
-    boundary of the first k falls into counts whole. So nothing depends on the order of equal items.
+    Items of equal reference must count alike, or the loss would depend on their order: each has the mean
+    weight of the positions that the group takes. The group across the boundary of the first k counts whole.
 
     Args:
-      ends_BC: bool [B, C], True at the last position of each group.
+      tied_BC: float [B, C], how many items of the group there are up to this position, from 1.
       positions: which count.
-      dtype: of the weights.
 
     Returns:
-      [B, C]; constants, without gradient.
+      [B, C] in the dtype of `tied_BC`; constants, without gradient.
     """
-    items = len(ends_BC)
-    rank_B1 = np.arange(items, 0, -1)[:, None]
-    weight_B1 = weights_in_order(items, positions._replace(top_k=0))[:, None]
-    given_BC = jnp.broadcast_to(jnp.asarray(weight_B1, dtype), ends_BC.shape)
-    starts_BC = jnp.concatenate([jnp.ones_like(ends_BC[:1]), ends_BC[:-1]])
-    # Sums within groups, not differences of sums over the list: far down those have lost the digits.
-    _, sum_BC, count_BC = lax.associative_scan(_add_within, (starts_BC, given_BC, jnp.ones_like(given_BC)), axis=0)
-    # A group ends at its best rank; that one decides whether it is among the first k.
-    first_k_B1 = rank_B1 <= (positions.top_k or items)
-    mean_at_end_BC = jnp.where(first_k_B1, sum_BC / count_BC, 0.0)
-    return lax.associative_scan(_hold, (ends_BC, mean_at_end_BC), reverse=True, axis=0)[1]
-
-
-def _add_within(left, right):
-    starts_l, sum_l, count_l = left
-    starts_r, sum_r, count_r = right
-    return (
-        starts_l | starts_r,
-        sum_r + jnp.where(starts_r, 0.0, sum_l),
-        count_r + jnp.where(starts_r, 0.0, count_l),
-    )
-
-
-def _hold(above, below):
-    (ends_a, mean_a), (ends_b, mean_b) = above, below
-    return ends_a | ends_b, jnp.where(ends_b, mean_b, mean_a)
+    items, dtype = len(tied_BC), tied_BC.dtype
+    rank_B = np.arange(items, 0, -1)
+    # A group ends at its best rank, which decides whether it is among the first k.
+    counts_B1 = rank_B[:, None] <= (positions.top_k or items)
+    if positions.weight == "none":
+        return jnp.broadcast_to(jnp.asarray(counts_B1, dtype), tied_BC.shape)
+    # Sums over groups as differences of sums from the lowest position on, which in one float32 would have
+    # lost the digits that differ; so each is a float and the rest.
+    sums = np.concatenate([[0.0], np.cumsum(DECAYS[positions.weight](rank_B.astype(np.float64)))])
+    high = sums.astype(dtype)
+    low = (sums - high).astype(dtype)
+    end_B1 = np.arange(1, items + 1)[:, None]
+    start_BC = end_B1 - tied_BC.astype(jnp.int32)
+    group_BC = (high[end_B1] - jnp.asarray(high)[start_BC]) + (low[end_B1] - jnp.asarray(low)[start_BC])
+    return jnp.where(counts_B1, group_BC / tied_BC, 0.0)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankclip_jax.objectives.list_positions import EVERY_POSITION, Positions, weights_in_order, weights_with_ties
+from rankclip_jax.objectives.list_positions import EVERY_POSITION, Positions, mean_weights, weights_in_order
 from rankclip_jax.objectives.sorting import row_order
 
 RELEASED_EPS = 1e-10
@@ -106,11 +106,16 @@ def _plackett_luce(ascending_CB, ends_tie_CB, positions):
     """
     # Ranks lead: the CPU path walks them one by one over vectors of C rows.
     x_BC, ends_BC = ascending_CB.T, ends_tie_CB.T
-    weighted = positions != EVERY_POSITION
-    weight_BC = weights_with_ties(ends_BC, positions, x_BC.dtype) if weighted else 1.0
     prefix_sums, suffix_shares = _recurrences(*x_BC.shape)
     peak_BC, sum_BC, tied_BC = prefix_sums(x_BC, ends_BC)
-    held_peak_BC, held_sum_BC, share_BC = suffix_shares(ends_BC, peak_BC, sum_BC, tied_BC * weight_BC)
+    if positions == EVERY_POSITION:
+        held_peak_BC, held_sum_BC, share_BC = suffix_shares(ends_BC, peak_BC, sum_BC, tied_BC)
+        weight_BC = 1.0
+    else:
+        mean_BC = mean_weights(tied_BC, positions)
+        held_peak_BC, held_sum_BC, share_BC, weight_BC = suffix_shares(
+            ends_BC, peak_BC, sum_BC, tied_BC * mean_BC, mean_BC
+        )
     factors_BC = (held_peak_BC - x_BC) + jnp.log(held_sum_BC)
     loss_C = jnp.sum(weight_BC * factors_BC, axis=0)
     gradient_BC = jnp.exp(x_BC - peak_BC) * share_BC - weight_BC
@@ -133,8 +138,8 @@ def _recurrences(items, lists):
 # Prefix: sum over items up to k of exp(x) = sum_k exp(peak_k); tied_k counts the items of k's tie
 # group up to k.
 # Suffix: the held values are those of the last item of k's tie group, i.e. the group's denominator;
-# share_k exp(-peak_k) = sum over the items l ranked with or above k of w_l / denominator_l. A group's
-# items together have the weight tied * w of its last one.
+# share_k exp(-peak_k) = sum over the items l ranked with or above k of w_l / denominator_l, where
+# weight_k, read at the last item of a group only, is that of the group's items together.
 
 
 def _prefix_sums_scan(x_BC, ends_BC):
@@ -164,40 +169,31 @@ def _prefix_sums_associative(x_BC, ends_BC):
     return peak_BC, sum_BC, position_BC - lax.cummax(before_BC, axis=0)
 
 
-def _suffix_shares_scan(ends_BC, peak_BC, sum_BC, tied_BC):
+def _suffix_shares_scan(ends_BC, peak_BC, sum_BC, weight_BC, *more):
     def step(carry, inputs):
-        share, above_peak, held_peak, held_sum = carry
-        ends, peak, total, tied = inputs
-        held_peak = jnp.where(ends, peak, held_peak)
-        held_sum = jnp.where(ends, total, held_sum)
-        share = share * jnp.exp(peak - above_peak) + jnp.where(ends, tied / total, 0.0)
-        return (share, peak, held_peak, held_sum), (held_peak, held_sum, share)
+        share, above_peak, held = carry
+        ends, weight, at_end = inputs
+        peak, total, *_ = at_end
+        held = tuple(jnp.where(ends, new, old) for new, old in zip(at_end, held, strict=True))
+        share = share * jnp.exp(peak - above_peak) + jnp.where(ends, weight / total, 0.0)
+        return (share, peak, held), (held, share)
 
+    to_hold = (peak_BC, sum_BC, *more)
     last = peak_BC[-1]
-    start = (jnp.zeros_like(last), last, last, jnp.ones_like(last))
-    return lax.scan(step, start, (ends_BC, peak_BC, sum_BC, tied_BC), reverse=True)[1]
+    start = (jnp.zeros_like(last), last, tuple(x[-1] for x in to_hold))
+    (held_peak_BC, held_sum_BC, *held), share_BC = lax.scan(step, start, (ends_BC, weight_BC, to_hold), reverse=True)[1]
+    return held_peak_BC, held_sum_BC, share_BC, *held
 
 
-def _suffix_shares_associative(ends_BC, peak_BC, sum_BC, tied_BC):
+def _suffix_shares_associative(ends_BC, peak_BC, sum_BC, weight_BC, *more):
     def combine(above, below):
-        decay_a, share_a, held_a, peak_a, sum_a = above
-        decay_b, share_b, held_b, peak_b, sum_b = below
-        hold = lambda a, b: jnp.where(held_b, b, a)  # noqa: E731
-        return (
-            decay_a * decay_b,
-            share_a * decay_b + share_b,
-            held_a | held_b,
-            hold(peak_a, peak_b),
-            hold(sum_a, sum_b),
-        )
+        decay_a, share_a, ends_a, *held_a = above
+        decay_b, share_b, ends_b, *held_b = below
+        held = [jnp.where(ends_b, b, a) for a, b in zip(held_a, held_b, strict=True)]
+        return decay_a * decay_b, share_a * decay_b + share_b, ends_a | ends_b, *held
 
     above_BC = jnp.concatenate([peak_BC[1:], peak_BC[-1:]])
-    elements = (
-        jnp.exp(peak_BC - above_BC),
-        jnp.where(ends_BC, tied_BC / sum_BC, 0.0),
-        ends_BC,
-        peak_BC,
-        sum_BC,
-    )
-    _, share_BC, _, held_peak_BC, held_sum_BC = lax.associative_scan(combine, elements, reverse=True, axis=0)
-    return held_peak_BC, held_sum_BC, share_BC
+    shares_BC = jnp.where(ends_BC, weight_BC / sum_BC, 0.0)
+    elements = (jnp.exp(peak_BC - above_BC), shares_BC, ends_BC, peak_BC, sum_BC, *more)
+    _, share_BC, _, held_peak_BC, held_sum_BC, *held = lax.associative_scan(combine, elements, reverse=True, axis=0)
+    return held_peak_BC, held_sum_BC, share_BC, *held

@@ -57,7 +57,7 @@ def _square(view: View, cosines) -> tuple[jax.Array, jax.Array]:
 
 
 def _symmetric(x_BB: jax.Array) -> jax.Array:
-    """Products of unit-norm rows with themselves: (i, j) is (j, i), and all equal rows have 1 (else B ties are lost)."""
+    """Products of unit-norm rows: (i, j) is (j, i), and those of equal rows, the whole diagonal, are 1 and tie."""
     x_BB = (x_BB + x_BB.T) / 2
     rounding = 16 * jnp.finfo(x_BB.dtype).eps
     return jnp.where(jnp.abs(x_BB - 1) <= rounding, x_BB + lax.stop_gradient(1 - x_BB), x_BB)
