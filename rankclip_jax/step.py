@@ -30,8 +30,11 @@ def make_init(
     def init(key: jax.Array) -> TrainState:
         images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
         tokens = jnp.zeros((1, context_length), jnp.int32)
+        # Both towers whatever is needed; beside them only what is, and the same towers whatever is beside.
+        batch = {"images": images, "augmented_images": images, "tokens": tokens, "caption_tokens": tokens}
+        needs = ("image_embeds", "text_embeds", *objective.needs)
         params = {
-            "towers": towers.init(key, images, tokens)["params"],
+            "towers": towers.init(key, needs, batch, method="compute")["params"],
             "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
         }
         return {
@@ -64,20 +67,19 @@ def make_gradients(
 ) -> Callable[..., tuple[LossAndGradients, dict]]:
     """Return f(params, batch, weights, objective_state, step) -> (what the objective gave, gradient of all parameters).
 
-    The objective sees only embeddings; its gradient with respect to them is pulled back through the
-    towers.
+    The objective sees only what it needs of the towers' outputs; its gradient with respect to them is
+    pulled back through the towers.
     """
     objective_rows = loss_and_gradients(objective, mesh, block_rows)
 
     def gradients(params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0):
         def embed(tower_params):
-            return towers.apply({"params": gathered(tower_params, mesh)}, batch["images"], batch["tokens"])
+            params = {"params": gathered(tower_params, mesh)}
+            return towers.apply(params, objective.needs, batch, method="compute")
 
         embeds, pull_back = jax.vjp(embed, params["towers"])
         result = objective_rows(embeds, params["scalars"], weights, objective_state, step)
-        # Every embedding is a function of the towers, needed by this objective or not.
-        cotangent = {name: result.d_embeds.get(name, jnp.zeros_like(x)) for name, x in embeds.items()}
-        return result, {"towers": pull_back(cotangent)[0], "scalars": result.d_scalars}
+        return result, {"towers": pull_back(result.d_embeds)[0], "scalars": result.d_scalars}
 
     return gradients
 
@@ -91,9 +93,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return the update before jit: (state, batch) -> (state, metrics).
 
-    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, sharded over the mesh. Metrics
-    are float32 scalars of the step just taken: `loss`, one per term (unweighted), `weight_<term>` for
-    weights that move, `logit_scale` (after exp), other learned scalars, and `grad_norm`.
+    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, and what else `needs.batch_inputs` names,
+    sharded over the mesh. Metrics are float32 scalars of the step just taken: `loss`, one per term
+    (unweighted), `weight_<term>` for weights that move, `logit_scale` (after exp) where the objective has
+    one, other learned scalars, and `grad_norm`.
     """
     gradients = make_gradients(towers, objective, mesh, block_rows)
 
@@ -103,12 +106,13 @@ def make_train_step(
         result, grads = gradients(params, batch, weights, state["objective"], state["step"])
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         params = clamp_scalars(optax.apply_updates(params, updates), objective)
+        scalars = dict(params["scalars"])
         metrics = {
             "loss": result.loss,
             **result.terms,
             **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
-            "logit_scale": jnp.exp(params["scalars"]["log_scale"]),
-            **{name: value for name, value in params["scalars"].items() if name != "log_scale"},
+            **({"logit_scale": jnp.exp(scalars.pop("log_scale"))} if "log_scale" in scalars else {}),
+            **scalars,
             "grad_norm": optax.global_norm(grads),
         }
         new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state, "objective": result.state}

@@ -8,7 +8,7 @@ same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensor
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,11 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.evaluation import evaluate_run, evaluate_splits
 from rankclip_jax.loading import CHECKPOINTS
 from rankclip_jax.metrics import MetricsWriter
+from rankclip_jax.needs import batch_inputs
 from rankclip_jax.report import write_report
 from rankclip_jax.setup import Setup
 from rankclip_jax.sharding import put_batch
 from rankclip_jax.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
-
-STEP_INPUTS = ("images", "tokens")
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -111,11 +110,11 @@ class _Loop:
             parts.towers, parts.objective, parts.optimizer, parts.mesh, config.objective.block_rows
         )
         step_fn = jit_train_step(step_fn, state, parts.mesh)
-        with self._loader() as loader:
+        with self._loader(inputs := batch_inputs(parts.objective.needs)) as loader:
             for step in range(self.start + 1, config.duration + 1):
                 with self.clock.waiting_for_data():
                     batch = next(loader)
-                batch = put_batch({name: batch[name] for name in STEP_INPUTS}, parts.mesh)
+                batch = put_batch({name: batch[name] for name in inputs}, parts.mesh)
                 state, metrics = step_fn(state, batch)
                 self.clock.tick(step, config.batch_size, metrics)
                 self._flush()  # the line before this one: fetching it does not stall the step just begun
@@ -131,7 +130,7 @@ class _Loop:
         self.writer.close()
         self.clock.close()
 
-    def _loader(self) -> Loader:
+    def _loader(self, inputs: Sequence[str]) -> Loader:
         data = self.config.data
         return Loader(
             self.parts.dataset.train,
@@ -140,6 +139,7 @@ class _Loop:
             seed=self.config.seed,
             image_size=self.config.model.image.image_size,
             augment=data.augment,
+            inputs=inputs,
             start_step=self.start,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -21,7 +21,7 @@ from rankclip_jax import cli, distributed, setup
 from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
 from rankclip_jax.setup import Setup
 from rankclip_jax.sharding import put_batch
 from rankclip_jax.step import create_state, jit_train_step, make_init, make_train_step
@@ -96,7 +96,9 @@ def measure(config: ConfigDict, objectives: Sequence[str], rounds: int) -> list[
 
 def _with_objective(parts: Setup, name: str) -> Setup:
     config = parts.config.copy_and_resolve_references()
-    config.objective.name = name
+    if name != config.objective.name:
+        config.unlock()
+        config.objective = objective_config(name)
     length = RunLength(config.duration, len(parts.dataset.train) // config.batch_size)
     return parts._replace(config=config, objective=build_objective(config.objective, length))
 
@@ -145,7 +147,7 @@ def _timing(parts: Setup, seconds: list[list[float]], column: int) -> Timing:
         benchmark="step",
         framework="jax",
         objective=name,
-        arithmetic=config.objective.arithmetic if name == "rankclip" else "",
+        arithmetic=config.objective.get("arithmetic", ""),
         model=config.model.name,
         batch=config.batch_size,
         dim=config.model.embed_dim,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives import clip, cyclip, distill, rank, siglip, softclip
+from rankclip_jax.objectives import alip, clip, cyclip, distill, nclip, rank, siglip, softclip
 from rankclip_jax.objectives.mix import TermRecipe, add_terms
 from rankclip_jax.objectives.objective import Objective, RunLength
 
@@ -24,20 +24,28 @@ class Recipe(NamedTuple):
 
 
 OBJECTIVES = {
+    "alip": Recipe(alip.build, alip.DEFAULTS),
     "clip": Recipe(clip.build, clip.DEFAULTS),
     "cyclip": Recipe(cyclip.build, cyclip.DEFAULTS),
     "distill": Recipe(distill.build, distill.DEFAULTS),
+    "nclip": Recipe(nclip.build_nclip, nclip.DEFAULTS),
     "rankclip": Recipe(rank.build, rank.DEFAULTS),
     "rankclip_released": Recipe(rank.build, rank.RELEASED_DEFAULTS),
     "siglip": Recipe(siglip.build, siglip.DEFAULTS),
     "softclip": Recipe(softclip.build, softclip.DEFAULTS),
+    "xclip": Recipe(nclip.build_xclip, nclip.XCLIP_DEFAULTS),
 }
 
 # Terms for `extra`: how each is made from the options of its objective, and the defaults of those options.
 TERMS = {
+    "alip_caption": TermRecipe(lambda options: alip.alip_term("alip_caption", options), alip.DEFAULTS),
+    "alip_text": TermRecipe(lambda options: alip.alip_term("alip_text", options), alip.DEFAULTS),
     "clip": TermRecipe(lambda options: clip.CLIP, clip.DEFAULTS),
     "cyclip_cross": TermRecipe(lambda options: cyclip.TERMS["cyclip_cross"], cyclip.DEFAULTS),
     "cyclip_in_modal": TermRecipe(lambda options: cyclip.TERMS["cyclip_in_modal"], cyclip.DEFAULTS),
+    "nclip_cross_entropy": TermRecipe(lambda options: nclip.TERMS["nclip_cross_entropy"], nclip.DEFAULTS),
+    "nclip_sharpness": TermRecipe(lambda options: nclip.TERMS["nclip_sharpness"], nclip.DEFAULTS),
+    "nclip_smoothness": TermRecipe(lambda options: nclip.TERMS["nclip_smoothness"], nclip.DEFAULTS),
     "rank_cross": TermRecipe(rank.cross_term, rank.DEFAULTS),
     "rank_in_modal": TermRecipe(rank.in_modal_term, rank.DEFAULTS),
     "siglip": TermRecipe(siglip.siglip_term, siglip.DEFAULTS),
