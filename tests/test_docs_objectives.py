@@ -29,6 +29,7 @@ def brute_force(image, text, margin):
         for j in range(len(image)):
             if i != j:
                 total += max(0, margin - cosines[i, i] + cosines[i, j]) + max(0, margin - cosines[i, i] + cosines[j, i])
+    assert total > 0
     return total / len(image)
 
 
@@ -40,7 +41,8 @@ def test_the_worked_example_computes_what_it_says():
     embeds = {"image_embeds": jnp.float32(image), "text_embeds": jnp.float32(text)}
     for block_rows in (0, 3):
         compute = jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
-        result = compute(embeds, {}, objective.weights(jnp.int32(0)))
+        scalars = {"log_scale": jnp.float32(1)}
+        result = compute(embeds, scalars, objective.weights(jnp.int32(0)))
         np.testing.assert_allclose(result.loss, brute_force(image, text, 0.2), rtol=1e-6)
         assert np.abs(result.d_embeds["image_embeds"]).max() > 0
 

@@ -53,5 +53,6 @@ def _torch():
     try:
         import torch
     except ImportError:
-        raise UserError("the PyTorch side needs torch: pip install 'rankclip_jax[torch]', or --frameworks=jax.") from None
+        hint = "pip install 'rankclip_jax[torch]', or use --frameworks=jax"
+        raise UserError(f"the PyTorch side needs torch: {hint}.") from None
     return torch
