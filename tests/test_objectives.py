@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives import RunLength, build_objective, objective_config
-from rankclip_jax.objectives.rows import BLOCK_ELEMENTS, block_size, loss_and_gradients
+from rankclip_jax.objectives.rows import CPU_BLOCK_ELEMENTS, SMALLEST_BLOCK, block_size, loss_and_gradients
 from rankclip_jax.sharding import make_mesh
 from tests import oracles
 
@@ -220,7 +220,8 @@ def test_captions_that_occur_twice_tie(block_rows):
 
 def test_block_size():
     assert block_size(256, 256) == 256  # all rows at once where memory allows
-    assert block_size(4096, 4096) == BLOCK_ELEMENTS // 4096
+    assert block_size(1024, 1024) == CPU_BLOCK_ELEMENTS // 1024
+    assert block_size(4096, 4096) == SMALLEST_BLOCK
     assert block_size(97, 97) == 97
     assert block_size(15, 2**20) == 3  # 4 would fit, but does not divide
     assert block_size(5, 2**30) == 1
