@@ -48,6 +48,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     data = {"name": parts.dataset.name, "digest": parts.dataset.digest, "counts": dict(parts.dataset.counts)}
     make_workdir(workdir)
     resuming = check_same_run(workdir, config, data)
+    writer = MetricsWriter(
+        workdir,
+        tensorboard=config.log.tensorboard,
+        wandb=config.log.wandb,
+        process_index=jax.process_index(),
+        config=config.to_dict(),
+    )
     distributed.barrier("config checked")
 
     # Shapes, then shardings, then arrays: either restored or initialised, straight into shards.
@@ -67,7 +74,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = restored.state if restored else create_state(init, key, parts.mesh)
 
     # A run that had reached its end only evaluates again.
-    loop = _Loop(parts, workdir, checkpoints, restored)
+    loop = _Loop(parts, writer, checkpoints, restored)
     state = loop.run(state) if start < config.duration else state
     loop.close()
 
@@ -81,20 +88,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 class _Loop:
     """Next batch, step, and what is due after it: a log line, an evaluation, a checkpoint."""
 
-    def __init__(self, parts: Setup, workdir: str, checkpoints: Checkpoints, restored: Restored | None):
-        config = parts.config
-        self.parts, self.config, self.checkpoints = parts, config, checkpoints
+    def __init__(self, parts: Setup, writer: MetricsWriter, checkpoints: Checkpoints, restored: Restored | None):
+        self.parts, self.config, self.writer, self.checkpoints = parts, parts.config, writer, checkpoints
         self.start = restored.step if restored else 0
-        self.writer = MetricsWriter(
-            workdir,
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb,
-            process_index=jax.process_index(),
-            config=config.to_dict(),
-        )
         self.writer.truncate_after(self.start)
         self.clock = Clock(
-            config.duration,
+            self.config.duration,
             start_step=self.start,
             state=restored.meta.get("clock") if restored else None,
             show=distributed.is_main(),

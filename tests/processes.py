@@ -13,10 +13,15 @@ ROOT = Path(__file__).parent.parent
 
 def start(code: str, *args: object, devices: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen:
     """Start `code` with `args` on so many fake CPU devices; stdout and stderr are pipes of text."""
+    return start_python("-c", textwrap.dedent(code), *args, devices=devices, env=env)
+
+
+def start_python(*arguments: object, devices: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """Start ``python ARGUMENTS`` in the same way."""
     variables = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | dict(env or {})
     variables.pop("XLA_FLAGS", None)
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=variables,
         stdin=subprocess.DEVNULL,

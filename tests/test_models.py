@@ -1,4 +1,4 @@
-"""Towers: initialisation, a block against numpy, what texts can see, precision, presets, weight decay."""
+"""Towers: values against numpy, what texts can see, precision, rematerialisation, sizes, mistakes."""
 
 import functools
 import math
@@ -8,20 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.presets import PRESETS, get_preset
-from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.transformer import ACTIVATIONS, Block, layer_norm, quick_gelu, text_block_init
 from rankclip_jax.models.two_towers import PIXEL_MEAN, PIXEL_STD, TwoTowers, build_towers, unit_norm
 from rankclip_jax.models.vit import VisionTransformer
-from rankclip_jax.optimizer import decay_mask, make_optimizer
 
 # One worker for all: the tests share compiled functions.
 pytestmark = pytest.mark.xdist_group("models")
 
-WIDTH, LAYERS = 192, 4
 VOCAB, EOT = 64, 63
 
 
@@ -60,84 +56,6 @@ def abstract_params(towers):
     return jax.eval_shape(towers.init, jax.random.key(0), images, tokens)["params"]
 
 
-# Initialisation.
-
-
-@functools.cache
-def initial_text():
-    tower = TextTransformer(1000, 32, 999, width=WIDTH, layers=LAYERS, heads=4, embed_dim=128)
-    return jax.jit(tower.init)(jax.random.key(0), jnp.zeros((1, 32), jnp.int32))["params"]
-
-
-@functools.cache
-def initial_image():
-    tower = VisionTransformer(64, 8, width=WIDTH, layers=LAYERS, heads=4, embed_dim=128)
-    return jax.jit(tower.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
-
-
-def leaf(params, path):
-    return np.asarray(functools.reduce(lambda node, key: node[key], path.split("/"), params))
-
-
-@pytest.mark.parametrize(
-    ("path", "std"),
-    [
-        ("token_embedding", 0.02),
-        ("positional_embedding", 0.01),
-        ("text_projection", WIDTH**-0.5),
-        ("transformer/blocks/attn/in_proj/kernel", WIDTH**-0.5),
-        ("transformer/blocks/attn/out_proj/kernel", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
-        ("transformer/blocks/c_fc/kernel", (2 * WIDTH) ** -0.5),
-        ("transformer/blocks/c_proj/kernel", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
-    ],
-)
-def test_text_weights_start_normal(path, std):
-    found = leaf(initial_text(), path)
-    assert found.std() == pytest.approx(std, rel=0.03)
-    assert abs(found.mean()) < 0.05 * std
-    assert np.mean(np.abs(found) < std) == pytest.approx(0.683, abs=0.02)  # a normal's share, not a uniform's
-    assert np.abs(found).max() > 2.8 * std
-
-
-@pytest.mark.parametrize("path", ["class_embedding", "positional_embedding", "proj"])
-def test_image_embeddings_start_normal(path):
-    found = leaf(initial_image(), path)
-    assert found.std() == pytest.approx(WIDTH**-0.5, rel=5 / math.sqrt(2 * found.size))
-
-
-@pytest.mark.parametrize(
-    ("tower", "path", "bound"),
-    [
-        (initial_image, "conv1/kernel", (3 * 8 * 8) ** -0.5),
-        (initial_image, "transformer/blocks/attn/in_proj/kernel", math.sqrt(6 / (4 * WIDTH))),
-        (initial_image, "transformer/blocks/attn/out_proj/kernel", WIDTH**-0.5),
-        (initial_image, "transformer/blocks/c_fc/kernel", WIDTH**-0.5),
-        (initial_image, "transformer/blocks/c_proj/kernel", (4 * WIDTH) ** -0.5),
-        (initial_image, "transformer/blocks/c_fc/bias", WIDTH**-0.5),
-        (initial_image, "transformer/blocks/c_proj/bias", (4 * WIDTH) ** -0.5),
-        (initial_text, "transformer/blocks/c_fc/bias", WIDTH**-0.5),
-        (initial_text, "transformer/blocks/c_proj/bias", (4 * WIDTH) ** -0.5),
-    ],
-)
-def test_pytorch_defaults_start_uniform(tower, path, bound):
-    found = leaf(tower(), path)
-    assert 0.98 * bound < np.abs(found).max() <= bound
-    assert found.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-
-
-@pytest.mark.parametrize("tower", [initial_text, initial_image])
-def test_layers_start_different_and_the_rest_at_zero_or_one(tower):
-    blocks = tower()["transformer"]["blocks"]
-    for name in ("in_proj", "out_proj"):
-        np.testing.assert_array_equal(blocks["attn"][name]["bias"], 0)
-        kernel = blocks["attn"][name]["kernel"]
-        assert kernel.shape[0] == LAYERS
-        assert not np.allclose(kernel[0], kernel[1])
-    for name in ("ln_1", "ln_2"):
-        np.testing.assert_array_equal(blocks[name]["scale"], 1)
-        np.testing.assert_array_equal(blocks[name]["bias"], 0)
-
-
 # Values.
 
 
@@ -163,16 +81,20 @@ def test_layer_norm_is_pytorchs(dtype):
     np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=tolerance, atol=tolerance)
 
 
+def norm(p, x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def float64(params):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+
 def block_in_numpy(params, x, heads, causal):
     """A pre-norm block with QuickGELU in float64, from CLIP's description."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-
-    def norm(p, x):
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
-
-    def dense(p, x):
-        return x @ p["kernel"] + p["bias"]
-
     tokens, width = x.shape
     queries, keys, values = np.split(dense(params["attn"]["in_proj"], norm(params["ln_1"], x)), 3, axis=1)
     mixed = []
@@ -186,17 +108,37 @@ def block_in_numpy(params, x, heads, causal):
     return x + dense(params["c_proj"], hidden / (1 + np.exp(-1.702 * hidden)))
 
 
+def shaken(params, size):
+    """Weights larger than at the start, so that attention is far from uniform, and biases and scales that matter."""
+    noise = np.random.default_rng(1)
+    return jax.tree.map(lambda p: p + np.float32(size) * noise.normal(size=p.shape).astype(np.float32), params)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_block_against_numpy(causal):
     block = Block(4, causal, "quick_gelu", text_block_init(32, 2), jnp.float32)
     x = np.random.default_rng(0).normal(size=(1, 9, 32)).astype(np.float32)
     params = jax.jit(block.init)(jax.random.key(1), x)["params"]
-    # Weights of order one, so that attention is far from uniform; biases and scales that matter.
-    noise = iter(jax.random.split(jax.random.key(2), 20))
-    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(noise), p.shape), params)
+    params = shaken(params, 0.3)
     found, _ = jax.jit(block.apply)({"params": params}, x)
-    expected = block_in_numpy(params, x[0].astype(np.float64), 4, causal)
+    expected = block_in_numpy(float64(params), x[0].astype(np.float64), 4, causal)
     np.testing.assert_allclose(found[0], expected, rtol=2e-4, atol=2e-4)
+
+
+def test_image_tower_against_numpy():
+    """Patches row by row after the class token; the projection of what that token became."""
+    tower, heads = VisionTransformer(8, 4, width=16, layers=2, heads=2, embed_dim=6), 2
+    image = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+    params = shaken(jax.jit(tower.init)(jax.random.key(0), image[None])["params"], 0.2)
+    p = float64(params)
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
+    patches = [np.tensordot(image[i : i + 4, j : j + 4], p["conv1"]["kernel"], axes=3) for i, j in corners]
+    x = norm(p["ln_pre"], np.stack([p["class_embedding"], *patches]) + p["positional_embedding"])
+    leaves, structure = jax.tree.flatten(p["transformer"]["blocks"])
+    for of_layer in zip(*leaves, strict=True):
+        x = block_in_numpy(jax.tree.unflatten(structure, of_layer), x, heads, causal=False)
+    found = jax.jit(tower.apply)({"params": params}, image[None])
+    np.testing.assert_allclose(found[0], norm(p["ln_post"], x[0]) @ p["proj"], rtol=2e-4, atol=2e-4)
 
 
 def test_unit_norm():
@@ -354,32 +296,3 @@ def test_presets_have_the_size_of_openais_models(name, parameters):
 def test_mistakes(changes, message):
     with pytest.raises(UserError, match=message):
         build(**changes)
-
-
-# Weight decay.
-
-
-@pytest.mark.parametrize("preset", ["mu", "emoji"])  # a transformer and a convolutional picture tower
-def test_decay_spares_norms_biases_and_scalars_only(preset):
-    params = {"towers": abstract_params(build(preset)), "scalars": {"log_scale": jnp.zeros(())}}
-    spared, decayed = set(), set()
-    for path, decays in jax.tree.leaves_with_path(decay_mask(params)):
-        (decayed if decays else spared).add("/".join(key.key for key in path))
-    assert "scalars/log_scale" in spared
-    names = {path.rsplit("/", 1)[1] for path in spared}
-    assert names == {"scale", "bias", "log_scale"}
-    assert all("/ln_" in path or "/norm" in path for path in spared if path.endswith("/scale"))
-    assert {"towers/text/token_embedding", "towers/text/positional_embedding"} <= decayed
-    assert {path.rsplit("/", 1)[1] for path in decayed} >= {"kernel", "text_projection"}
-    assert not any("bias" in path for path in decayed)
-
-
-def test_decay_is_applied_as_the_mask_says():
-    """Without a gradient AdamW only decays: by learning rate times 0.1."""
-    config = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0})
-    optimizer = make_optimizer(config, lambda step: 0.5)
-    params = {"towers": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "scalars": {"log_scale": jnp.ones(())}}
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    np.testing.assert_allclose(updates["towers"]["kernel"], -0.05, rtol=1e-6)
-    np.testing.assert_array_equal(updates["towers"]["bias"], 0)
-    np.testing.assert_array_equal(updates["scalars"]["log_scale"], 0)

@@ -1,4 +1,4 @@
-"""CLIP and RankCLIP as wholes: oracle, extremes, duplicates, permutations, blocks, dtypes, weights, errors, memory."""
+"""CLIP and RankCLIP as wholes: oracle, extremes, duplicates, permutations, blocks, dtypes, memory."""
 
 import functools
 import math
@@ -20,12 +20,16 @@ from tests import oracles
 pytestmark = pytest.mark.xdist_group("objectives")
 
 TERMS = ("clip", "rank_cross", "rank_in_modal")
+<<<<<<< HEAD
 DEFAULTS = objective_config("rankclip").to_dict() | {"ramp": "none"}
+=======
+DEFAULTS = {"name": "rankclip", "arithmetic": "exact", "cross_weight": 1.0, "in_modal_weight": 1.0, "ramp": "none"}
+>>>>>>> main
 ARITHMETICS = pytest.mark.parametrize("arithmetic", ["exact", "released"])
 
 
-def build(length=(100, 10), **changes):
-    return build_objective(ConfigDict(DEFAULTS | changes), RunLength(*length))
+def build(**changes):
+    return build_objective(ConfigDict(DEFAULTS | changes), RunLength(100, 10))
 
 
 @functools.cache
@@ -124,6 +128,20 @@ def test_weights_multiply_the_terms():
     result = evaluate(image, text, 14.3, weights)
     expected = sum(weights[name] * float(result.terms[name]) for name in TERMS)
     assert float(result.loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_weight_of_zero_drops_the_term():
+    assert build(in_modal_weight=0.0).terms == ("clip", "rank_cross")
+    assert build(cross_weight=0.0).terms == ("clip", "rank_in_modal")
+    assert build().terms == TERMS
+    image, text = pairs(7)
+    only_cross = loss_and_gradients(build(in_modal_weight=0.0), make_mesh(jax.devices()[:1]))
+    weights = {"clip": jnp.float32(0), "rank_cross": jnp.float32(1)}
+    scalars = {"log_scale": jnp.float32(math.log(14.3))}
+    result = jax.jit(only_cross)({"image_embeds": image, "text_embeds": text}, scalars, weights)
+    both = evaluate(image, text, 14.3, weights={"clip": 0, "rank_cross": 1, "rank_in_modal": 0})
+    assert set(result.terms) == {"clip", "rank_cross"}
+    assert distance(whole_gradient(result), whole_gradient(both)) < 1e-5
 
 
 # Extremes.
@@ -248,6 +266,7 @@ def test_float64_stays_float64(arithmetic):
     assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float64")}
 
 
+<<<<<<< HEAD
 # Weights over training, wording, mistakes.
 
 
@@ -328,6 +347,8 @@ def test_the_scale_starts_and_ends_where_clips_does():
     assert (scalar.minimum, math.exp(scalar.maximum)) == (0.0, pytest.approx(100.0))
 
 
+=======
+>>>>>>> main
 # Memory.
 
 
