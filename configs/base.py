@@ -45,7 +45,12 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for never
             },
             "mesh": {"fsdp": 1},  # devices that share one copy of the parameters
-            "log": {"every": "20 steps", "tensorboard": True, "wandb": False},
+            "log": {
+                "every": "20 steps",
+                "tensorboard": True,
+                "wandb": False,
+                "diagnostics": True,  # what each term pulls and whether terms agree, at log steps
+            },
             "eval": {
                 "every": "10%",
                 "during": ("val",),  # splits evaluated while training

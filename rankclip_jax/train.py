@@ -8,7 +8,7 @@ same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensor
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rankclip_jax.checkpoint import Checkpoints, Restored
 from rankclip_jax.clock import Clock
 from rankclip_jax.config import check_same_run, make_workdir, save_run_config
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
 from rankclip_jax.evaluation import evaluate_run, evaluate_splits
@@ -109,16 +110,20 @@ class _Loop:
             parts.towers, parts.objective, parts.optimizer, parts.mesh, config.objective.block_rows
         )
         step_fn = jit_train_step(step_fn, state, parts.mesh)
+        diagnose = self._diagnostics()
         with self._loader(inputs := batch_inputs(parts.objective.needs)) as loader:
             for step in range(self.start + 1, config.duration + 1):
                 with self.clock.waiting_for_data():
                     batch = next(loader)
                 batch = put_batch({name: batch[name] for name in inputs}, parts.mesh)
+                is_logged = self._is_due(step, config.log.every)
+                with self.clock.paused():  # the first one compiles
+                    measured = diagnose(state, batch) if is_logged else {}  # before the step consumes the state
                 state, metrics = step_fn(state, batch)
                 self.clock.tick(step, config.batch_size, metrics)
                 self._flush()  # the line before this one: fetching it does not stall the step just begun
-                if self._is_due(step, config.log.every):
-                    self.pending = (step, metrics)
+                if is_logged:
+                    self.pending = (step, metrics | measured)
                 self._evaluate_and_save(step, state, metrics)
         self._flush()
         return state
@@ -147,6 +152,14 @@ class _Loop:
             max_bad_fraction=data.max_bad_fraction,
         )
 
+    def _diagnostics(self) -> Callable[[dict, dict], dict[str, Any]]:
+        """(state, batch) -> `diagnostics`, or nothing where they are off."""
+        parts, config = self.parts, self.config
+        if not config.log.diagnostics:
+            return lambda state, batch: {}
+        diagnostics = make_diagnostics(parts.towers, parts.objective, parts.mesh, config.objective.block_rows)
+        return jit_diagnostics(diagnostics, parts.objective, parts.mesh)
+
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.config.duration or (every > 0 and step % every == 0)
 
@@ -159,7 +172,8 @@ class _Loop:
         check_finite(step, values)
         values["learning_rate"] = float(self.parts.learning_rate(step - 1))
         rates = self.clock.report()
-        self.writer.write(step, {f"train/{name}": value for name, value in (values | rates).items()})
+        line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
+        self.writer.write(step, line)
         self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step)
 
     def _evaluate_and_save(self, step: int, state: dict, train_metrics: dict[str, Any]) -> None:

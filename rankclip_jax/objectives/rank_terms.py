@@ -61,6 +61,8 @@ def _term(config, cosines) -> Term:
 
     def both_ways(view: View, first_CB, second_CB) -> jax.Array:
         """Sum over the rows of ListMLE(first; second) + ListMLE(second; first), / 32 B; ranks walked once."""
+        if first_CB.size == 0:  # a batch of one pair, without its own
+            return jnp.zeros((), first_CB.dtype)
         scale = lax.stop_gradient(view.scale) if detach_scale else view.scale
         utility = scale * jnp.concatenate([first_CB, second_CB])
         return jnp.sum(listmle(utility, jnp.concatenate([second_CB, first_CB]))) * (TERM_SCALE / view.batch)
