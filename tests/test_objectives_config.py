@@ -59,7 +59,7 @@ def test_equations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "rankclp"}, r"unknown objective 'rankclp'. Did you mean 'rankclip'\? Known: clip, .*rankclip."),
+        ({"name": "rankclp"}, r"unknown objective 'rankclp'. Did you mean 'rankclip'\? Known: alip, clip, .*rankclip"),
         ({"arithmetic": "exakt"}, r"unknown objective.arithmetic 'exakt'. Did you mean 'exact'\?"),
         ({"ramp": "steps"}, r"unknown objective.ramp 'steps'. Did you mean 'step'\? Known: epoch, none, step."),
         ({"cross_weight": -0.5}, "weight of rank_cross is -0.5: it must be a number"),
