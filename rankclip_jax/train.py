@@ -7,6 +7,7 @@ same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensor
 ``checkpoints/``, ``tokenizer/``, ``eval.json``, ``embeddings.npz`` and ``report.html``.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
     # A run that had reached its end only evaluates again.
     loop = _Loop(parts, writer, checkpoints, restored)
-    state = loop.run(state) if start < config.duration else state
+    try:
+        state = loop.run(state) if start < config.duration else state
+    except UserError:
+        loop.settle()
+        raise
     loop.close()
 
     encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
@@ -127,6 +132,15 @@ class _Loop:
                 self._evaluate_and_save(step, state, metrics)
         self._flush()
         return state
+
+    def settle(self) -> None:
+        """Let a save in flight end: what stops the run must not cost its last checkpoint.
+
+        Not among several processes, where the others may have stopped elsewhere and would be waited for.
+        """
+        if not distributed.is_multi_process():
+            with contextlib.suppress(UserError):
+                self.checkpoints.close()
 
     def close(self) -> None:
         """Everything on disk, bars closed."""
