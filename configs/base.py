@@ -7,9 +7,10 @@ Any key may be set on the command line: --config.optimizer.learning_rate=5e-4
 from ml_collections import ConfigDict
 
 from rankclip_jax.models.presets import get_preset
+from rankclip_jax.objectives import objective_config
 
 
-def get_config(model: str = "ViT-B/32") -> ConfigDict:
+def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDict:
     """The default recipe for the model preset `model`: --config=configs/base.py:ViT-B/16."""
     return ConfigDict(
         {
@@ -31,14 +32,8 @@ def get_config(model: str = "ViT-B/32") -> ConfigDict:
                 "vocab_size": 49_408,  # for "bpe"; "clip" has its own
             },
             "model": get_preset(model),
-            "objective": {
-                "name": "rankclip",  # one of objectives.OBJECTIVES
-                "arithmetic": "exact",  # or "released": the public code's epsilon, for comparison
-                "cross_weight": 1.0,  # of the cross-modal ranking term; 0 drops it
-                "in_modal_weight": 1.0,  # of the in-modal ranking term; 0 drops it
-                "ramp": "step",  # weight of both over time: "step", "epoch" (as released) or "none"
-                "block_rows": 0,  # rows of the loss computed at once; 0 chooses by memory
-            },
+            # One of objectives.OBJECTIVES with its own options, which its file explains.
+            "objective": objective_config(objective),
             "optimizer": {
                 "learning_rate": 5e-4,
                 "schedule": "cosine",  # or "constant"
@@ -50,7 +45,12 @@ def get_config(model: str = "ViT-B/32") -> ConfigDict:
                 "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for never
             },
             "mesh": {"fsdp": 1},  # devices that share one copy of the parameters
-            "log": {"every": "20 steps", "tensorboard": True, "wandb": False},
+            "log": {
+                "every": "20 steps",
+                "tensorboard": True,
+                "wandb": False,
+                "diagnostics": True,  # what each term pulls and whether terms agree, at log steps
+            },
             "eval": {
                 "every": "10%",
                 "during": ("val",),  # splits evaluated while training

@@ -1,8 +1,9 @@
-"""RankCLIP on the embedded pictures, from scratch on a laptop CPU.
+"""RankCLIP, or another objective, on the embedded pictures, from scratch on a laptop CPU.
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji
 
-`:mu` is the same run at the size of a test; `:clip` trains with CLIP's loss alone.
+`:clip` trains with CLIP's loss alone, and so on for every objective; `:mu` is the same run at the size of
+a test, `:mu,clip` with another objective.
 """
 
 from ml_collections import ConfigDict
@@ -11,15 +12,14 @@ from configs import base
 
 
 def get_config(variant: str = "rankclip") -> ConfigDict:
-    """Variants: "rankclip", "clip", and "mu" (tiny, a few steps)."""
-    config = base.get_config("mu" if variant == "mu" else "emoji")
+    """Variants: the name of an objective, "mu" (tiny, a few steps), or "mu,NAME"."""
+    size, _, objective = variant.rpartition(",") if variant != "mu" else ("mu", "", "rankclip")
+    config = base.get_config(size or "emoji", objective)
     config.duration = "800 steps"
     config.data.augment = "affine|recolor"  # test_style is drawn by a hand never seen in training
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}
     config.optimizer.learning_rate = 3e-3
-    if variant == "clip":
-        config.objective.name = "clip"
-    if variant == "mu":
+    if size == "mu":
         config.batch_size = 32
         config.duration = "20 steps"
         config.data.train_limit = 256

@@ -44,6 +44,7 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
       positional: whether the command takes arguments that are no flags. Otherwise one is an error:
         ``workdir=DIR`` without its dashes would be ignored in silence.
     """
+    sys.unraisablehook = _without_late_writes
     code = _exit_code(main, positional)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -107,11 +108,19 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # absl would show the INFO lines of every library
         logging.getLogger("absl").addFilter(_not_of_orbax)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the same failure, once for each write
     if rest[1:] and not positional:
         known = flags.FLAGS.flag_values_dict()
         hint = did_you_mean(rest[1].split("=")[0], known)
         raise UserError(f"unexpected argument {rest[1]!r}: flags start with --.{hint}")
     return rest
+
+
+def _without_late_writes(unraisable: Any) -> None:
+    # Where one write of a save fails, each of the others reports from its thread that the save is over. The
+    # failure itself is raised, and told in one line.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

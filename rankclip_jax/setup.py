@@ -4,6 +4,7 @@ Training and evaluation build the same parts from the same config here.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from rankclip_jax.errors import lookup
 from rankclip_jax.evaluation import check_names
 from rankclip_jax.loading import TOKENIZER
 from rankclip_jax.models.two_towers import build_towers
+from rankclip_jax.needs import captions_for_vocabulary, check_needs, embeds_of
 from rankclip_jax.objectives import Objective, RunLength, build_objective
 from rankclip_jax.objectives.rows import block_size
 from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
@@ -35,7 +37,7 @@ TOKENIZER_RECORDS = 100_000
 
 
 class Setup(NamedTuple):
-    """The parts of a run; `config` is resolved: checked, and every duration in steps."""
+    """The parts of a run; `config` is resolved: checked, every duration in steps, no choice left to the objective."""
 
     config: ConfigDict
     mesh: Mesh
@@ -60,8 +62,11 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
         config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count()
     )
     check(config, dataset, mesh)
-    tokenizer = build_tokenizer(config, dataset.train, workdir)
     length = RunLength(config.duration, len(dataset.train) // config.batch_size)
+    objective = build_objective(config.objective, length)
+    check_needs(objective, dataset.train, config)
+    config.model.embeds = embeds_of(config.model, objective)
+    tokenizer = build_tokenizer(config, dataset.train, workdir, objective.needs)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     return Setup(
         config=config,
@@ -69,7 +74,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
         dataset=dataset,
         tokenizer=tokenizer,
         towers=build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id),
-        objective=build_objective(config.objective, length),
+        objective=objective,
         learning_rate=learning_rate,
         optimizer=make_optimizer(config.optimizer, learning_rate),
     )
@@ -84,8 +89,10 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     check_names(config, dataset)
 
 
-def build_tokenizer(config: ConfigDict, train: RecordSource, workdir: str | None) -> Tokenizer:
-    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names.
+def build_tokenizer(
+    config: ConfigDict, train: RecordSource, workdir: str | None, needs: Sequence[str] = ()
+) -> Tokenizer:
+    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names, for what is read.
 
     What is in a folder without progress may be of another config, and is made anew.
     """
@@ -93,7 +100,9 @@ def build_tokenizer(config: ConfigDict, train: RecordSource, workdir: str | None
         return Tokenizer.load(Path(workdir) / TOKENIZER)
     make = lookup(TOKENIZERS, config.tokenizer.name, "tokenizer")
     captions = (
-        caption for i in range(min(len(train), TOKENIZER_RECORDS)) for caption in train.captions(i)
+        caption
+        for i in range(min(len(train), TOKENIZER_RECORDS))
+        for caption in captions_for_vocabulary(train, i, needs)
     )
     return make(captions, config.tokenizer.vocab_size, config.model.text.context_length)
 

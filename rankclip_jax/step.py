@@ -1,6 +1,7 @@
 """The jitted train step and the jitted encoders: pure functions of state and batch.
 
-The state is a plain dict {"step", "params": {"towers", "scalars"}, "opt_state"}.
+The state is a plain dict {"step", "params": {"towers", "scalars"}, "opt_state", "objective"}; the last holds
+the running statistics of objectives that have any.
 """
 
 from collections.abc import Callable
@@ -29,11 +30,19 @@ def make_init(
     def init(key: jax.Array) -> TrainState:
         images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
         tokens = jnp.zeros((1, context_length), jnp.int32)
+        # Both towers whatever is needed; beside them only what is, and the same towers whatever is beside.
+        batch = {"images": images, "augmented_images": images, "tokens": tokens, "caption_tokens": tokens}
+        needs = ("image_embeds", "text_embeds", *objective.needs)
         params = {
-            "towers": towers.init(key, images, tokens)["params"],
+            "towers": towers.init(key, needs, batch, method="compute")["params"],
             "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
         }
-        return {"step": jnp.int32(0), "params": params, "opt_state": optimizer.init(params)}
+        return {
+            "step": jnp.int32(0),
+            "params": params,
+            "opt_state": optimizer.init(params),
+            "objective": objective.initial_state(),
+        }
 
     return init
 
@@ -56,22 +65,21 @@ def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh
 def make_gradients(
     towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0
 ) -> Callable[..., tuple[LossAndGradients, dict]]:
-    """Return f(params, batch, weights) -> (what the objective gave, gradient of all parameters).
+    """Return f(params, batch, weights, objective_state, step) -> (what the objective gave, gradient of all parameters).
 
-    The objective sees only embeddings; its gradient with respect to them is pulled back through the
-    towers.
+    The objective sees only what it needs of the towers' outputs; its gradient with respect to them is
+    pulled back through the towers.
     """
     objective_rows = loss_and_gradients(objective, mesh, block_rows)
 
-    def gradients(params: dict, batch: Batch, weights: dict):
+    def gradients(params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0):
         def embed(tower_params):
-            return towers.apply({"params": gathered(tower_params, mesh)}, batch["images"], batch["tokens"])
+            params = {"params": gathered(tower_params, mesh)}
+            return towers.apply(params, objective.needs, batch, method="compute")
 
         embeds, pull_back = jax.vjp(embed, params["towers"])
-        result = objective_rows(embeds, params["scalars"], weights)
-        # Every embedding is a function of the towers, needed by this objective or not.
-        cotangent = {name: result.d_embeds.get(name, jnp.zeros_like(x)) for name, x in embeds.items()}
-        return result, {"towers": pull_back(cotangent)[0], "scalars": result.d_scalars}
+        result = objective_rows(embeds, params["scalars"], weights, objective_state, step)
+        return result, {"towers": pull_back(result.d_embeds)[0], "scalars": result.d_scalars}
 
     return gradients
 
@@ -85,26 +93,30 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return the update before jit: (state, batch) -> (state, metrics).
 
-    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, sharded over the mesh. Metrics
-    are float32 scalars of the step just taken: `loss`, one per term (unweighted), `weight_<term>` for
-    weights that move, `logit_scale` (after exp) and `grad_norm`.
+    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, and what else `needs.batch_inputs` names,
+    sharded over the mesh. Metrics are float32 scalars of the step just taken: `loss`, one per term
+    (unweighted), `weight_<term>` for weights that move, `logit_scale` (after exp) where the objective has
+    one, other learned scalars, and `grad_norm`.
     """
     gradients = make_gradients(towers, objective, mesh, block_rows)
 
     def train_step(state: TrainState, batch: Batch):
         params = state["params"]
         weights = objective.weights(state["step"])
-        result, grads = gradients(params, batch, weights)
+        result, grads = gradients(params, batch, weights, state["objective"], state["step"])
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         params = clamp_scalars(optax.apply_updates(params, updates), objective)
+        scalars = dict(params["scalars"])
         metrics = {
             "loss": result.loss,
             **result.terms,
             **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
-            "logit_scale": jnp.exp(params["scalars"]["log_scale"]),
+            **({"logit_scale": jnp.exp(scalars.pop("log_scale"))} if "log_scale" in scalars else {}),
+            **scalars,
             "grad_norm": optax.global_norm(grads),
         }
-        return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, metrics
+        new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state, "objective": result.state}
+        return new_state, metrics
 
     return train_step
 

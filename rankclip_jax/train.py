@@ -7,8 +7,9 @@ same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensor
 ``checkpoints/``, ``tokenizer/``, ``eval.json``, ``embeddings.npz`` and ``report.html``.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,17 @@ from rankclip_jax.checkpoint import Checkpoints, Restored
 from rankclip_jax.clock import Clock
 from rankclip_jax.config import check_same_run, make_workdir, save_run_config
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
 from rankclip_jax.evaluation import evaluate_run, evaluate_splits
 from rankclip_jax.loading import CHECKPOINTS
 from rankclip_jax.metrics import MetricsWriter
+from rankclip_jax.needs import batch_inputs
 from rankclip_jax.report import write_report
 from rankclip_jax.setup import Setup
 from rankclip_jax.sharding import put_batch
 from rankclip_jax.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
-
-STEP_INPUTS = ("images", "tokens")
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -76,7 +77,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
     # A run that had reached its end only evaluates again.
     loop = _Loop(parts, writer, checkpoints, restored)
-    state = loop.run(state) if start < config.duration else state
+    try:
+        state = loop.run(state) if start < config.duration else state
+    except UserError:
+        loop.settle()
+        raise
     loop.close()
 
     encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
@@ -110,19 +115,32 @@ class _Loop:
             parts.towers, parts.objective, parts.optimizer, parts.mesh, config.objective.block_rows
         )
         step_fn = jit_train_step(step_fn, state, parts.mesh)
-        with self._loader() as loader:
+        diagnose = self._diagnostics()
+        with self._loader(inputs := batch_inputs(parts.objective.needs)) as loader:
             for step in range(self.start + 1, config.duration + 1):
                 with self.clock.waiting_for_data():
                     batch = next(loader)
-                batch = put_batch({name: batch[name] for name in STEP_INPUTS}, parts.mesh)
+                batch = put_batch({name: batch[name] for name in inputs}, parts.mesh)
+                is_logged = self._is_due(step, config.log.every)
+                with self.clock.paused():  # the first one compiles
+                    measured = diagnose(state, batch) if is_logged else {}  # before the step consumes the state
                 state, metrics = step_fn(state, batch)
                 self.clock.tick(step, config.batch_size, metrics)
                 self._flush()  # the line before this one: fetching it does not stall the step just begun
-                if self._is_due(step, config.log.every):
-                    self.pending = (step, metrics)
+                if is_logged:
+                    self.pending = (step, metrics | measured)
                 self._evaluate_and_save(step, state, metrics)
         self._flush()
         return state
+
+    def settle(self) -> None:
+        """Let a save in flight end: what stops the run must not cost its last checkpoint.
+
+        Not among several processes, where the others may have stopped elsewhere and would be waited for.
+        """
+        if not distributed.is_multi_process():
+            with contextlib.suppress(UserError):
+                self.checkpoints.close()
 
     def close(self) -> None:
         """Everything on disk, bars closed."""
@@ -130,7 +148,7 @@ class _Loop:
         self.writer.close()
         self.clock.close()
 
-    def _loader(self) -> Loader:
+    def _loader(self, inputs: Sequence[str]) -> Loader:
         data = self.config.data
         return Loader(
             self.parts.dataset.train,
@@ -139,6 +157,7 @@ class _Loop:
             seed=self.config.seed,
             image_size=self.config.model.image.image_size,
             augment=data.augment,
+            inputs=inputs,
             start_step=self.start,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -146,6 +165,14 @@ class _Loop:
             prefetch=data.prefetch,
             max_bad_fraction=data.max_bad_fraction,
         )
+
+    def _diagnostics(self) -> Callable[[dict, dict], dict[str, Any]]:
+        """(state, batch) -> `diagnostics`, or nothing where they are off."""
+        parts, config = self.parts, self.config
+        if not config.log.diagnostics:
+            return lambda state, batch: {}
+        diagnostics = make_diagnostics(parts.towers, parts.objective, parts.mesh, config.objective.block_rows)
+        return jit_diagnostics(diagnostics, parts.objective, parts.mesh)
 
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.config.duration or (every > 0 and step % every == 0)
@@ -159,7 +186,8 @@ class _Loop:
         check_finite(step, values)
         values["learning_rate"] = float(self.parts.learning_rate(step - 1))
         rates = self.clock.report()
-        self.writer.write(step, {f"train/{name}": value for name, value in (values | rates).items()})
+        line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
+        self.writer.write(step, line)
         self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step)
 
     def _evaluate_and_save(self, step: int, state: dict, train_metrics: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from rankclip_jax import distributed, sharding
 from rankclip_jax.digests import tree_digests
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
-from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
 from rankclip_jax.optimizer import make_optimizer
 from rankclip_jax.step import create_state, make_gradients, make_init
 
@@ -46,8 +46,9 @@ def parts(objective: str):
     """Towers, objective and optimizer of the smallest model."""
     model = get_preset("mu")
     model.image.layers = model.text.layers = 1
-    terms = {"cross_weight": 1.0, "in_modal_weight": 1.0, "ramp": "none"}
-    options = ConfigDict(OBJECTIVES[objective] | terms)
+    options = objective_config(OBJECTIVES[objective]["name"])
+    if "ramp" in options:
+        options.update(OBJECTIVES[objective], ramp="none")
     optimizer = make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3)
     return build_towers(model, VOCAB, VOCAB - 1), build_objective(options, RunLength(100, 10)), optimizer
 

@@ -7,9 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
 
-DEFAULTS = {"name": "rankclip", "arithmetic": "exact", "cross_weight": 1.0, "in_modal_weight": 1.0, "ramp": "none"}
+DEFAULTS = objective_config("rankclip").to_dict() | {"ramp": "none"}
 
 
 def build(length=(100, 10), **changes):
@@ -59,7 +59,7 @@ def test_equations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "rankclp"}, r"unknown objective 'rankclp'. Did you mean 'rankclip'\? Known: clip, rankclip."),
+        ({"name": "rankclp"}, r"unknown objective 'rankclp'. Did you mean 'rankclip'\? Known: alip, clip, .*rankclip"),
         ({"arithmetic": "exakt"}, r"unknown objective.arithmetic 'exakt'. Did you mean 'exact'\?"),
         ({"ramp": "steps"}, r"unknown objective.ramp 'steps'. Did you mean 'step'\? Known: epoch, none, step."),
         ({"cross_weight": -0.5}, "weight of rank_cross is -0.5: it must be a number"),

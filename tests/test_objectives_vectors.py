@@ -10,19 +10,26 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
 from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.sharding import make_mesh
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
 FILES = sorted(path.name for path in VECTORS.glob("*.json"))
+# Term of a file: (objective, options that differ from its defaults, its term).
 TERMS = {
-    "clip": ("clip", "exact"),
-    "rank_cross": ("rank_cross", "exact"),
-    "rank_in_modal": ("rank_in_modal", "exact"),
-    "rank_cross_released": ("rank_cross", "released"),
-    "rank_in_modal_released": ("rank_in_modal", "released"),
+    "clip": ("rankclip", {}, "clip"),
+    "rank_cross": ("rankclip", {}, "rank_cross"),
+    "rank_in_modal": ("rankclip", {}, "rank_in_modal"),
+    "rank_cross_released": ("rankclip", {"arithmetic": "released"}, "rank_cross"),
+    "rank_in_modal_released": ("rankclip", {"arithmetic": "released"}, "rank_in_modal"),
+    "cyclip_in_modal": ("cyclip", {}, "cyclip_in_modal"),
+    "cyclip_cross": ("cyclip", {}, "cyclip_cross"),
+    "siglip": ("siglip", {}, "siglip"),
 }
+# Array or learned scalar: keys of its value, in the file or the case, and of its gradient in the case.
+ARRAYS = {"image_embeds": ("image", "d_image"), "text_embeds": ("text", "d_text")}
+SCALARS = {"log_scale": ("log_scale", "d_log_scale"), "logit_bias": ("bias", "d_bias")}
 
 
 def cases():
@@ -34,24 +41,23 @@ def cases():
                 yield pytest.param(content, case, id=f"{name[11:-5]}-{case['term']}-scale{scale:.0f}")
 
 
+def build(name, changes):
+    return build_objective(ConfigDict(objective_config(name).to_dict() | changes), RunLength(10, 5))
+
+
 @functools.cache  # one compilation for all cases of a shape: terms are chosen by their weights
-def compiled(arithmetic, block_rows):
-    config = ConfigDict(
-        {"name": "rankclip", "arithmetic": arithmetic, "cross_weight": 1.0, "in_modal_weight": 1.0, "ramp": "none"}
-    )
-    objective = build_objective(config, RunLength(10, 5))
-    return jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
+def compiled(name, changes, block_rows):
+    objective = build(name, dict(changes))
+    return objective, jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
 
 
 def evaluate(content, case, dtype, block_rows=0):
-    term, arithmetic = TERMS[case["term"]]
-    weights = {name: jnp.asarray(float(name == term), dtype) for name in ("clip", "rank_cross", "rank_in_modal")}
-    embeds = {
-        "image_embeds": jnp.asarray(content["image"], dtype),
-        "text_embeds": jnp.asarray(content["text"], dtype),
-    }
-    scalars = {"log_scale": jnp.asarray(case["log_scale"], dtype)}
-    return compiled(arithmetic, block_rows)(embeds, scalars, weights)
+    name, changes, term = TERMS[case["term"]]
+    objective, f = compiled(name, tuple(changes.items()), block_rows)
+    weights = {name: jnp.asarray(float(name == term), dtype) for name in objective.terms}
+    embeds = {name: jnp.asarray(content[ARRAYS[name][0]], dtype) for name in objective.needs}
+    scalars = {name: jnp.asarray(case[SCALARS[name][0]], dtype) for name in objective.scalars}
+    return f(embeds, scalars, weights, objective.initial_state())
 
 
 def relative_l2(found, expected):
@@ -61,10 +67,11 @@ def relative_l2(found, expected):
 
 def assert_agrees(result, case, loss_tolerance, gradient_tolerance):
     assert float(result.loss) == pytest.approx(case["loss"], rel=loss_tolerance)
-    whole = [result.d_embeds["image_embeds"], result.d_embeds["text_embeds"], result.d_scalars["log_scale"]]
-    expected = [case["d_image"], case["d_text"], case["d_log_scale"]]
-    for found, wanted in zip(whole, expected, strict=True):
-        assert relative_l2(found, wanted) < gradient_tolerance
+    for name, found in result.d_embeds.items():
+        assert relative_l2(found, case[ARRAYS[name][1]]) < gradient_tolerance
+    # A term that does not read the scale has null there.
+    wanted = [case[SCALARS[name][1]] or 0.0 for name in result.d_scalars]
+    assert relative_l2([*result.d_scalars.values()], wanted) < gradient_tolerance
 
 
 @pytest.mark.parametrize(("content", "case"), list(cases()))
@@ -87,6 +94,6 @@ def test_blocks_of_rows_change_nothing(block_rows):
 
 
 def test_every_term_is_covered():
-    found = {json.loads((VECTORS / name).read_text())["cases"][i]["term"] for name in FILES for i in range(9)}
+    found = {case["term"] for name in FILES for case in json.loads((VECTORS / name).read_text())["cases"]}
     assert len(FILES) == 3
-    assert {"clip", "rank_cross", "rank_in_modal"} <= found
+    assert set(TERMS) <= found

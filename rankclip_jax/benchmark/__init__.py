@@ -1,7 +1,8 @@
 """Measurements by name. A new one is a module here with `define_flags` and `main`, and a line in this dict."""
 
-from rankclip_jax.benchmark import step
+from rankclip_jax.benchmark import objectives, step
 
 BENCHMARKS = {
+    "objectives": objectives,
     "step": step,
 }

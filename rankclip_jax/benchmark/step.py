@@ -21,7 +21,8 @@ from rankclip_jax import cli, distributed, setup
 from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunLength, build_objective
+from rankclip_jax.needs import batch_inputs
+from rankclip_jax.objectives import objective_config
 from rankclip_jax.setup import Setup
 from rankclip_jax.sharding import put_batch
 from rankclip_jax.step import create_state, jit_train_step, make_init, make_train_step
@@ -81,10 +82,8 @@ def measure(config: ConfigDict, objectives: Sequence[str], rounds: int) -> list[
     """
     if not objectives:
         raise UserError("--objectives is empty: name at least one, such as --objectives=clip,rankclip.")
-    parts = setup.build(config)
-    built = [_with_objective(parts, name) for name in objectives]
-    batch = _one_batch(parts)
-    steps = [_stepper(each, batch) for each in built]
+    built = [setup.build(_with_objective(config, name)) for name in objectives]
+    steps = [_stepper(each, _one_batch(each)) for each in built]
     hidden = None if distributed.is_main() else True  # None: shown on a terminal only
     for step in tqdm(steps, desc="compiling", unit="objective", leave=False, disable=hidden):
         for _ in range(WARM_UP):
@@ -94,15 +93,17 @@ def measure(config: ConfigDict, objectives: Sequence[str], rounds: int) -> list[
     return [_timing(each, seconds, column) for column, each in enumerate(built)]
 
 
-def _with_objective(parts: Setup, name: str) -> Setup:
-    config = parts.config.copy_and_resolve_references()
-    config.objective.name = name
-    length = RunLength(config.duration, len(parts.dataset.train) // config.batch_size)
-    return parts._replace(config=config, objective=build_objective(config.objective, length))
+def _with_objective(config: ConfigDict, name: str) -> ConfigDict:
+    """The config with another objective at its defaults; options of its own objective are kept."""
+    config = config.copy_and_resolve_references()
+    if name != config.objective.name:
+        with config.unlocked():
+            config.objective = objective_config(name)
+    return config
 
 
 def _one_batch(parts: Setup) -> dict[str, jax.Array]:
-    config = parts.config
+    config, inputs = parts.config, batch_inputs(parts.objective.needs)
     loader = Loader(
         parts.dataset.train,
         parts.tokenizer,
@@ -110,12 +111,13 @@ def _one_batch(parts: Setup) -> dict[str, jax.Array]:
         seed=config.seed,
         image_size=config.model.image.image_size,
         augment=config.data.augment,
+        inputs=inputs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     with loader:
         batch = next(loader)
-    return put_batch({name: batch[name] for name in ("images", "tokens")}, parts.mesh)
+    return put_batch({name: batch[name] for name in inputs}, parts.mesh)
 
 
 def _stepper(parts: Setup, batch: dict[str, jax.Array]) -> Callable[[], float]:
@@ -145,7 +147,7 @@ def _timing(parts: Setup, seconds: list[list[float]], column: int) -> Timing:
         benchmark="step",
         framework="jax",
         objective=name,
-        arithmetic=config.objective.arithmetic if name == "rankclip" else "",
+        arithmetic=config.objective.get("arithmetic", ""),
         model=config.model.name,
         batch=config.batch_size,
         dim=config.model.embed_dim,

@@ -8,8 +8,9 @@ the processes' batches one after the other gives the batch of a single process, 
 the whole state of the stream is the number of the next step.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.data.transforms import make_augment
+from rankclip_jax.data.transforms import WHITE, make_augment
 from rankclip_jax.errors import UserError
 
 MAX_CHUNK = 32  # examples a thread makes at a time: large against overhead, small against a batch
@@ -55,17 +56,19 @@ class Plan:
         last = self._num_records - 1
         return grain.experimental.index_shuffle(position, max_index=last, seed=epoch_seed, rounds=4)
 
-    def rng(self, step: int, row: int) -> np.random.Generator:
-        """Random numbers of one example: its own block of a counter-based generator."""
-        return np.random.Generator(np.random.Philox(key=self._seed, counter=[0, row, step, 0]))
+    def rng(self, step: int, row: int, part: int = 0) -> np.random.Generator:
+        """Random numbers of one part of an example: its own block of a counter-based generator."""
+        return np.random.Generator(np.random.Philox(key=self._seed, counter=[0, row, step, part]))
+
+
+# Parts of an example that draw on their own, so that none changes another.
+FIRST, SECOND_CAPTION, SECOND_VIEW = range(3)
 
 
 class Chunk(NamedTuple):
     """Consecutive rows of one local batch."""
 
-    images: np.ndarray  # uint8 [rows, S, S, 3]
-    tokens: np.ndarray  # int32 [rows, L]
-    index: np.ndarray  # int32 [rows]
+    arrays: dict[str, np.ndarray]  # [rows, ...] each, by key of the batch
     failures: list[BadRecord]
 
 
@@ -73,7 +76,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     """Endless training batches of one process.
 
     Each batch is a dict of ``images`` uint8 [b, S, S, 3], ``tokens`` int32 [b, L] and ``index``
-    int32 [b], the records they are. One caption per picture is drawn uniformly each time.
+    int32 [b], the records they are. One caption per picture is drawn uniformly each time. On demand there
+    are also ``caption_tokens`` int32 [b, L], one of its second captions, and ``augmented_images`` uint8
+    [b, S, S, 3], the same picture by another draw of the augmentation; the rest stays as it is without.
 
     A record that cannot be read is replaced by the one `STRIDE` further on, counted and logged; the
     replacement depends on the record alone, so streams stay equal for any number of processes.
@@ -92,6 +97,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         seed: int,
         image_size: int,
         augment: str = "none",
+        inputs: Sequence[str] = ("images", "tokens"),
         start_step: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -108,6 +114,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
           seed: non-negative; with the step it decides everything.
           image_size: S, pixels.
           augment: steps as in `transforms.make_augment`.
+          inputs: keys of the batch beside ``index``, as `needs.batch_inputs` gives them.
           start_step: first step to give.
           process_index: which slice of each global batch this process takes.
           process_count: how many slices there are.
@@ -121,10 +128,11 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         check_options(len(source), batch_size, process_count, seed, num_threads)
         self._source = source
         self._augment = make_augment(augment, image_size)
-        self._image_size = image_size
+        picture, text = ((image_size, image_size, 3), np.uint8), ((tokenizer.context_length,), np.int32)
+        of_key = {"images": picture, "tokens": text, "caption_tokens": text, "augmented_images": picture}
+        self._arrays = {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}
         self._plan = Plan(len(source), batch_size, seed)
         self._tokens = lru_cache(CACHED_CAPTIONS)(lambda caption: tokenizer(caption)[0])
-        self._context_length = tokenizer.context_length
         self._local_size = batch_size // process_count
         self._first_row = process_index * self._local_size
         self._chunk_size = math.gcd(self._local_size, MAX_CHUNK)
@@ -143,7 +151,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         chunks = [next(self._chunks) for _ in range(self._chunks_per_batch)]
         self._bad.add(self._local_size, [failure for chunk in chunks for failure in chunk.failures])
         self.step += 1
-        return {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in BATCH_KEYS}
+        return {name: np.concatenate([chunk.arrays[name] for chunk in chunks]) for name in self._arrays}
 
     def close(self) -> None:
         """Stop the threads; the loader gives no more batches."""
@@ -166,12 +174,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     def _chunk(self, number: int) -> Chunk:
         step, part = divmod(number, self._chunks_per_batch)
-        chunk = Chunk(
-            images=np.empty((self._chunk_size, self._image_size, self._image_size, 3), np.uint8),
-            tokens=np.empty((self._chunk_size, self._context_length), np.int32),
-            index=np.empty(self._chunk_size, np.int32),
-            failures=[],
-        )
+        arrays = {key: np.empty((self._chunk_size, *shape), dtype) for key, (shape, dtype) in self._arrays.items()}
+        chunk = Chunk(arrays, failures=[])
         first_row = self._first_row + part * self._chunk_size
         for i in range(self._chunk_size):
             self._fill(chunk, i, step, first_row + i)
@@ -184,25 +188,37 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         for attempt in range(MAX_SUBSTITUTES):
             index = (planned + attempt * STRIDE) % num_records
             try:
-                chunk.images[i], chunk.tokens[i] = self._example(index, self._plan.rng(step, row))
-                chunk.index[i] = index
+                self._write(chunk, i, self._example(index, step, row))
                 return
             except Exception as error:  # whatever a decoder raises
                 reason = f"{type(error).__name__}: {error}"
                 chunk.failures.append(BadRecord(index, self._source.key(index), reason))
         # So many failures in one row are above any sensible ceiling; if not, train on white.
-        chunk.images[i], chunk.tokens[i], chunk.index[i] = 255, self._tokens(""), planned
+        blank = {key: WHITE if shape[2:] else self._tokens("") for key, (shape, _) in self._arrays.items()}
+        self._write(chunk, i, blank | {"index": planned})
 
-    def _example(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        record = self._source[index]
+    def _write(self, chunk: Chunk, i: int, example: dict[str, np.ndarray | int]) -> None:
+        for key, value in example.items():
+            chunk.arrays[key][i] = value
+
+    def _example(self, index: int, step: int, row: int) -> dict[str, np.ndarray | int]:
+        """Record `index` as the row of a step: an entry for each array of the batch."""
+        record, draw = self._source[index], functools.partial(self._plan.rng, step, row)
         image = record.image
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected a uint8 [H, W, 3] picture, found {image.dtype} {image.shape}")
-        caption = record.captions[rng.integers(len(record.captions))]
-        return self._augment(image, rng), self._tokens(caption)
+        rng = draw(FIRST)
+        example = {"index": index, "tokens": self._one_of(record.captions, rng), "images": self._augment(image, rng)}
+        if "caption_tokens" in self._arrays:
+            if not record.second_captions:
+                raise ValueError("no second caption")
+            example["caption_tokens"] = self._one_of(record.second_captions, draw(SECOND_CAPTION))
+        if "augmented_images" in self._arrays:
+            example["augmented_images"] = self._augment(image, draw(SECOND_VIEW))
+        return example
 
-
-BATCH_KEYS = ("images", "tokens", "index")
+    def _one_of(self, captions: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+        return self._tokens(captions[rng.integers(len(captions))])
 
 
 def check_options(num_records: int, batch_size: int, process_count: int, seed: int, num_threads: int) -> None:

@@ -18,11 +18,14 @@ class Record:
       key: unique name of the record inside its source.
       image: uint8 [H, W, 3] RGB.
       captions: at least one caption; the loader draws one per step.
+      second_captions: captions of another origin, such as a captioning model; the loader draws one of
+        them too for objectives that read both kinds.
     """
 
     key: str
     image: np.ndarray
     captions: tuple[str, ...]
+    second_captions: tuple[str, ...] = ()
 
 
 class RecordSource(Protocol):
@@ -30,6 +33,9 @@ class RecordSource(Protocol):
 
     `source[i]` raises any exception for a record that cannot be read: the loader replaces that
     record, counts it, and stops above a ceiling. `key` and `captions` never decode the picture.
+
+    A source all of whose records have second captions also has a method `second_captions`, like `captions`:
+    that is how an objective knows.
 
     A source whose concepts are known may also have `ids`, int [N] in the numbering of the evaluation
     splits, and `images`, uint8 [N, H, W, 3]: then evaluation adds a pixel nearest-neighbour reference.

@@ -56,8 +56,11 @@ class ConvNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images_BSSC: jax.Array) -> jax.Array:
-        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised."""
+    def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False):
+        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
+
+        With `with_trunk` also what they are projected from: the flattened last feature map.
+        """
         x = space_to_depth(images_BSSC.astype(self.dtype), self.patch_size)
         for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             x = layer_norm(f"norm{stage}", self.dtype)(x) if stage else x
@@ -65,4 +68,6 @@ class ConvNet(nn.Module):
             for block in range(depth):
                 x = ResidualConv(self.dtype, name=f"stage{stage}_{block}")(x)
         x = nn.gelu(layer_norm("norm_out", self.dtype)(x))
-        return nn.Dense(self.embed_dim, use_bias=False, dtype=self.dtype, name="proj")(x.reshape(x.shape[0], -1))
+        flat = x.reshape(x.shape[0], -1)
+        features_BE = nn.Dense(self.embed_dim, use_bias=False, dtype=self.dtype, name="proj")(flat)
+        return (features_BE, flat) if with_trunk else features_BE

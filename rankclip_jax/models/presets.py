@@ -40,6 +40,10 @@ def _text(context_length, width, layers, heads, activation="quick_gelu"):
     }
 
 
+# Distribution heads of objectives that need them, by preset: (prototypes, width and number of hidden layers).
+HEADS = {"mu": (32, 32, 1), "emoji": (256, 256, 1)}
+LARGE_HEADS = (32_768, 4096, 2)  # as we remember nCLIP's
+
 # name: (embed_dim, image tower, text tower)
 PRESETS = {
     # For tests: compiles in seconds.
@@ -53,10 +57,15 @@ PRESETS = {
 
 
 def get_preset(name: str) -> ConfigDict:
-    """`config.model` for a model of this name: towers, embedding size, compute dtype.
+    """`config.model` for a model of this name: towers, embedding size, compute dtype, distribution heads.
+
+    `heads` costs nothing unless the objective needs it. `embeds` is what the trained model encodes to:
+    "projection", CLIP's; "distribution", of the heads; "" for what the objective trains.
 
     Raises:
       UserError: no such preset; the message lists those there are.
     """
     embed_dim, image, text = lookup(PRESETS, name, "model preset")
-    return ConfigDict({"name": name, "embed_dim": embed_dim, "dtype": "float32", "image": image, "text": text})
+    heads = dict(zip(("prototypes", "hidden_width", "hidden_layers"), HEADS.get(name, LARGE_HEADS), strict=True))
+    model = {"name": name, "embed_dim": embed_dim, "dtype": "float32", "image": image, "text": text}
+    return ConfigDict(model | {"heads": heads, "embeds": ""})

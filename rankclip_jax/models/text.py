@@ -30,8 +30,11 @@ class TextTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens_BL: jax.Array) -> jax.Array:
-        """Token ids, int [B, L], to features [B, E], not normalised."""
+    def __call__(self, tokens_BL: jax.Array, with_trunk: bool = False):
+        """Token ids, int [B, L], to features [B, E], not normalised.
+
+        With `with_trunk` also what they are projected from, [B, D].
+        """
         normal = nn.initializers.normal
         tokens = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
@@ -51,4 +54,5 @@ class TextTransformer(nn.Module):
         pooled_BD = jnp.take_along_axis(x_BLD, end_B[:, None, None], axis=1)[:, 0]
         pooled_BD = layer_norm("ln_final", self.dtype)(pooled_BD)
         projection = self.param("text_projection", normal(self.width**-0.5), (self.width, self.embed_dim))
-        return pooled_BD @ projection.astype(self.dtype)
+        features_BE = pooled_BD @ projection.astype(self.dtype)
+        return (features_BE, pooled_BD) if with_trunk else features_BE

@@ -1,9 +1,11 @@
 """Image and text towers side by side: pictures and tokens in, unit-norm float32 embeddings out.
 
-Letters: B batch, S image side, L context length, D embedding.
+Letters: B batch, S image side, L context length, D embedding, K prototypes.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +15,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models.convnet import ConvNet
+from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vit import VisionTransformer
@@ -26,27 +29,100 @@ TOWERS = {
     "convnet": ConvNet,
     "text_transformer": TextTransformer,
 }
+HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+class Output(NamedTuple):
+    """How the towers make one of the arrays that objectives read."""
+
+    tower: str  # "image" or "text"
+    input: str  # key of the batch
+    kind: str  # "embeds": the projection, float32 [B, D] of unit norm; "logits": of the head, float32 [B, K]
+
+
+# Every array that an objective may need, by name.
+OUTPUTS = {
+    "image_embeds": Output("image", "images", "embeds"),
+    "text_embeds": Output("text", "tokens", "embeds"),
+    "caption_embeds": Output("text", "caption_tokens", "embeds"),
+    "image_embeds_augmented": Output("image", "augmented_images", "embeds"),
+    "image_logits": Output("image", "images", "logits"),
+    "text_logits": Output("text", "tokens", "logits"),
+}
+# What a trained model encodes pictures and texts to, and the array that must have been trained for it.
+EMBEDS = {"projection": "image_embeds", "distribution": "image_logits"}
+
+
 class TwoTowers(nn.Module):
-    """A dual encoder. Normalisation is in float32 whatever the towers compute in."""
+    """A dual encoder. Normalisation is in float32 whatever the towers compute in.
+
+    Parameters exist for what is computed when they are made: of the heads, for objectives that need logits.
+
+    Attributes:
+      image, text: the towers.
+      image_head, text_head: from what a tower projects to the logits of a distribution.
+      embeds: what `encode_image` and `encode_text` give, a key of `EMBEDS`.
+    """
 
     image: nn.Module
     text: nn.Module
+    image_head: nn.Module | None = None
+    text_head: nn.Module | None = None
+    embeds: str = "projection"
 
     def __call__(self, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
-        """What an objective needs: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
-        return {"image_embeds": self.encode_image(images), "text_embeds": self.encode_text(tokens)}
+        """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
+        return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
+
+    def compute(self, needs: Sequence[str], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once."""
+        names: dict[tuple[str, str], dict[str, str]] = {}
+        for name in needs:
+            tower, given, kind = OUTPUTS[name]
+            names.setdefault((tower, given), {})[kind] = name
+        found = {}
+        for (tower, given), of_kind in names.items():
+            made = self._run(tower, batch[given], heads="logits" in of_kind)
+            found |= {name: made[kind] for kind, name in of_kind.items()}
+        return found
 
     def encode_image(self, images_BSSC: jax.Array) -> jax.Array:
-        """uint8 [B, S, S, 3] RGB to unit-norm float32 [B, D]."""
-        pixels = images_BSSC.astype(jnp.float32) / 255.0
-        return unit_norm(self.image((pixels - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)))
+        """uint8 [B, S, S, 3] RGB to unit-norm float32 [B, D], or [B, K]; see `distribution_embeds`."""
+        return self._encode("image", images_BSSC)
 
     def encode_text(self, tokens_BL: jax.Array) -> jax.Array:
-        """Token ids, int32 [B, L], to unit-norm float32 [B, D]."""
-        return unit_norm(self.text(tokens_BL))
+        """Token ids, int32 [B, L], to unit-norm float32 [B, D], or [B, K]."""
+        return self._encode("text", tokens_BL)
+
+    def _encode(self, tower: str, x: jax.Array) -> jax.Array:
+        if self.embeds == "distribution":
+            return distribution_embeds(self._run(tower, x, heads=True)["logits"])
+        return self._run(tower, x, heads=False)["embeds"]
+
+    def _run(self, tower: str, x: jax.Array, heads: bool) -> dict[str, jax.Array]:
+        run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
+        x = normalize_pixels(x) if tower == "image" else x
+        if not heads:
+            return {"embeds": unit_norm(run(x))}
+        features, trunk = run(x, with_trunk=True)
+        return {"embeds": unit_norm(features), "logits": head(trunk)}
+
+
+def normalize_pixels(images_BSSC: jax.Array) -> jax.Array:
+    """uint8 RGB to float32 as OpenAI's CLIP normalises it."""
+    pixels = images_BSSC.astype(jnp.float32) / 255.0
+    return (pixels - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+
+
+def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
+    """Square roots of the probabilities, float32 [B, K] of unit norm.
+
+    The cosine of two of them is sum_k sqrt(p_k q_k), the Bhattacharyya coefficient: 1 for equal
+    distributions, 0 for those that share no prototype. How nCLIP compares distributions when it evaluates
+    is not known to us: this is our reading.
+    """
+    return jnp.exp(0.5 * jax.nn.log_softmax(logits_BK.astype(jnp.float32), axis=-1))
 
 
 def unit_norm(features: jax.Array) -> jax.Array:
@@ -66,10 +142,15 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
     """
     dtype = lookup(DTYPES, config.dtype, "model.dtype")
     shared = {"embed_dim": config.embed_dim, "dtype": dtype}
+    embeds = config.get("embeds") or "projection"
+    lookup(EMBEDS, embeds, "model.embeds")
     _check_sizes(config)
     return TwoTowers(
         image=_build_tower("image", config.image, shared),
         text=_build_tower("text", config.text, {**shared, "vocab_size": vocab_size, "eot_id": eot_id}),
+        image_head=_build_head(config.get("heads"), dtype),
+        text_head=_build_head(config.get("heads"), dtype),
+        embeds=embeds,
     )
 
 
@@ -87,6 +168,18 @@ def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
     if "activation" in options:
         lookup(ACTIVATIONS, options["activation"], f"model.{side}.activation")
     return tower(**options, **given)
+
+
+def _build_head(config: ConfigDict | None, dtype: jnp.dtype) -> DistributionHead | None:
+    """The head that `config` describes; none where there is no such section, as in a run from before heads."""
+    if config is None:
+        return None
+    for option in config:
+        lookup(dict.fromkeys(HEAD_OPTIONS), option, "key of model.heads:")
+    missing = [option for option in HEAD_OPTIONS if option not in config]
+    if missing:
+        raise UserError(f"model.heads needs {missing[0]}: add it, or choose a preset.")
+    return DistributionHead(**config, dtype=dtype)
 
 
 def _check_sizes(config: ConfigDict) -> None:

@@ -28,8 +28,11 @@ class VisionTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images_BSSC: jax.Array) -> jax.Array:
-        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised."""
+    def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False):
+        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
+
+        With `with_trunk` also what they are projected from, [B, D].
+        """
         width, patch = self.width, self.patch_size
         scaled_normal = nn.initializers.normal(width**-0.5)
         x = nn.Conv(
@@ -58,4 +61,5 @@ class VisionTransformer(nn.Module):
             name="transformer",
         )(x)
         pooled_BD = layer_norm("ln_post", self.dtype)(x[:, 0])
-        return pooled_BD @ self.param("proj", scaled_normal, (width, self.embed_dim)).astype(self.dtype)
+        features_BE = pooled_BD @ self.param("proj", scaled_normal, (width, self.embed_dim)).astype(self.dtype)
+        return (features_BE, pooled_BD) if with_trunk else features_BE

@@ -5,11 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rankclip_jax.objectives.objective import Arrays, Objective, RunLength, Scalar, cosine
+from rankclip_jax.objectives.objective import Objective, RunLength, Scalar, Term, View
 
 # exp(log_scale) multiplies the cosines: 1 / 0.07 at the start, never above 100 (CLIP, section 2.5).
 LOG_SCALE = Scalar(initial=math.log(1 / 0.07), minimum=0.0, maximum=math.log(100.0))
 NEEDS = ("image_embeds", "text_embeds")
+DEFAULTS = {}  # it has no options
 
 
 def contrastive_rows(logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:
@@ -25,10 +26,18 @@ def contrastive_rows(logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits_CB, axis=1) - matching_C
 
 
-def clip_rows(image_logits_CB: jax.Array, text_logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:
-    """Sum over C rows of 1/2 [CE(image -> text) + CE(text -> image)]."""
-    rows_C = contrastive_rows(image_logits_CB, matching_C) + contrastive_rows(text_logits_CB, matching_C)
-    return 0.5 * jnp.sum(rows_C)
+def symmetric_rows(view: View, a: str, b: str) -> jax.Array:
+    """1/2 [CE(a -> b) + CE(b -> a)] of each row of the block, [C]."""
+    matching_C = view.scale * view.matching(a, b)
+    a_to_b_C = contrastive_rows(view.scale * view.cosine(a, b), matching_C)
+    return 0.5 * (a_to_b_C + contrastive_rows(view.scale * view.cosine(b, a), matching_C))
+
+
+CLIP = Term(
+    needs=NEEDS,
+    scalars={"log_scale": LOG_SCALE},
+    rows=lambda view: jnp.sum(symmetric_rows(view, *NEEDS)),
+)
 
 
 def build(config, length: RunLength) -> Objective:
@@ -37,21 +46,4 @@ def build(config, length: RunLength) -> Objective:
     No stop-gradient; the scale is learned. `config` has no options for this objective.
     """
     del config, length
-
-    def block(rows: Arrays, everyone: Arrays, scalars: Arrays, row_index_C: jax.Array):
-        del row_index_C
-        scale = jnp.exp(scalars["log_scale"])
-        image_CD, text_CD = rows["image_embeds"], rows["text_embeds"]
-        image_logits_CB = scale * cosine(image_CD, everyone["text_embeds"])
-        text_logits_CB = scale * cosine(text_CD, everyone["image_embeds"])
-        matching_C = scale * jnp.sum(image_CD * text_CD, axis=1)
-        return {"clip": clip_rows(image_logits_CB, text_logits_CB, matching_C)}
-
-    return Objective(
-        name="clip",
-        equation="L = CLIP",
-        needs=NEEDS,
-        scalars={"log_scale": LOG_SCALE},
-        weights=lambda step: {"clip": jnp.float32(1.0)},
-        block=block,
-    )
+    return Objective("clip", "L = CLIP", {"clip": CLIP}, lambda step: {"clip": jnp.float32(1.0)})

@@ -1,14 +1,17 @@
-"""What an objective is: a sum of named terms over rows of the batch, ignorant of devices.
+"""What an objective is: a weighted sum of terms over rows of the batch, ignorant of devices.
 
 Letters: B global rows, C rows of a block, D embedding.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from rankclip_jax.errors import UserError
 
 Arrays = Mapping[str, jax.Array]
 
@@ -30,32 +33,129 @@ class RunLength:
     steps_per_epoch: int
 
 
+class View:
+    """What a term sees of the batch while one block of C rows is at hand.
+
+    Everything in it may carry gradient but `state` and `step`.
+
+    Attributes:
+      rows: arrays of the block, [C, ...].
+      everyone: arrays of the whole batch, [B, ...]; without those that a term keeps `local`.
+      scalars: learned scalars.
+      sums: what the term's `sums` gave, summed over the whole batch.
+      state: the term's state, already updated with this batch.
+      index_C: which global rows these are.
+      batch: B.
+      step: int32 scalar, updates done so far.
+    """
+
+    def __init__(
+        self, rows: Arrays, everyone: Arrays, scalars: Arrays, index_C: jax.Array, batch: int, step: jax.Array
+    ):
+        self.rows, self.everyone, self.scalars = rows, everyone, scalars
+        self.index_C, self.batch, self.step = index_C, batch, step
+        self.sums: Any = None
+        self.state: Any = None
+        self._products: dict[tuple[str, str], jax.Array] = {}
+
+    def of(self, sums: Any, state: Any) -> "View":
+        """The same block for another term; products already made are shared."""
+        view = View(self.rows, self.everyone, self.scalars, self.index_C, self.batch, self.step)
+        view.sums, view.state, view._products = sums, state, self._products
+        return view
+
+    def cosine(self, rows: str, everyone: str) -> jax.Array:
+        """Cosines [C, B] of the block's `rows` and everyone's `everyone`, made once for all terms."""
+        if (rows, everyone) not in self._products:
+            self._products[rows, everyone] = cosine(self.rows[rows], self.everyone[everyone])
+        return self._products[rows, everyone]
+
+    def matching(self, a: str, b: str) -> jax.Array:
+        """Cosine [C] of each row's own pair."""
+        return jnp.sum(self.rows[a] * self.rows[b], axis=1)
+
+    @property
+    def own(self) -> jax.Array:
+        """Whether a column is the row's own pair: the diagonal, bool [C, B]."""
+        return jnp.arange(self.batch) == self.index_C[:, None]
+
+    @property
+    def scale(self) -> jax.Array:
+        """exp(log_scale), which multiplies cosines."""
+        return jnp.exp(self.scalars["log_scale"])
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: (1/B) sum over rows of `rows` + `whole`; either may be absent.
+
+    Attributes:
+      needs: names of the [B, ...] arrays it reads.
+      rows: view -> scalar, the sum over the C rows of the view.
+      scalars: learned scalars by name; terms that name the same one share it, and must agree on it.
+      local: those of `needs` of which it reads only its own rows; they are never gathered.
+      sums: (rows, scalars, B) -> tree, sums over any number of rows of what all rows need: small arrays
+        only. `view.sums` and `whole` get their total over the batch. Terms with the same function share
+        one computation.
+      whole: (sums, scalars, B) -> scalar: what follows from the sums alone, at the scale of a mean.
+      state: initial values of running statistics, kept in the checkpoint; they carry no gradient.
+      next_state: (state, sums, B) -> state, before the rows see it.
+    """
+
+    needs: tuple[str, ...]
+    rows: Callable[[View], jax.Array] | None = None
+    scalars: Mapping[str, Scalar] = field(default_factory=dict)
+    local: tuple[str, ...] = ()
+    sums: Callable[[Arrays, Arrays, int], Any] | None = None
+    whole: Callable[[Any, Arrays, int], jax.Array] | None = None
+    state: Mapping[str, float] = field(default_factory=dict)
+    next_state: Callable[[Any, Any, int], Any] | None = None
+
+
 @dataclass(frozen=True)
 class Objective:
-    """loss = sum over terms of weight(step) * (1/B) * sum over the B rows of the term.
+    """loss = sum over terms of weight(step) * term.
 
     Attributes:
       name: registry name.
       equation: the objective with its weights, for the start-up card and the report.
-      needs: names of the [B, D] arrays that `block` reads.
-      scalars: learned scalars by name.
-      weights: step (int32 scalar) -> weight of each term; its keys are the terms.
-      block: (rows, everyone, scalars, row_index_C) -> {term: sum over the C rows}.
-        `rows` holds [C, D] arrays, `everyone` the same arrays for the whole batch [B, D], and
-        `row_index_C` says which global rows these are. Everything in it may carry gradient.
+      terms: by name, in the order to show.
+      weights: step (int32 scalar) -> float32 weight of each term.
     """
 
     name: str
     equation: str
-    needs: tuple[str, ...]
-    scalars: Mapping[str, Scalar]
+    terms: Mapping[str, Term]
     weights: Callable[[jax.Array], dict[str, jax.Array]]
-    block: Callable[[Arrays, Arrays, Arrays, jax.Array], dict[str, jax.Array]]
+
+    def __post_init__(self):
+        for term, scalar, found in ((t, s, found) for t, x in self.terms.items() for s, found in x.scalars.items()):
+            if found != self.scalars[scalar]:
+                raise UserError(
+                    f"objective {self.name!r}: term {term!r} has another start or range for the learned scalar "
+                    f"{scalar!r} than a term beside it: {found} and {self.scalars[scalar]}. Do not mix the two."
+                )
 
     @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of the terms, CLIP's first."""
-        return tuple(self.weights(jnp.int32(0)))
+    def needs(self) -> tuple[str, ...]:
+        """Names of the arrays that any term reads."""
+        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.needs))
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        """Those of `needs` that some term reads of the whole batch."""
+        read = {name for term in self.terms.values() for name in term.needs if name not in term.local}
+        return tuple(name for name in self.needs if name in read)
+
+    @property
+    def scalars(self) -> dict[str, Scalar]:
+        """Learned scalars of all terms."""
+        return {name: scalar for term in self.terms.values() for name, scalar in term.scalars.items()}
+
+    def initial_state(self) -> dict[str, dict[str, jax.Array]]:
+        """State of the terms that have one, float32 scalars by term and name."""
+        stateful = {name: term.state for name, term in self.terms.items() if term.state}
+        return {name: {key: jnp.float32(value) for key, value in state.items()} for name, state in stateful.items()}
 
 
 def cosine(rows_CD: jax.Array, everyone_BD: jax.Array) -> jax.Array:

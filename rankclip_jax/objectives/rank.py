@@ -7,7 +7,8 @@ in the other:
 * in-modal: row i of V V^T (image i against all images) like row i of T T^T.
 
 Each direction is a row-wise ListMLE with utilities exp(log_scale) * cosine, whose target is the
-order, and only the order, of the other list.
+order, and only the order, of the other list (`rank_terms`). Here: the options, and the weight of the
+terms over training.
 """
 
 import math
@@ -16,15 +17,26 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives.clip import LOG_SCALE, NEEDS, clip_rows
-from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
-from rankclip_jax.objectives.objective import Arrays, Objective, RunLength, cosine
+from rankclip_jax.objectives.clip import CLIP
+from rankclip_jax.objectives.objective import Objective, RunLength
+from rankclip_jax.objectives.rank_terms import cross_term, in_modal_term
 from rankclip_jax.schedules import rank_ramp, rank_ramp_released
 
-ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
-# 1/2 for the mean of the two directions times 1/16, the weight of the paper's earlier version (our
-# reading of the constant in the released code).
-TERM_SCALE = 1.0 / 32.0
+DEFAULTS = {
+    "arithmetic": "exact",  # or "released": the public code's epsilon and argsort ties, for comparison
+    "list_scope": "row",  # one list for each anchor; or "batch": the paper's single list of all pairs
+    "top_k": 0,  # only the first k choices of a list count; 0 for all
+    "position_weight": "none",  # or "log": the choice at rank k counts 1 / ln(k + 1)
+    "include_diagonal": True,  # whether lists hold the anchor's own pair, as released
+    "cross_weight": 1.0,  # of the cross-modal ranking term; 0 drops it
+    "in_modal_weight": 1.0,  # of the in-modal ranking term; 0 drops it
+    "ramp": "step",  # weight of both over time: "step", "epoch" (as released) or "none"
+    "fixed_weight": 1.0,  # weight of both with ramp "none"
+    "detach_scale": False,  # True: the ranking terms do not move the learned scale
+}
+# What the public code computes where it runs, but for its fp16, random permutation and -1 padding.
+RELEASED_DEFAULTS = DEFAULTS | {"arithmetic": "released", "ramp": "epoch"}
+TERMS = {"rank_cross": cross_term, "rank_in_modal": in_modal_term}
 
 
 def build(config, length: RunLength) -> Objective:
@@ -39,64 +51,36 @@ def build(config, length: RunLength) -> Objective:
 
     Differences from the paper's printed formula, following the released code: one list per row
     instead of one list of all B^2 pairs, exponential utilities with the learned scale instead of raw
-    cosines, both directions, and w(t) = clip(3 t, 0, 2). Difference from the released code with
-    ``arithmetic="exact"``: no epsilon, equal references share one denominator, and w follows the
-    fraction of training done instead of the epoch.
+    cosines, both directions, and w(t) = clip(3 t, 0, 2). Differences from the released code with
+    ``arithmetic="exact"``: no epsilon, equal references share one denominator. The released code has
+    none of `list_scope="batch"`, `top_k`, `position_weight`, `include_diagonal=False`, `detach_scale`; its w
+    follows the epoch (`ramp="epoch"`), ours the fraction of training done.
 
     Args:
-      config: `arithmetic` ("exact" | "released"), `cross_weight` and `in_modal_weight` (0 drops the
-        term), `ramp` ("step": w = clip(3 step / total, 0, 2); "epoch": the released
-        clip(3 (e - 1) / (E - 1), 0, 2), E >= 2; "none": w = 1).
+      config: `DEFAULTS` explains each option. `arithmetic`: "exact" | "released". `list_scope`: "row" |
+        "batch" (for research, see `rank_batch_list`). `top_k` and `position_weight` ("none" | "log"): see
+        `list_positions`; of tied items, with "exact", all count alike. `include_diagonal=False` leaves
+        each anchor's own pair out of its lists, in either arithmetic. `ramp`: "step": w = clip(3 step /
+        total, 0, 2); "epoch": the released clip(3 (e - 1) / (E - 1), 0, 2), E >= 2; "none": w =
+        `fixed_weight`. `detach_scale=True`: the terms see the scale as a constant. No option changes the
+        divisor 32 B^2.
       length: how long the run is.
 
     Raises:
-      UserError: an unknown arithmetic or ramp, a negative weight, or no ranking term at all.
+      UserError: an option out of range, a negative weight, or no ranking term at all.
     """
-    listmle = lookup(ARITHMETICS, config.arithmetic, "objective.arithmetic")
-    ramp = lookup(RAMPS, config.ramp, "objective.ramp")(length)
+    ramp = _ramp(config, length)
     factors = _rank_factors(config)
 
     def weights(step: jax.Array) -> dict[str, jax.Array]:
         return {"clip": jnp.float32(1.0)} | {term: factor * ramp(step) for term, factor in factors.items()}
 
-    def block(rows: Arrays, everyone: Arrays, scalars: Arrays, row_index_C: jax.Array):
-        del row_index_C
-        return _block_terms(rows, everyone, jnp.exp(scalars["log_scale"]), listmle, tuple(factors))
-
     return Objective(
-        name="rankclip",
+        name=config.name,
         equation=_equation(config, factors),
-        needs=NEEDS,
-        scalars={"log_scale": LOG_SCALE},
+        terms={"clip": CLIP} | {name: TERMS[name](config) for name in factors},
         weights=weights,
-        block=block,
     )
-
-
-def _block_terms(rows, everyone, scale, listmle, rank_terms):
-    image_CD, text_CD = rows["image_embeds"], rows["text_embeds"]
-    image_BD, text_BD = everyone["image_embeds"], everyone["text_embeds"]
-    image_to_text_CB, text_to_image_CB = cosine(image_CD, text_BD), cosine(text_CD, image_BD)
-    matching_C = scale * jnp.sum(image_CD * text_CD, axis=1)
-    pairs = {}
-    if "rank_cross" in rank_terms:
-        pairs["rank_cross"] = (image_to_text_CB, text_to_image_CB)
-    if "rank_in_modal" in rank_terms:
-        pairs["rank_in_modal"] = (cosine(image_CD, image_BD), cosine(text_CD, text_BD))
-    return {
-        "clip": clip_rows(scale * image_to_text_CB, scale * text_to_image_CB, matching_C),
-        **_rank_sums(pairs, scale, listmle),
-    }
-
-
-def _rank_sums(pairs, scale, listmle):
-    """Both directions of every pair of lists [C, B], in one call: it walks the ranks only once."""
-    first = jnp.concatenate([a for pair in pairs.values() for a in pair])
-    second = jnp.concatenate([b for pair in pairs.values() for b in reversed(pair)])
-    lists_C = listmle(scale * first, second)
-    batch = first.shape[1]
-    sums = jnp.sum(lists_C.reshape(len(pairs), -1), axis=1) * (TERM_SCALE / batch)
-    return dict(zip(pairs, sums, strict=True))
 
 
 def _rank_factors(config) -> dict[str, float]:
@@ -107,7 +91,7 @@ def _rank_factors(config) -> dict[str, float]:
     factors = {term: factor for term, factor in named.items() if factor > 0}
     if not factors:
         raise UserError(
-            "objective 'rankclip' has cross_weight=0 and in_modal_weight=0: "
+            f"objective {config.name!r} has cross_weight=0 and in_modal_weight=0: "
             "raise one of them, or use --config.objective.name=clip."
         )
     return factors
@@ -123,16 +107,36 @@ def _epoch_ramp(length: RunLength):
     return lambda step: rank_ramp_released(step, length.steps_per_epoch, epochs)
 
 
-def _no_ramp(length: RunLength):
-    del length
-    return lambda step: jnp.float32(1.0)
+def _ramp(config, length: RunLength):
+    """step -> w, the weight of both terms."""
+    fixed = config.fixed_weight
+    ramp = lookup(RAMPS, config.ramp, "objective.ramp")
+    if not (fixed > 0 and math.isfinite(fixed)):
+        raise UserError(
+            f"objective.fixed_weight={fixed} must be above 0 (cross_weight=0 or in_modal_weight=0 drops a term)."
+        )
+    if fixed != 1.0 and ramp:
+        raise UserError(
+            f"objective.fixed_weight={fixed:g} has no meaning with objective.ramp={config.ramp!r}: "
+            "set ramp=none, or change cross_weight and in_modal_weight."
+        )
+    return ramp(length) if ramp else lambda step: jnp.float32(fixed)
 
 
-RAMPS = {"step": _step_ramp, "epoch": _epoch_ramp, "none": _no_ramp}
+RAMPS = {"step": _step_ramp, "epoch": _epoch_ramp, "none": None}
 
 
 def _equation(config, factors) -> str:
     symbols = {"rank_cross": "cross", "rank_in_modal": "in_modal"}
     terms = [symbols[t] if f == 1 else f"{f:g} {symbols[t]}" for t, f in factors.items()]
-    ramp = {"step": "clip(3 t, 0, 2) ", "epoch": "clip(3 (e-1)/(E-1), 0, 2) ", "none": ""}[config.ramp]
-    return f"L = CLIP + {ramp}({' + '.join(terms)}), {config.arithmetic} ListMLE"
+    fixed = "" if config.fixed_weight == 1 else f"{config.fixed_weight:g} "
+    ramp = {"step": "clip(3 t, 0, 2) ", "epoch": "clip(3 (e-1)/(E-1), 0, 2) ", "none": fixed}[config.ramp]
+    notes = {
+        f"{config.arithmetic} ListMLE": True,
+        "one list of all pairs": config.list_scope == "batch",
+        f"top {config.top_k}": config.top_k,
+        "rank k weighs 1/ln(k+1)": config.position_weight == "log",
+        "without own pairs": not config.include_diagonal,
+        "scale detached": config.detach_scale,
+    }
+    return f"L = CLIP + {ramp}({' + '.join(terms)}), {', '.join(note for note, true in notes.items() if true)}"

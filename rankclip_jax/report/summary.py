@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import build_objective
+from rankclip_jax.objectives import build_objective, objective_config
 from rankclip_jax.objectives.objective import RunLength
 from rankclip_jax.report.run_folder import Run
 
@@ -21,8 +21,9 @@ def equation(config: Mapping[str, Any]) -> str | None:
         return None
     length = RunLength(total_steps=max(int(config.get("duration") or 1000), 2), steps_per_epoch=1)
     try:
-        return build_objective(ConfigDict(dict(objective)), length).equation
-    except (UserError, AttributeError, TypeError, ValueError):  # a run of another version of this package
+        options = objective_config(objective["name"]).to_dict() | dict(objective)  # a run may be older than an option
+        return build_objective(ConfigDict(options), length).equation
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # a run of another version of this package
         return str(objective.get("name", "")) or None
 
 

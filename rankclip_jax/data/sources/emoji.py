@@ -60,13 +60,16 @@ class DrawingSource:
         return len(self._drawings)
 
     def __getitem__(self, index: int) -> Record:
-        return Record(self.key(index), self.images[index], self._captions[index])
+        return Record(self.key(index), self.images[index], self._captions[index], self.second_captions(index))
 
     def key(self, index: int) -> str:
         return self._drawings[index].key
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._captions[index]
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return second_captions_of(self._drawings[index])
 
 
 def captions_of(drawing: Drawing) -> tuple[str, ...]:
@@ -75,13 +78,25 @@ def captions_of(drawing: Drawing) -> tuple[str, ...]:
     One caption per keyword would make the bare name one in seven on average, yet names are what
     retrieval is asked for. Instead each style of a concept takes another keyword.
     """
-    name, keywords = drawing.concept.label, drawing.concept.keywords
-    others = [word for word in keywords if word.casefold() != name.casefold()]
+    name, others = drawing.concept.label, _other_keywords(drawing.concept)
     captions = [name]
     if others:
         turn = stable_hash(drawing.concept.hexcode) + STYLES.index(drawing.style)
-        captions += [f"{name}, {others[turn % len(others)]}", ", ".join(keywords)]
+        captions += [f"{name}, {others[turn % len(others)]}", ", ".join(drawing.concept.keywords)]
     return tuple(dict.fromkeys(captions))
+
+
+def second_captions_of(drawing: Drawing) -> tuple[str, ...]:
+    """A sentence for each keyword, "a drawing of fox, related to forest", in place of a captioning model's.
+
+    One keyword each, so that none is cut off at the end of a short context.
+    """
+    name, others = drawing.concept.label, _other_keywords(drawing.concept)
+    return tuple(f"a drawing of {name}, related to {word}" for word in others) or (f"a drawing of {name}",)
+
+
+def _other_keywords(concept: Concept) -> list[str]:
+    return [word for word in concept.keywords if word.casefold() != concept.label.casefold()]
 
 
 def load(config: Any) -> Dataset:

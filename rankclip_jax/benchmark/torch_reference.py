@@ -1,0 +1,58 @@
+"""RankCLIP's released arithmetic in PyTorch, written from its formulas: the benchmark's opponent.
+
+    pi_i = argsort of row i of Q, descending;  x_ik = P[i, pi_i(k)] - max_j P[i, j]
+    ListMLE(P; Q) = mean_i sum_k [log(sum_{l >= k} exp(x_il) + 1e-10) - x_ik]
+
+Whole B x B matrices and autograd, as the public code has them; in float32 (that code multiplies in fp16 on
+GPUs), without its random permutation and padding. Needs the extra `torch`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rankclip_jax.errors import UserError
+
+EPS = 1e-10
+
+
+def runner(image_BD: np.ndarray, text_BD: np.ndarray, log_scale: float, objective: str) -> Callable[[], float]:
+    """Return a function that computes loss and gradients of "clip" or "rankclip" once, and gives the loss."""
+    torch = _torch()
+    image, text = (torch.tensor(x, requires_grad=True) for x in (image_BD, text_BD))
+    scale = torch.tensor(log_scale, dtype=torch.float32, requires_grad=True)
+
+    def run() -> float:
+        logits = scale.exp() * image @ text.T
+        loss = _clip(torch, logits)
+        if objective == "rankclip":
+            batch = len(image)
+            images, texts = scale.exp() * image @ image.T, scale.exp() * text @ text.T
+            pairs = ((logits, logits.T), (logits.T, logits), (images, texts), (texts, images))
+            loss = loss + sum(_listmle(torch, p, q) for p, q in pairs) / (32 * batch)
+        torch.autograd.grad(loss, (image, text, scale))
+        return loss.item()
+
+    return run
+
+
+def _clip(torch, logits):
+    labels = torch.arange(len(logits))
+    cross_entropy = torch.nn.functional.cross_entropy
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+
+
+def _listmle(torch, prediction, reference):
+    order = reference.sort(dim=1, descending=True).indices
+    x = (prediction - prediction.max(dim=1, keepdim=True).values).gather(1, order)
+    sums = x.exp().flip(1).cumsum(1).flip(1)
+    return ((sums + EPS).log() - x).sum(1).mean()
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError:
+        hint = "pip install 'rankclip_jax[torch]', or use --frameworks=jax"
+        raise UserError(f"the PyTorch side needs torch: {hint}.") from None
+    return torch

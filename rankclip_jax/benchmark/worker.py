@@ -1,0 +1,111 @@
+"""One case of the objectives benchmark in a process of its own, so that its memory is its own.
+
+Reads lines on standard input and answers each with a line of JSON: ``peak`` runs once and gives the peak of
+resident memory above what was there before, ``time`` runs once and gives seconds, ``analyse`` gives the bytes
+of temporaries of the compiled program without running it.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+LOG_SCALE = float(np.log(1 / 0.07))
+STATUS = Path("/proc/self/status")
+
+
+def main() -> None:
+    case = json.loads(sys.argv[1])
+    answers = _jax_case(case) if case["framework"] == "jax" else _torch_case(case)
+    _answer({"ready": True})
+    for line in sys.stdin:
+        _answer(answers[line.strip()]())
+
+
+def _answer(values: dict) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def embeddings(batch: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit-norm float32 pairs [B, D] that agree as far as those of a model in training do."""
+    rng = np.random.default_rng(0)
+    shared, image, text = rng.standard_normal((3, batch, dim), np.float32)
+    pair = (shared + image, shared + text)
+    return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in pair)
+
+
+def _jax_case(case: dict) -> dict[str, Callable[[], dict]]:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", case["devices"])
+    from rankclip_jax.objectives import RunLength, build_objective, objective_config
+    from rankclip_jax.objectives.rows import loss_and_gradients
+    from rankclip_jax.sharding import batch_sharding, make_mesh
+
+    config = objective_config(case["objective"])
+    if case["arithmetic"] == "released":
+        config.arithmetic = "released"
+    objective, mesh = build_objective(config, RunLength(1000, 100)), make_mesh()
+    given = dict(zip(("image_embeds", "text_embeds"), embeddings(case["batch"], case["dim"]), strict=True))
+    embeds = jax.device_put(given, batch_sharding(mesh))
+    scalars = {name: np.float32(scalar.initial) for name, scalar in objective.scalars.items()}
+    weights = {name: np.float32(1.0) for name in objective.terms}
+    compute = jax.jit(loss_and_gradients(objective, mesh))
+    compiled = compute.lower(embeds, scalars, weights, objective.initial_state()).compile()
+
+    def run():
+        jax.block_until_ready(compiled(embeds, scalars, weights, objective.initial_state()))
+
+    return _answers(run) | {"analyse": lambda: {"bytes": compiled.memory_analysis().temp_size_in_bytes}}
+
+
+def _torch_case(case: dict) -> dict[str, Callable[[], dict]]:
+    from rankclip_jax.benchmark.torch_reference import runner
+
+    runner(*embeddings(8, 8), LOG_SCALE, case["objective"])()  # thread pools and kernels are no part of a step
+    return _answers(runner(*embeddings(case["batch"], case["dim"]), LOG_SCALE, case["objective"]))
+
+
+def _answers(run: Callable[[], object]) -> dict[str, Callable[[], dict]]:
+    def timed() -> dict:
+        began = time.perf_counter()
+        run()
+        return {"seconds": time.perf_counter() - began}
+
+    def peak() -> dict:
+        before = _reset_peak()
+        run()
+        return {"bytes": max(0, _peak() - before)}
+
+    return {"time": timed, "peak": peak}
+
+
+def _reset_peak() -> int:
+    """Set the peak of resident memory to what is resident now, where the system can, and return that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except OSError:
+        return _peak()
+
+
+def _peak() -> int:
+    if STATUS.exists():
+        return _status("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main()

@@ -1,0 +1,80 @@
+"""What an objective needs, against what the towers, the data and the config can give it.
+
+An objective names arrays. The towers make them from arrays of the batch (`two_towers.OUTPUTS`), which the
+loader makes from the data. Nothing is made that is not needed, and what nothing can give is refused here,
+before anything is built.
+"""
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.data.records import RecordSource
+from rankclip_jax.errors import UserError
+from rankclip_jax.models.two_towers import EMBEDS, OUTPUTS
+from rankclip_jax.objectives.objective import Objective
+
+ALWAYS = ("images", "tokens")
+
+
+def batch_inputs(needs: Iterable[str]) -> tuple[str, ...]:
+    """Keys of the batch that make these arrays; pictures and tokens are always among them."""
+    return tuple(dict.fromkeys((*ALWAYS, *(OUTPUTS[name].input for name in needs))))
+
+
+def captions_for_vocabulary(source: RecordSource, index: int, needs: Iterable[str]) -> tuple[str, ...]:
+    """Captions of a record that its vocabulary should know: the second ones where they are read."""
+    second = source.second_captions(index) if "caption_embeds" in needs else ()
+    return (*source.captions(index), *second)
+
+
+def embeds_of(model: ConfigDict, objective: Objective) -> str:
+    """What the trained model encodes to: `model.embeds`, or if that is "" what the objective trains.
+
+    Raises:
+      UserError: an untrained choice, or no choice at all.
+    """
+    trained = [name for name, array in EMBEDS.items() if array in objective.needs]
+    if model.embeds and model.embeds not in trained:
+        raise UserError(
+            f"config.model.embeds={model.embeds!r}, which objective {objective.name!r} does not train: "
+            f"use {' or '.join(map(repr, trained)) or 'another objective'}."
+        )
+    if not trained:
+        raise UserError(f"objective {objective.name!r} trains nothing to encode to, neither {' nor '.join(EMBEDS)}.")
+    return model.embeds or trained[0]
+
+
+def check_needs(objective: Objective, train: RecordSource, config: ConfigDict) -> None:
+    """Refuse an objective that needs what nothing gives.
+
+    Args:
+      objective: whose `needs` are read.
+      train: the records to train on.
+      config: the whole config, of which `data` and `model` are read.
+
+    Raises:
+      UserError: names the array, and what could give it.
+    """
+    data = config.data
+    wanted = f"objective {objective.name!r} needs"
+    for name in objective.needs:
+        if name not in OUTPUTS:
+            raise UserError(
+                f"{wanted} {name!r}, which nothing gives; there are {', '.join(sorted(OUTPUTS))}. "
+                "Change the objective's options, or use another."
+            )
+    if "heads" not in config.model and any(OUTPUTS[name].kind == "logits" for name in objective.needs):
+        raise UserError(f"{wanted} distribution heads, and config.model has no section `heads`: use a model preset.")
+    inputs = batch_inputs(objective.needs)
+    if "caption_tokens" in inputs and not hasattr(train, "second_captions"):
+        raise UserError(
+            f"{wanted} a second caption of each picture, and data {data.name!r} have one kind of caption only: "
+            "use data with second captions, or another objective."
+        )
+    if "augmented_images" in inputs and data.augment.strip() in ("", "none"):
+        raise UserError(
+            f"{wanted} a second view of each picture, and with config.data.augment={data.augment!r} it is the first "
+            "again: name augmentations there, such as 'shift|color_jitter'."
+        )
+

@@ -1,0 +1,143 @@
+"""CyCLIP: CLIP plus geometric consistency (Goel et al. 2022, arXiv 2205.14459), after the released code.
+
+Two pictures should be as similar as their texts (in-modal), and picture j as similar to text k as
+picture k to text j (cross-modal). Both are quadratic in cosines, so that where D < B the sums over all
+B^2 pairs follow from three D x D matrices. With V, T the embeddings [B, D], a = V + T and b = V - T:
+
+    V V' - T T' = (a b' + b a') / 2            V T' - T V' = (b a' - a b') / 2
+
+The squared norm of a b' +- b a' is |a b'|^2 + |b a'|^2 +- 2 <a b', b a'>, and
+
+    |a b'|^2 = |b a'|^2 = tr(a b' b a') = <a'a, b'b> = alpha
+    <a b', b a'>        = tr(b a' b a') = tr((a'b)^2) = beta
+
+so that in-modal = (alpha + beta) / 2B and cross-modal = (alpha - beta) / 2B. The usual expansion
+|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is the small difference of large numbers once pairs match: in float32, with
+pairs 0.001 apart, it is wrong in the third digit, where this form, which is small when b is, keeps seven.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.objectives.clip import CLIP, LOG_SCALE, NEEDS, contrastive_rows
+from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
+from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
+
+DEFAULTS = {
+    "in_modal_weight": 0.25,  # of the in-modal term; 0 drops it (C-CyCLIP)
+    "cross_weight": 0.25,  # of the cross-modal term; 0 drops it (I-CyCLIP)
+    "augmented": False,  # contrast each picture and text with an augmented view of itself too
+}
+WEIGHT_OPTIONS = {"cyclip_in_modal": "in_modal_weight", "cyclip_cross": "cross_weight"}
+
+
+def build(config, length: RunLength) -> Objective:
+    """L = CLIP + in_modal_weight * cyclip_in_modal + cross_weight * cyclip_cross.
+
+        cyclip_in_modal = 1/B sum_jk (v_j.v_k - t_j.t_k)^2
+        cyclip_cross    = 1/B sum_jk (v_j.t_k - v_k.t_j)^2
+
+    on cosines, over the global batch. Gradient goes into both sides of each difference, nothing is
+    stopped; pairs j = k contribute 0. The released code multiplies by the scale before the square and
+    divides after it: the scale cancels and has no gradient, so it is left out here. The weights are those
+    of the released command line, 0.25 each. The paper's ablations are I-CyCLIP (`cross_weight=0`) and
+    C-CyCLIP (`in_modal_weight=0`); that the remaining weight is then 0.5 is our reading.
+
+    With ``augmented`` the contrastive part becomes, as in the released code under its option `inmodal`
+    (off there too),
+
+        0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
+
+    with V~, T~ [B, D] of augmented pictures and texts, in the direction from the plain view only; the two
+    terms above keep the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`; a run
+    whose data give no augmented texts (the released code swaps and replaces words) is refused at the start.
+
+    Args:
+      config: `in_modal_weight`, `cross_weight` (0 drops the term), `augmented`.
+      length: not used.
+
+    Raises:
+      UserError: a negative weight, or nothing left beside CLIP.
+    """
+    del length
+    cyclic = read_weights(config, WEIGHT_OPTIONS)
+    if not cyclic and not config.augmented:
+        raise UserError(
+            "objective 'cyclip' has in_modal_weight=0 and cross_weight=0: raise one of them, or use the objective clip."
+        )
+    contrast = {"clip": 0.5, "augmented": 0.5} if config.augmented else {"clip": 1.0}
+    weights = contrast | cyclic
+    return Objective("cyclip", weighted_sum(weights), {name: TERMS[name] for name in weights}, fixed(weights))
+
+
+def uses_grams(dim: int, batch: int) -> bool:
+    """Whether D x D sums are smaller than the B x B products they replace."""
+    return dim < batch
+
+
+def cyclic_term(sign: int) -> Term:
+    """|a b' + sign b a'|^2 / 4B: in-modal with sign 1, cross-modal with -1."""
+    return Term(
+        needs=NEEDS, sums=_grams, whole=functools.partial(_from_grams, sign), rows=functools.partial(_rows, sign)
+    )
+
+
+def _grams(rows_KD, scalars, batch):
+    """a'a, b'b and a'b [D, D]; nothing where rows are the smaller way."""
+    del scalars
+    if not uses_grams(rows_KD["image_embeds"].shape[1], batch):
+        return {}
+    a_KD, b_KD = _sum_and_difference(rows_KD)
+    product = functools.partial(jnp.einsum, "KD,KE->DE", precision=lax.Precision.HIGHEST)
+    return {"aa": product(a_KD, a_KD), "bb": product(b_KD, b_KD), "ab": product(a_KD, b_KD)}
+
+
+def _from_grams(sign, grams, scalars, batch):
+    del scalars
+    if not grams:
+        return jnp.zeros((), jnp.float32)
+    alpha = jnp.sum(grams["aa"] * grams["bb"])
+    beta = jnp.sum(grams["ab"] * grams["ab"].T)
+    return (alpha + sign * beta) / (2 * batch)
+
+
+def _rows(sign, view: View) -> jax.Array:
+    """Sum over the rows of the block of |a b' + sign b a'|^2 / 4, [C, B] at a time."""
+    a_CD, b_CD = _sum_and_difference(view.rows)
+    if uses_grams(a_CD.shape[1], view.batch):
+        return jnp.zeros((), a_CD.dtype)
+    a_BD, b_BD = _sum_and_difference(view.everyone)
+    product = functools.partial(jnp.einsum, "CD,BD->CB", precision=lax.Precision.HIGHEST)
+    return jnp.sum(jnp.square(product(a_CD, b_BD) + sign * product(b_CD, a_BD))) / 4
+
+
+def _sum_and_difference(embeds):
+    image, text = (embeds[name] for name in NEEDS)
+    return image + text, image - text
+
+
+def _augmented_rows(view: View) -> jax.Array:
+    """Sum over the rows of 1/2 [CE(v -> v~) + CE(t -> t~)]."""
+    total = 0.0
+    for name in NEEDS:
+        other = f"{name}_augmented"
+        rows_C = contrastive_rows(view.scale * view.cosine(name, other), view.scale * view.matching(name, other))
+        total += 0.5 * jnp.sum(rows_C)
+    return total
+
+
+TERMS = {
+    "clip": CLIP,
+    "augmented": Term(
+        needs=(*NEEDS, *(f"{name}_augmented" for name in NEEDS)),
+        local=NEEDS,
+        scalars={"log_scale": LOG_SCALE},
+        rows=_augmented_rows,
+    ),
+    "cyclip_in_modal": cyclic_term(1),
+    "cyclip_cross": cyclic_term(-1),
+}

@@ -1,0 +1,71 @@
+"""RankCLIP's lists as the paper's formula prints them: one list of all B^2 pairs. For research.
+
+    - log prod_{i,j} u_ij / sum_{(k,l): r_kl <= r_ij} u_kl        u = exp(s cosine), r the reference cosine
+
+The released code has a list for each row instead, which the paper's figure draws too. As in the row-wise form,
+and unlike the printed formula, utilities are exponentials with the learned scale (raw cosines have no logarithm
+below 0), both directions are summed, and the sum is divided: a mean over the B^2 positions, / 32 (our reading).
+
+The whole batch is gathered and the list is walked once, on one device, whose memory and time grow with B^2.
+
+Letters: B global rows, D embedding.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.objectives.objective import View, cosine
+
+MAX_BATCH = 2048  # four million pairs
+
+
+def batch_lists(view: View, cosines, include_diagonal: bool) -> tuple[jax.Array, jax.Array]:
+    """The two lists [1, B^2] of cosines, pair (i, j) at the same place in both.
+
+    Args:
+      view: any block; only `everyone` is read.
+      cosines: of which arrays, ((rows, columns) of the first list, (rows, columns) of the second).
+      include_diagonal: whether the B own pairs are in it; [1, B^2 - B] without them.
+
+    Raises:
+      UserError: the batch is above `MAX_BATCH`.
+    """
+    if view.batch > MAX_BATCH:
+        raise UserError(
+            f"objective.list_scope='batch' makes one list of all pairs and goes up to a batch of {MAX_BATCH:,}, "
+            f"not {view.batch:,}: use list_scope='row', as the released code does."
+        )
+    return tuple(_flat(matrix, include_diagonal) for matrix in _square(view, cosines))
+
+
+def only_once(view: View, compute: Callable[[], jax.Array]) -> jax.Array:
+    """`compute()` in the block that holds row 0, zero in all others: one block of one device."""
+    zero = jnp.zeros((), jnp.result_type(*view.everyone.values()))
+    return lax.cond(view.index_C[0] == 0, compute, lambda: zero)
+
+
+def _square(view: View, cosines) -> tuple[jax.Array, jax.Array]:
+    """Both [B, B]. Entries that are equal by their definition get equal bits, or they would not tie."""
+    (first, second) = (cosine(view.everyone[rows], view.everyone[columns]) for rows, columns in cosines)
+    if cosines[0] == cosines[1][::-1]:
+        return first, first.T
+    return _symmetric(first), _symmetric(second)
+
+
+def _symmetric(x_BB: jax.Array) -> jax.Array:
+    """Products of unit-norm rows: (i, j) is (j, i), and those of equal rows, the whole diagonal, are 1 and tie."""
+    x_BB = (x_BB + x_BB.T) / 2
+    rounding = 16 * jnp.finfo(x_BB.dtype).eps
+    return jnp.where(jnp.abs(x_BB - 1) <= rounding, x_BB + lax.stop_gradient(1 - x_BB), x_BB)
+
+
+def _flat(x_BB: jax.Array, include_diagonal: bool) -> jax.Array:
+    if include_diagonal:
+        return x_BB.reshape(1, -1)
+    size = len(x_BB)
+    # In rows of B + 1, what follows the first entry has the diagonal in its last column.
+    return x_BB.reshape(-1)[1:].reshape(size - 1, size + 1)[:, :-1].reshape(1, -1)

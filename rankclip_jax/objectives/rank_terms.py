@@ -1,0 +1,97 @@
+"""The two ranking terms of RankCLIP, from the options of `rank.DEFAULTS`.
+
+        ListMLE(P; Q) = sum_i sum_k w_k [log sum_{l: Q_il <= Q_ik} exp(P_il) - P_ik]     of [B, B] lists
+        cross    = 1/(32 B^2) [ListMLE(S; S^T) + ListMLE(S^T; S)]                        S = s V T^T
+        in_modal = 1/(32 B^2) [ListMLE(s V V^T; T T^T) + ListMLE(s T T^T; V V^T)]
+
+with k running over the positions of list i, i over the rows, and w_k = 1 but for `position_weight` and `top_k`.
+The divisor is the same whatever the options leave out of the lists: what counts less weighs less.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rankclip_jax.errors import lookup
+from rankclip_jax.objectives.clip import LOG_SCALE, NEEDS
+from rankclip_jax.objectives.list_positions import check_positions
+from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
+from rankclip_jax.objectives.objective import Term, View
+from rankclip_jax.objectives.rank_batch_list import batch_lists, only_once
+
+ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
+# 1/2 for the mean of the two directions times 1/16, the weight of the paper's earlier version (our
+# reading of the constant in the released code).
+TERM_SCALE = 1.0 / 32.0
+
+# The cosines that the two lists of an anchor hold.
+CROSS = (("image_embeds", "text_embeds"), ("text_embeds", "image_embeds"))
+IN_MODAL = (("image_embeds", "image_embeds"), ("text_embeds", "text_embeds"))
+
+
+def cross_term(config) -> Term:
+    """Row i of S against row i of S^T, both ways: the paper's cross-modal ranking consistency.
+
+    Args:
+      config: `arithmetic`, `list_scope`, `top_k`, `position_weight`, `include_diagonal`, `detach_scale`
+        of `rank.DEFAULTS`.
+
+    Raises:
+      UserError: an option out of range.
+    """
+    return _term(config, CROSS)
+
+
+def in_modal_term(config) -> Term:
+    """Row i of V V^T against row i of T T^T, both ways: the paper's in-modal ranking consistency.
+
+    Args and raises as `cross_term`.
+    """
+    return _term(config, IN_MODAL)
+
+
+def _term(config, cosines) -> Term:
+    arithmetic = lookup(ARITHMETICS, config.arithmetic, "objective.arithmetic")
+    positions = check_positions(config.top_k, config.position_weight)
+    listmle = functools.partial(arithmetic, positions=positions)
+    include_diagonal, detach_scale = config.include_diagonal, config.detach_scale
+
+    def both_ways(view: View, first_CB, second_CB) -> jax.Array:
+        """Sum over the rows of ListMLE(first; second) + ListMLE(second; first), / 32 B; ranks walked once."""
+        if first_CB.size == 0:  # a batch of one pair, without its own
+            return jnp.zeros((), first_CB.dtype)
+        scale = lax.stop_gradient(view.scale) if detach_scale else view.scale
+        utility = scale * jnp.concatenate([first_CB, second_CB])
+        return jnp.sum(listmle(utility, jnp.concatenate([second_CB, first_CB]))) * (TERM_SCALE / view.batch)
+
+    lists = lookup(LIST_SCOPES, config.list_scope, "objective.list_scope")
+    return Term(
+        needs=NEEDS,
+        scalars={"log_scale": LOG_SCALE},
+        rows=lambda view: lists(view, cosines, include_diagonal, functools.partial(both_ways, view)),
+    )
+
+
+def _row_lists(view: View, cosines, include_diagonal: bool, both_ways: Callable) -> jax.Array:
+    """As released: a list for each anchor."""
+    first_CB, second_CB = (view.cosine(*pair) for pair in cosines)
+    if not include_diagonal:
+        first_CB, second_CB = (without_own(x, view.index_C) for x in (first_CB, second_CB))
+    return both_ways(first_CB, second_CB)
+
+
+def _one_list(view: View, cosines, include_diagonal: bool, both_ways: Callable) -> jax.Array:
+    """As the paper prints it: one list of all B^2 pairs."""
+    return only_once(view, lambda: both_ways(*batch_lists(view, cosines, include_diagonal)))
+
+
+LIST_SCOPES = {"row": _row_lists, "batch": _one_list}
+
+
+def without_own(rows_CB: jax.Array, own_C: jax.Array) -> jax.Array:
+    """Rows [C, B - 1] without the column `own_C` of each; selections only, no gather to contend for."""
+    column = jnp.arange(rows_CB.shape[1] - 1)
+    return jnp.where(column >= own_C[:, None], rows_CB[:, 1:], rows_CB[:, :-1])
