@@ -78,4 +78,5 @@ def build_objective(config: ConfigDict, length: RunLength) -> Objective:
             f"config.objective is written for another objective: {config.name!r} also needs {', '.join(missing)}. "
             f"Set it in the config file by objective_config({config.name!r}), as configs/emoji.py:{config.name} does."
         )
-    return add_terms(recipe.build(config, length), config.get("extra", ""), TERMS)
+    extra = config.extra if "extra" in config else ""
+    return add_terms(recipe.build(config, length), extra, TERMS)
