@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from rankclip_jax.objectives.clip import CLIP, NEEDS
 from rankclip_jax.objectives.objective import Objective, Term, cosine
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
+from rankclip_jax.sharding import gathered, settled
 
 # Lists are compared over the first rows of a batch, which is in random order: a few hundred thousand pairs.
 SAMPLE = 64
@@ -55,7 +56,7 @@ def make_diagnostics(
     needs = tuple(dict.fromkeys((*NEEDS, *objective.needs)))
 
     def diagnostics(params: dict, batch: Arrays, weights: Arrays, objective_state: dict | None = None, step=0):
-        embeds = towers.apply({"params": params["towers"]}, needs, batch, method="compute")
+        embeds = towers.apply({"params": gathered(params["towers"], mesh)}, needs, batch, method="compute")
         scalars = params["scalars"]
         results = {
             name: function(embeds, scalars, {name: jnp.float32(1.0)}, objective_state, step)
@@ -81,7 +82,8 @@ def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> 
         found = diagnostics(state["params"], batch, weights, state["objective"], state["step"])
         return {f"diagnostics/{name}": value for name, value in found.items()}
 
-    return jax.jit(of_state, out_shardings=NamedSharding(mesh, P()))
+    compiled = jax.jit(of_state, out_shardings=NamedSharding(mesh, P()))
+    return lambda state, batch: settled(compiled(state, batch))  # the step after it does not depend on it
 
 
 def _only(objective: Objective, name: str, term: Term) -> Objective:

@@ -183,7 +183,7 @@ class _Loop:
             return
         (step, metrics), self.pending = self.pending, None
         values = {name: float(value) for name, value in metrics.items()}
-        check_finite(step, values)
+        check_finite(step, {name: value for name, value in values.items() if "/" not in name})  # not of diagnostics
         values["learning_rate"] = float(self.parts.learning_rate(step - 1))
         rates = self.clock.report()
         line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
