@@ -24,7 +24,8 @@ from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.presets import PRESETS, get_preset
 from rankclip_jax.models.two_towers import OUTPUTS, TwoTowers, build_towers, distribution_embeds
 from rankclip_jax.needs import batch_inputs, captions_for_vocabulary, check_needs, embeds_of
-from rankclip_jax.objectives import OBJECTIVES
+from rankclip_jax.objectives import OBJECTIVES, Objective
+from rankclip_jax.objectives.objective import Term
 from rankclip_jax.sharding import make_mesh
 from rankclip_jax.step import make_gradients, make_init
 from rankclip_jax.train import train
@@ -116,12 +117,15 @@ def test_what_is_not_needed_is_not_loaded_and_what_is_changes_nothing_else():
 
 def test_second_captions_belong_to_their_pictures_and_vary():
     batch = take(EVERYTHING, steps=8)
-    found = [set(), set()]
-    for tokens, index in zip(batch["caption_tokens"].reshape(-1, 24), batch["index"].ravel(), strict=True):
-        number = Source().second_captions(index).index(tokenizer().decode(tokens))
-        found[0].add(number)
-    assert found[0] == {0, 1, 2}
     assert batch["caption_tokens"].dtype == np.int32
+    found = set()
+    for tokens, index in zip(batch["caption_tokens"].reshape(-1, 24), batch["index"].ravel(), strict=True):
+        found.add(Source().second_captions(index).index(tokenizer().decode(tokens)))
+    assert found == {0, 1, 2}
+    # Drawn on its own, as the second part of an example.
+    for row, (tokens, index) in enumerate(zip(batch["caption_tokens"][2], batch["index"][2], strict=True)):
+        rng = np.random.Generator(np.random.Philox(key=3, counter=[0, row, 2, 1]))
+        assert tokenizer().decode(tokens) == Source().second_captions(index)[rng.integers(3)]
 
 
 def test_the_second_view_is_another_draw_of_the_same_picture():
@@ -238,6 +242,13 @@ def test_heads_exist_where_they_are_needed_and_change_no_tower():
 
 
 OPTIMIZER = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0})
+
+
+def test_both_towers_exist_for_an_objective_that_reads_one():
+    term = Term(needs=("image_logits",), rows=lambda view: jnp.sum(view.rows["image_logits"]))
+    objective = Objective("one", "", {"one": term}, lambda step: {"one": 1.0})
+    init = make_init(flat_towers(), objective, setup.make_optimizer(OPTIMIZER, lambda step: 0.1))
+    assert set(jax.eval_shape(init, jax.random.key(0))["params"]["towers"]) == {"image", "text", "image_head"}
 
 
 @pytest.mark.parametrize(("name", "moves"), [("nclip", False), ("xclip", True)])
@@ -394,6 +405,7 @@ def test_nclip_is_trained_evaluated_reported_and_loaded(tmp_path):
     config.model.image = {"tower": "convnet", "image_size": 32, "patch_size": 4, "widths": (8,), "depths": (0,)}
     config.model.text.layers, config.eval.names, config.eval.shown = 1, ("retrieval",), "val"
     config.eval.during, config.checkpoint.best_metric, config.checkpoint.every = (), "", "2 steps"
+    config.log.diagnostics = config.log.tensorboard = False
     train(config, str(tmp_path))
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["config"]["model"]["embeds"] == "distribution"
