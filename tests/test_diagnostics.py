@@ -246,14 +246,18 @@ def test_eight_devices_are_one():
         assert found[name] == pytest.approx(value, abs=1e-5), name
 
 
-def test_the_metrics_carry_their_prefix_and_are_of_the_state_given():
-    towers, batch = inputs()
-    state = {
+def a_state(towers):
+    return {
         "step": jnp.int32(50),  # the ramp is at 1.5
         "params": {"towers": towers, "scalars": {"log_scale": jnp.float32(2.0)}},
         "opt_state": (),
         "objective": {},
     }
+
+
+def test_the_metrics_carry_their_prefix_and_are_of_the_state_given():
+    towers, batch = inputs()
+    state = a_state(towers)
     one, mesh = objective(), make_mesh(jax.devices()[:1])
     found = diagnostics.jit_diagnostics(make_diagnostics(Table(), one, mesh), one, mesh)(state, batch)
     assert all(name.startswith("diagnostics/") for name in found)
@@ -274,6 +278,7 @@ def loop(on):
 
 def test_switch():
     assert base.get_config().log.diagnostics is True
-    off = _Loop._diagnostics(loop(False))
-    assert off({"any": "state"}, {}) == {}
-    assert hasattr(_Loop._diagnostics(loop(True)), "lower")  # a compiled function
+    assert _Loop._diagnostics(loop(False))({"any": "state"}, {}) == {}
+    towers, batch = inputs()
+    found = _Loop._diagnostics(loop(True))(a_state(towers), batch)
+    assert float(found["diagnostics/grad_norm_clip"]) > 0.0

@@ -22,14 +22,15 @@ from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.objectives import OBJECTIVES, objective_config
 from rankclip_jax.text_table import text_table
 
-PAIRS = ("image_embeds", "text_embeds")
+ALL = tuple(name for name in OBJECTIVES if name != "rankclip_released")  # rankclip has both arithmetics
+IN_TORCH = ("clip", "rankclip")
 TORCH_UP_TO = 4096  # pairs; whole matrices and autograd need tens of GB beyond
 
 
 def define_flags() -> None:
     """Define this benchmark's flags."""
-    flags.DEFINE_list("batch", ["256", "1024", "2048", "4096"], "batch sizes")
-    flags.DEFINE_list("objectives", ["clip", "rankclip"], "what to measure, by name")
+    flags.DEFINE_list("batch", ["256", "1024", "4096"], "batch sizes")
+    flags.DEFINE_list("objectives", [], "what to measure, by name; all of them unless named")
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
     flags.DEFINE_integer("dim", 512, "embedding size", lower_bound=1)
     flags.DEFINE_integer("devices", 1, "virtual CPU devices that jax splits the batch over", lower_bound=1)
@@ -64,9 +65,9 @@ def _cases(chosen, batch: int) -> list[dict]:
     cases = []
     for framework in chosen.frameworks:
         lookup({"jax": None, "torch": None}, framework, "framework")
-        for name in chosen.objectives:
+        for name in chosen.objectives or ALL:
             lookup(OBJECTIVES, name, "objective")
-            if framework == "torch" and (name not in ("clip", "rankclip") or batch > TORCH_UP_TO):
+            if framework == "torch" and (name not in IN_TORCH or batch > TORCH_UP_TO):
                 continue
             for arithmetic in _arithmetics(framework, name):
                 cases.append({"objective": name, "arithmetic": arithmetic, "framework": framework, **shared})
@@ -74,9 +75,9 @@ def _cases(chosen, batch: int) -> list[dict]:
 
 
 def _arithmetics(framework: str, name: str) -> tuple[str, ...]:
-    if "arithmetic" not in objective_config(name):
-        return ("",)
-    return ("released",) if framework == "torch" else ("exact", "released")
+    own = objective_config(name).get("arithmetic", "")
+    both = framework == "jax" and own == "exact"
+    return ("exact", "released") if both else ("released",) if own else ("",)
 
 
 def measure(cases: Sequence[dict], rounds: int, run: bool = True) -> list[dict]:

@@ -10,12 +10,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 LOG_SCALE = float(np.log(1 / 0.07))
+PAIR = ("image_embeds", "text_embeds")
 STATUS = Path("/proc/self/status")
 
 
@@ -31,12 +32,13 @@ def _answer(values: dict) -> None:
     print(json.dumps(values), flush=True)
 
 
-def embeddings(batch: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit-norm float32 pairs [B, D] that agree as far as those of a model in training do."""
+def embeddings(names: Sequence[str], batch: int, dim: int) -> dict[str, np.ndarray]:
+    """Float32 arrays [B, D] whose rows agree as far as those of a model in training do; embeddings have unit norm."""
     rng = np.random.default_rng(0)
-    shared, image, text = rng.standard_normal((3, batch, dim), np.float32)
-    pair = (shared + image, shared + text)
-    return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in pair)
+    shared = rng.standard_normal((batch, dim), np.float32)
+    made = {name: shared + rng.standard_normal((batch, dim), np.float32) for name in names}
+    norms = {name: 1.0 if name.endswith("logits") else np.linalg.norm(x, axis=1, keepdims=True) for name, x in made.items()}
+    return {name: x / norms[name] for name, x in made.items()}
 
 
 def _jax_case(case: dict) -> dict[str, Callable[[], dict]]:
@@ -48,11 +50,10 @@ def _jax_case(case: dict) -> dict[str, Callable[[], dict]]:
     from rankclip_jax.sharding import batch_sharding, make_mesh
 
     config = objective_config(case["objective"])
-    if case["arithmetic"] == "released":
-        config.arithmetic = "released"
+    if case["arithmetic"]:
+        config.arithmetic = case["arithmetic"]
     objective, mesh = build_objective(config, RunLength(1000, 100)), make_mesh()
-    given = dict(zip(("image_embeds", "text_embeds"), embeddings(case["batch"], case["dim"]), strict=True))
-    embeds = jax.device_put(given, batch_sharding(mesh))
+    embeds = jax.device_put(embeddings(objective.needs, case["batch"], case["dim"]), batch_sharding(mesh))
     scalars = {name: np.float32(scalar.initial) for name, scalar in objective.scalars.items()}
     weights = {name: np.float32(1.0) for name in objective.terms}
     compute = jax.jit(loss_and_gradients(objective, mesh))
@@ -67,8 +68,11 @@ def _jax_case(case: dict) -> dict[str, Callable[[], dict]]:
 def _torch_case(case: dict) -> dict[str, Callable[[], dict]]:
     from rankclip_jax.benchmark.torch_reference import runner
 
-    runner(*embeddings(8, 8), LOG_SCALE, case["objective"])()  # thread pools and kernels are no part of a step
-    return _answers(runner(*embeddings(case["batch"], case["dim"]), LOG_SCALE, case["objective"]))
+    def of_size(batch: int, dim: int) -> Callable[[], object]:
+        return runner(*embeddings(PAIR, batch, dim).values(), LOG_SCALE, case["objective"])
+
+    of_size(8, 8)()  # thread pools and kernels are no part of a step
+    return _answers(of_size(case["batch"], case["dim"]))
 
 
 def _answers(run: Callable[[], object]) -> dict[str, Callable[[], dict]]:
