@@ -53,8 +53,7 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
         "objective": setup.objective.equation,
         "optimizer": f"AdamW, learning rate {config.optimizer.learning_rate:g} after {config.optimizer.warmup} "
         f"steps, {config.optimizer.schedule}, weight decay {config.optimizer.weight_decay:g}",
-        "chance": f"the contrastive loss of a random model is ln {config.batch_size} = "
-        f"{np.log(config.batch_size):.2f}",
+        "chance": f"the contrastive loss of a random model is ln {config.batch_size} = {np.log(config.batch_size):.2f}",
         "state": began,
     }
     return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())

@@ -77,4 +77,3 @@ def check_needs(objective: Objective, train: RecordSource, config: ConfigDict) -
             f"{wanted} a second view of each picture, and with config.data.augment={data.augment!r} it is the first "
             "again: name augmentations there, such as 'shift|color_jitter'."
         )
-

@@ -1,6 +1,6 @@
 """Loss and whole gradient of a small model, on any number of devices and processes; run by `test_sharding`.
 
-    python -m tests.gradients OUT.npz CASE ...          a CASE is OBJECTIVE:FSDP:BLOCK_ROWS
+python -m tests.gradients OUT.npz CASE ...          a CASE is OBJECTIVE:FSDP:BLOCK_ROWS
 """
 
 import sys

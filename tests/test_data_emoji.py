@@ -216,9 +216,7 @@ def test_train_limit_keeps_some_of_every_style_and_all_evaluation(dataset):
     small = load(train_limit=200)
     styles = Counter(small.train.key(i).split("/")[0] for i in range(200))
     assert len(small.train) == small.counts["train"] == 200 and len(styles) == 4
-    assert {k: v for k, v in small.counts.items() if k != "train"} == {
-        k: v for k, v in COUNTS.items() if k != "train"
-    }
+    assert {k: v for k, v in small.counts.items() if k != "train"} == {k: v for k, v in COUNTS.items() if k != "train"}
 
 
 # ---------------------------------------------------------------- bad input

@@ -238,7 +238,6 @@ def test_recurrences(name, scale, levels):
 # The two sorts, likewise.
 
 
-
 def sort_rows(sort, reference):
     """Order and tie ends of float rows, by one of the sorts."""
     order, ends = jax.jit(lambda x: sort(sorting._ordered_bits(x)))(reference)

@@ -181,9 +181,7 @@ def encode_text():
 
 
 def test_nothing_after_the_end_is_seen():
-    plain, padded, second_end = encode_text()(
-        (62, 5, 6, EOT), (62, 5, 6, EOT, 9, 0, 9), (62, 5, 6, EOT, EOT, 7, EOT)
-    )
+    plain, padded, second_end = encode_text()((62, 5, 6, EOT), (62, 5, 6, EOT, 9, 0, 9), (62, 5, 6, EOT, EOT, 7, EOT))
     np.testing.assert_array_equal(plain, padded)
     np.testing.assert_array_equal(plain, second_end)
 

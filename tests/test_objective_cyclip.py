@@ -88,9 +88,7 @@ def test_blocks_of_rows_change_nothing(dim, block_rows):
 
 
 def test_eight_devices_give_what_one_gives():
-    checks.assert_same_on_eight_devices(
-        ("cyclip", {"dim": 8, "block_rows": 2}), ("cyclip", {"dim": 64})
-    )
+    checks.assert_same_on_eight_devices(("cyclip", {"dim": 8, "block_rows": 2}), ("cyclip", {"dim": 64}))
 
 
 @pytest.mark.parametrize("dim", [4, 48])

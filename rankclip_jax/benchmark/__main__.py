@@ -1,7 +1,7 @@
 """Measure speed: ``python -m rankclip_jax.benchmark NAME [--FLAG=VALUE ...]``; NAME --help lists its flags.
 
-    objectives    loss and gradients alone, by batch size, beside the released arithmetic in PyTorch
-    step          the train step of one config with several objectives
+objectives    loss and gradients alone, by batch size, beside the released arithmetic in PyTorch
+step          the train step of one config with several objectives
 """
 
 import sys

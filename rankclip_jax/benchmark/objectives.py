@@ -23,6 +23,8 @@ from rankclip_jax.objectives import OBJECTIVES, objective_config
 from rankclip_jax.text_table import text_table
 
 ALL = tuple(name for name in OBJECTIVES if name != "rankclip_released")  # rankclip has both arithmetics
+ARITHMETICS = ("exact", "released")
+FRAMEWORKS = ("jax", "torch")
 IN_TORCH = ("clip", "rankclip")
 TORCH_UP_TO = 4096  # pairs; whole matrices and autograd need tens of GB beyond
 
@@ -31,10 +33,11 @@ def define_flags() -> None:
     """Define this benchmark's flags."""
     flags.DEFINE_list("batch", ["256", "1024", "4096"], "batch sizes")
     flags.DEFINE_list("objectives", [], "what to measure, by name; all of them unless named")
+    flags.DEFINE_list("arithmetics", list(ARITHMETICS), "of rankclip: exact, released")
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
     flags.DEFINE_integer("dim", 512, "embedding size", lower_bound=1)
     flags.DEFINE_integer("devices", 1, "virtual CPU devices that jax splits the batch over", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "timed runs of each case", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "timed runs of each case; 0 for only the one that measures memory", lower_bound=0)
     flags.DEFINE_integer("run_up_to", 4096, "largest batch that is run, not only compiled", lower_bound=1)
     flags.DEFINE_string("json", None, "file to write the rows to")
 
@@ -62,22 +65,23 @@ def _sizes(texts: Sequence[str]) -> list[int]:
 def _cases(chosen, batch: int) -> list[dict]:
     """Cases of one batch size, plain data for the worker."""
     shared = {"batch": batch, "dim": chosen.dim, "devices": chosen.devices}
+    for arithmetic in chosen.arithmetics:
+        lookup(dict.fromkeys(ARITHMETICS), arithmetic, "arithmetic")
     cases = []
     for framework in chosen.frameworks:
-        lookup({"jax": None, "torch": None}, framework, "framework")
+        lookup(dict.fromkeys(FRAMEWORKS), framework, "framework")
         for name in chosen.objectives or ALL:
             lookup(OBJECTIVES, name, "objective")
             if framework == "torch" and (name not in IN_TORCH or batch > TORCH_UP_TO):
                 continue
-            for arithmetic in _arithmetics(framework, name):
+            for arithmetic in _arithmetics(framework, name, chosen.arithmetics):
                 cases.append({"objective": name, "arithmetic": arithmetic, "framework": framework, **shared})
     return cases
 
 
-def _arithmetics(framework: str, name: str) -> tuple[str, ...]:
+def _arithmetics(framework: str, name: str, chosen: Sequence[str]) -> Sequence[str]:
     own = objective_config(name).get("arithmetic", "")
-    both = framework == "jax" and own == "exact"
-    return ("exact", "released") if both else ("released",) if own else ("",)
+    return chosen if framework == "jax" and own == "exact" else ("released",) if own else ("",)
 
 
 def measure(cases: Sequence[dict], rounds: int, run: bool = True) -> list[dict]:
@@ -90,11 +94,12 @@ def measure(cases: Sequence[dict], rounds: int, run: bool = True) -> list[dict]:
     try:
         if not run:
             return [_row(w.case, None, w.ask("analyse")["bytes"], "compiled") for w in workers if w.is_jax]
-        peaks = [worker.ask("peak")["bytes"] for worker in workers]
+        first = [worker.ask("peak") for worker in workers]
         turns = tqdm(range(rounds), desc=f"batch {cases[0]['batch']}", unit="round", leave=False, disable=None)
         seconds = [[worker.ask("time")["seconds"] for worker in workers] for _ in turns]
+        seconds = seconds or [[answer["seconds"] for answer in first]]
         columns = zip(*seconds, strict=True)
-        return [_row(w.case, list(s), p, "resident") for w, s, p in zip(workers, columns, peaks, strict=True)]
+        return [_row(w.case, list(s), a["bytes"], "resident") for w, s, a in zip(workers, columns, first, strict=True)]
     finally:
         for worker in workers:
             worker.close()

@@ -47,9 +47,7 @@ def flip(image: np.ndarray, rng: np.random.Generator, *, probability: float = 0.
     return image[:, ::-1] if rng.random() < probability else image
 
 
-def shift(
-    image: np.ndarray, rng: np.random.Generator, *, translate: float = 0.08, scale: float = 0.1
-) -> np.ndarray:
+def shift(image: np.ndarray, rng: np.random.Generator, *, translate: float = 0.08, scale: float = 0.1) -> np.ndarray:
     """Move and zoom a drawing on white ground; what moves in from outside is white.
 
     Args:

@@ -96,9 +96,9 @@ class Block(nn.Module):
         attention = Attention(self.heads, self.causal, self.initializers, self.dtype, name="attn")
         x_BTD = x_BTD + attention(layer_norm("ln_1", self.dtype)(x_BTD))
         dense = functools.partial(nn.Dense, dtype=self.dtype)
-        hidden = dense(
-            4 * width, kernel_init=self.initializers["c_fc"], bias_init=uniform_fan_in(width), name="c_fc"
-        )(layer_norm("ln_2", self.dtype)(x_BTD))
+        hidden = dense(4 * width, kernel_init=self.initializers["c_fc"], bias_init=uniform_fan_in(width), name="c_fc")(
+            layer_norm("ln_2", self.dtype)(x_BTD)
+        )
         hidden = ACTIVATIONS[self.activation](hidden)
         out = dense(width, kernel_init=self.initializers["c_proj"], bias_init=uniform_fan_in(4 * width), name="c_proj")
         # The pair is the contract of nn.scan: a carry and nothing to stack.

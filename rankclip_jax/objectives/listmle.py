@@ -87,8 +87,10 @@ def _loss_and_gradient(utility_CB, reference_CB, positions):
     ascending_CB = jnp.take_along_axis(utility_CB, order_CB, axis=1, mode="promise_in_bounds")
     loss_C, gradient_CB = _plackett_luce(ascending_CB, ends_tie_CB, positions)
     rows_C1 = jnp.arange(order_CB.shape[0])[:, None]
-    unsorted_CB = jnp.zeros_like(gradient_CB).at[rows_C1, order_CB].set(
-        gradient_CB, unique_indices=True, mode="promise_in_bounds"
+    unsorted_CB = (
+        jnp.zeros_like(gradient_CB)
+        .at[rows_C1, order_CB]
+        .set(gradient_CB, unique_indices=True, mode="promise_in_bounds")
     )
     return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C), unsorted_CB
 

@@ -55,8 +55,7 @@ def _concept(path: Path, number: int, columns: list[str], line: str) -> Concept:
     row = dict(zip(columns, line.split("\t"), strict=False))
     if line.count("\t") != len(columns) - 1 or row["cell"] != str(number) or not row["label"]:
         raise UserError(
-            f"{path} line {number + 2}: expected cell {number}, a label and {len(columns)} columns, "
-            f"found {line!r}."
+            f"{path} line {number + 2}: expected cell {number}, a label and {len(columns)} columns, found {line!r}."
         )
     return Concept(
         cell=number,
@@ -88,8 +87,6 @@ def read_sheet(folder: Path, style: str, num_cells: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     rows = -(-num_cells // COLUMNS)
     if width != COLUMNS * CELL or height % CELL or height < rows * CELL:
-        raise UserError(
-            f"{path} is {width}x{height} pixels; {num_cells} concepts need {COLUMNS * CELL}x{rows * CELL}."
-        )
+        raise UserError(f"{path} is {width}x{height} pixels; {num_cells} concepts need {COLUMNS * CELL}x{rows * CELL}.")
     grid = pixels.reshape(height // CELL, CELL, COLUMNS, CELL, 3)
     return np.ascontiguousarray(grid.swapaxes(1, 2)).reshape(-1, CELL, CELL, 3)

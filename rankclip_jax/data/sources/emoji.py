@@ -212,9 +212,7 @@ def _classes(
     )
 
 
-def _digest(
-    splits: Mapping[str, Sequence[Drawing]], train: DrawingSource, evals: Mapping[str, EvalSplit]
-) -> str:
+def _digest(splits: Mapping[str, Sequence[Drawing]], train: DrawingSource, evals: Mapping[str, EvalSplit]) -> str:
     """sha256 over the keys, captions, candidate texts and pixels of every split."""
     sha = hashlib.sha256()
     for name, drawings in splits.items():
