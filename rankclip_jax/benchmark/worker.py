@@ -22,7 +22,7 @@ STATUS = Path("/proc/self/status")
 
 def main() -> None:
     case = json.loads(sys.argv[1])
-    answers = _jax_case(case) if case["framework"] == "jax" else _torch_case(case)
+    answers = jax_case(case) if case["framework"] == "jax" else _torch_case(case)
     _answer({"ready": True})
     for line in sys.stdin:
         _answer(answers[line.strip()]())
@@ -43,7 +43,7 @@ def embeddings(names: Sequence[str], batch: int, dim: int) -> dict[str, np.ndarr
     return {name: x / norms[name] for name, x in made.items()}
 
 
-def _jax_case(case: dict) -> dict[str, Callable[[], dict]]:
+def jax_case(case: dict) -> dict[str, Callable[[], dict]]:
     import jax
 
     jax.config.update("jax_num_cpu_devices", case["devices"])
