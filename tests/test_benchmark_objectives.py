@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rankclip_jax.benchmark import objectives, worker
+from rankclip_jax.benchmark import objectives, objectives_worker
 from rankclip_jax.objectives import OBJECTIVES
 from tests import processes
 from tests.test_benchmark import PROGRAM
@@ -38,9 +38,7 @@ def turns(monkeypatch):
     asked = []
 
     class Scripted:
-        is_jax = True
-
-        def __init__(self, case):
+        def __init__(self, module, case):
             self.case, self.seconds = case, iter(case["script"])
 
         def ask(self, question):
@@ -50,7 +48,7 @@ def turns(monkeypatch):
         def close(self):
             asked.append((self.case["objective"], "close"))
 
-    monkeypatch.setattr(objectives, "_Worker", Scripted)
+    monkeypatch.setattr(objectives, "Worker", Scripted)
     return asked
 
 
@@ -84,13 +82,13 @@ def test_ratios_are_to_clip_of_the_same_framework_and_batch():
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "rankclip_released"])
 def test_every_objective_gets_the_arrays_it_needs(name):
     case = {"objective": name, "arithmetic": "", "framework": "jax", "batch": 8, "dim": 4, "devices": 1}
-    answers = worker.jax_case(case)
+    answers = objectives_worker.jax_case(case)
     assert answers["time"]()["seconds"] > 0
     assert answers["analyse"]()["bytes"] > 0
 
 
 def test_arrays():
-    made = worker.embeddings(("image_embeds", "text_embeds", "image_logits"), 64, 32)
+    made = objectives_worker.embeddings(("image_embeds", "text_embeds", "image_logits"), 64, 32)
     norms = {name: np.linalg.norm(x, axis=1) for name, x in made.items()}
     np.testing.assert_allclose(norms["image_embeds"], 1, atol=1e-6)
     assert norms["image_logits"].min() > 2

@@ -50,6 +50,8 @@ PRESETS = {
     "mu": (16, _vit(64, 16, 32, 2, 2), _text(16, 32, 2, 2)),
     # For the embedded pictures on a laptop CPU.
     "emoji": (256, _convnet(64, 4, (64, 128), (1, 1)), _text(16, 96, 1, 4)),
+    # The smallest of the family.
+    "ViT-Ti/16": (192, _vit(224, 16, 192, 12, 3), _text(77, 192, 12, 3)),
     "ViT-S/16": (384, _vit(224, 16, 384, 12, 6), _text(77, 384, 12, 6)),
     "ViT-B/32": (512, _vit(224, 32, 768, 12, 12), _text(77, 512, 12, 8)),
     "ViT-B/16": (512, _vit(224, 16, 768, 12, 12), _text(77, 512, 12, 8)),
