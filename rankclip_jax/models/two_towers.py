@@ -75,15 +75,21 @@ class TwoTowers(nn.Module):
         """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
         return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
 
-    def compute(self, needs: Sequence[str], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once."""
+    def compute(
+        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False
+    ) -> dict[str, jax.Array]:
+        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
+
+        With `train` the towers drop what they drop in training, and normalise with the statistics of what they
+        are given; running statistics are updated by each input of a tower in turn.
+        """
         names: dict[tuple[str, str], dict[str, str]] = {}
         for name in needs:
             tower, given, kind = OUTPUTS[name]
             names.setdefault((tower, given), {})[kind] = name
         found = {}
         for (tower, given), of_kind in names.items():
-            made = self._run(tower, batch[given], heads="logits" in of_kind)
+            made = self._run(tower, batch[given], heads="logits" in of_kind, train=train)
             found |= {name: made[kind] for kind, name in of_kind.items()}
         return found
 
@@ -100,12 +106,12 @@ class TwoTowers(nn.Module):
             return distribution_embeds(self._run(tower, x, heads=True)["logits"])
         return self._run(tower, x, heads=False)["embeds"]
 
-    def _run(self, tower: str, x: jax.Array, heads: bool) -> dict[str, jax.Array]:
+    def _run(self, tower: str, x: jax.Array, heads: bool, train: bool = False) -> dict[str, jax.Array]:
         run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
         x = normalize_pixels(x) if tower == "image" else x
         if not heads:
-            return {"embeds": unit_norm(run(x))}
-        features, trunk = run(x, with_trunk=True)
+            return {"embeds": unit_norm(run(x, train=train))}
+        features, trunk = run(x, with_trunk=True, train=train)
         return {"embeds": unit_norm(features), "logits": head(trunk)}
 
 
