@@ -28,6 +28,17 @@ def _convnet(image_size, patch_size, widths, depths):
     }
 
 
+def _resnet(image_size, width, layers, heads):
+    return {
+        "tower": "resnet",
+        "image_size": image_size,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "batch_norm": "global",
+    }
+
+
 def _text(context_length, width, layers, heads, activation="quick_gelu"):
     return {
         "tower": "text_transformer",
@@ -41,13 +52,14 @@ def _text(context_length, width, layers, heads, activation="quick_gelu"):
 
 
 # Distribution heads of objectives that need them, by preset: (prototypes, width and number of hidden layers).
-HEADS = {"mu": (32, 32, 1), "emoji": (256, 256, 1)}
+HEADS = {"mu": (32, 32, 1), "mu-rn": (32, 32, 1), "emoji": (256, 256, 1)}
 LARGE_HEADS = (32_768, 4096, 2)  # as we remember nCLIP's
 
 # name: (embed_dim, image tower, text tower)
 PRESETS = {
     # For tests: compiles in seconds.
     "mu": (16, _vit(64, 16, 32, 2, 2), _text(16, 32, 2, 2)),
+    "mu-rn": (16, _resnet(64, 8, (1, 2, 1, 1), 4), _text(16, 32, 2, 2)),
     # For the embedded pictures on a laptop CPU.
     "emoji": (256, _convnet(64, 4, (64, 128), (1, 1)), _text(16, 96, 1, 4)),
     # The smallest of the family.
@@ -55,6 +67,9 @@ PRESETS = {
     "ViT-S/16": (384, _vit(224, 16, 384, 12, 6), _text(77, 384, 12, 6)),
     "ViT-B/32": (512, _vit(224, 32, 768, 12, 12), _text(77, 512, 12, 8)),
     "ViT-B/16": (512, _vit(224, 16, 768, 12, 12), _text(77, 512, 12, 8)),
+    "RN50": (1024, _resnet(224, 64, (3, 4, 6, 3), 32), _text(77, 512, 12, 8)),
+    "RN101": (512, _resnet(224, 64, (3, 4, 23, 3), 32), _text(77, 512, 12, 8)),
+    "RN50x4": (640, _resnet(288, 80, (4, 6, 10, 6), 40), _text(77, 640, 12, 10)),
 }
 
 

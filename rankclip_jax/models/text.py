@@ -30,7 +30,7 @@ class TextTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens_BL: jax.Array, with_trunk: bool = False):
+    def __call__(self, tokens_BL: jax.Array, with_trunk: bool = False, train: bool = False):
         """Token ids, int [B, L], to features [B, E], not normalised.
 
         With `with_trunk` also what they are projected from, [B, D].

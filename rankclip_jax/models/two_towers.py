@@ -16,6 +16,7 @@ from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
+from rankclip_jax.models.resnet import BATCH_NORMS, REDUCTION, ModifiedResNet
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vit import VisionTransformer
@@ -27,6 +28,7 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 TOWERS = {
     "vit": VisionTransformer,
     "convnet": ConvNet,
+    "resnet": ModifiedResNet,
     "text_transformer": TextTransformer,
 }
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
@@ -75,15 +77,21 @@ class TwoTowers(nn.Module):
         """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
         return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
 
-    def compute(self, needs: Sequence[str], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once."""
+    def compute(
+        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False
+    ) -> dict[str, jax.Array]:
+        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
+
+        With `train` the towers drop what they drop in training, and normalise with the statistics of what they
+        are given; running statistics are updated by each input of a tower in turn.
+        """
         names: dict[tuple[str, str], dict[str, str]] = {}
         for name in needs:
             tower, given, kind = OUTPUTS[name]
             names.setdefault((tower, given), {})[kind] = name
         found = {}
         for (tower, given), of_kind in names.items():
-            made = self._run(tower, batch[given], heads="logits" in of_kind)
+            made = self._run(tower, batch[given], heads="logits" in of_kind, train=train)
             found |= {name: made[kind] for kind, name in of_kind.items()}
         return found
 
@@ -100,12 +108,12 @@ class TwoTowers(nn.Module):
             return distribution_embeds(self._run(tower, x, heads=True)["logits"])
         return self._run(tower, x, heads=False)["embeds"]
 
-    def _run(self, tower: str, x: jax.Array, heads: bool) -> dict[str, jax.Array]:
+    def _run(self, tower: str, x: jax.Array, heads: bool, train: bool = False) -> dict[str, jax.Array]:
         run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
         x = normalize_pixels(x) if tower == "image" else x
         if not heads:
-            return {"embeds": unit_norm(run(x))}
-        features, trunk = run(x, with_trunk=True)
+            return {"embeds": unit_norm(run(x, train=train))}
+        features, trunk = run(x, with_trunk=True, train=train)
         return {"embeds": unit_norm(features), "logits": head(trunk)}
 
 
@@ -132,10 +140,11 @@ def unit_norm(features: jax.Array) -> jax.Array:
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
-def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
+def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int = 1) -> TwoTowers:
     """Build both towers of `config` (a preset of `models/presets.py`, perhaps with changed fields).
 
-    The vocabulary's size and its end-of-text id come from the tokenizer.
+    The vocabulary's size and its end-of-text id come from the tokenizer; `devices` is over how many a training
+    batch is spread, which only local batch normalisation needs to know.
 
     Raises:
       UserError: an unknown tower or dtype, or sizes that do not go together.
@@ -146,7 +155,7 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
     lookup(EMBEDS, embeds, "model.embeds")
     _check_sizes(config)
     return TwoTowers(
-        image=_build_tower("image", config.image, shared),
+        image=_build_tower("image", config.image, {**shared, "devices": devices}),
         text=_build_tower("text", config.text, {**shared, "vocab_size": vocab_size, "eot_id": eot_id}),
         image_head=_build_head(config.get("heads"), dtype),
         text_head=_build_head(config.get("heads"), dtype),
@@ -167,7 +176,10 @@ def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
         raise UserError(f"model.{side}.tower={name!r} needs model.{side}.{missing[0]}: add it, or choose a preset.")
     if "activation" in options:
         lookup(ACTIVATIONS, options["activation"], f"model.{side}.activation")
-    return tower(**options, **given)
+    if "batch_norm" in options:
+        lookup(dict.fromkeys(BATCH_NORMS), options["batch_norm"], f"model.{side}.batch_norm")
+    taken = {f.name for f in dataclasses.fields(tower)}
+    return tower(**options, **{name: value for name, value in given.items() if name in taken})
 
 
 def _build_head(config: ConfigDict | None, dtype: jnp.dtype) -> DistributionHead | None:
@@ -191,6 +203,22 @@ def _check_sizes(config: ConfigDict) -> None:
         raise UserError(
             f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
         )
+    if image.tower == "resnet":
+        _check_resnet(image)
     for name, tower in (("image", image), ("text", text)):
         if tower.tower in ("vit", "text_transformer") and tower.width % tower.heads:
             raise UserError(f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}.")
+
+
+def _check_resnet(image: ConfigDict) -> None:
+    if len(image.layers) != 4 or min(image.layers) < 1:
+        raise UserError(f"model.image.layers={tuple(image.layers)} must be four numbers of blocks, at least 1 each.")
+    if image.image_size % REDUCTION:
+        raise UserError(f"model.image.image_size={image.image_size} must be a multiple of {REDUCTION} for a ResNet.")
+    if image.width % 2:
+        raise UserError(f"model.image.width={image.width} must be even: half of it are the stem's channels.")
+    if REDUCTION * image.width % image.heads:
+        raise UserError(
+            f"model.image.heads={image.heads} does not divide the {REDUCTION * image.width} channels of the last map, "
+            f"{REDUCTION} model.image.width."
+        )

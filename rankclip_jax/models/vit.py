@@ -28,7 +28,7 @@ class VisionTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False):
+    def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
         """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
 
         With `with_trunk` also what they are projected from, [B, D].
