@@ -56,11 +56,13 @@ class ConvNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False):
+    def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
         """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
 
-        With `with_trunk` also what they are projected from: the flattened last feature map.
+        With `with_trunk` also what they are projected from: the flattened last feature map. Training is no
+        different.
         """
+        del train
         x = space_to_depth(images_BSSC.astype(self.dtype), self.patch_size)
         for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             x = layer_norm(f"norm{stage}", self.dtype)(x) if stage else x
