@@ -16,6 +16,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
         {
             "seed": 0,
             "batch_size": 256,  # global: pairs per step over all devices
+            "micro_batches": 1,  # towers take the batch in so many parts: less memory, the same gradients, more time
             "duration": "30 epochs",
             "data": {
                 "name": "emoji",  # one of data/sources
@@ -43,6 +44,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "eps": 1e-6,
                 "weight_decay": 0.1,  # on matrices and embeddings only
                 "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for never
+                "ema_decay": 0.0,  # evaluate a moving average of the weights, such as 0.999; 0 for none
             },
             "mesh": {"fsdp": 1},  # devices that share one copy of the parameters
             "log": {

@@ -44,7 +44,8 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
         "devices": f"{found['count']} x {found['kind']}, {found['processes']} process(es), mesh {found['mesh']}",
         "data": f"{setup.dataset.name} {setup.dataset.digest[:12]}: "
         + ", ".join(f"{name} {count:,}" for name, count in setup.dataset.counts.items()),
-        "batch": f"{config.batch_size} pairs, {config.batch_size // found['count']} per device",
+        "batch": f"{config.batch_size} pairs, {config.batch_size // found['count']} per device"
+        + (f", in {config.micro_batches} micro-batches" if config.micro_batches > 1 else ""),
         "length": f"{config.duration:,} steps, {per_epoch} per epoch, {config.duration / per_epoch:.1f} epochs",
         "towers": f"{model.name}: {model.image.tower} {counts['image']} + {model.text.tower} {counts['text']} "
         f"parameters, {model.embed_dim} dimensions, {model.dtype}",
@@ -52,7 +53,8 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
         f"context {setup.tokenizer.context_length}",
         "objective": setup.objective.equation,
         "optimizer": f"AdamW, learning rate {config.optimizer.learning_rate:g} after {config.optimizer.warmup} "
-        f"steps, {config.optimizer.schedule}, weight decay {config.optimizer.weight_decay:g}",
+        f"steps, {config.optimizer.schedule}, weight decay {config.optimizer.weight_decay:g}"
+        + (f"; evaluates an average with decay {config.optimizer.ema_decay:g}" if config.optimizer.ema_decay else ""),
         "chance": f"the contrastive loss of a random model is ln {config.batch_size} = {np.log(config.batch_size):.2f}",
         "state": began,
     }

@@ -216,14 +216,15 @@ class Checkpoints:
             ) from error
 
 
-def load_params(folder: str, step: int | str | None = None) -> tuple[PyTree, dict[str, Any]]:
-    """Read the parameters of a checkpoint, on any machine, with no model and nothing written.
+def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    """Read what a checkpoint is evaluated with, on any machine, with no model and nothing written.
 
     Args:
-      folder: as given to `Checkpoints`, whose states have the parameters under "params".
+      folder: as given to `Checkpoints`, whose states are those of `step`: "params", if the model has any
+        "model_state", and if the run averages them an "ema" of both, which is then what is read.
       step: a number; None for the newest sound one; "best" for the best by the run's own metric.
 
-    Returns (params as nested dicts of numpy arrays, meta as given to `save` plus its "step").
+    Returns ({"params", "model_state"} as nested dicts of numpy arrays, meta as given to `save` plus its "step").
 
     Raises:
       UserError: no such checkpoint, or it is damaged.
@@ -233,17 +234,24 @@ def load_params(folder: str, step: int | str | None = None) -> tuple[PyTree, dic
     for candidate in _candidates(path, step):
         try:
             record = files.read_record(path, candidate)
-            arrays = [entry for entry in record["arrays"] if entry["path"][0] == "params"]
-            params = files.read_numpy(path, candidate, arrays)
-            _check_digests(arrays, params)
+            parts = ("ema",) if _of(record["arrays"], "ema") else ("params", "model_state")
+            arrays = _of(record["arrays"], *parts)
+            state = files.read_numpy(path, candidate, arrays)
+            _check_digests(arrays, state)
         except Damaged as error:
             problems.append(f"{candidate}: {error}")
             continue
         for problem in problems:
             print(f"warning: damaged checkpoint passed over: {problem}", file=sys.stderr)
-        return params["params"], record["meta"] | {"step": candidate}
+        model = state.get("ema", state)
+        return {"model_state": {}} | model, record["meta"] | {"step": candidate}
     wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
     raise UserError(f"no sound {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")
+
+
+def _of(arrays: Sequence[Mapping[str, Any]], *parts: str) -> list[Mapping[str, Any]]:
+    """The entries of some parts of the state."""
+    return [entry for entry in arrays if entry["path"][0] in parts]
 
 
 def _candidates(folder: Any, step: int | str | None) -> list[int]:

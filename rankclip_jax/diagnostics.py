@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 from rankclip_jax.objectives.clip import CLIP, NEEDS
 from rankclip_jax.objectives.objective import Objective, Term, cosine
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
-from rankclip_jax.sharding import gathered, settled
+from rankclip_jax.passes import make_forward
+from rankclip_jax.sharding import settled
 
 # Lists are compared over the first rows of a batch, which is in random order: a few hundred thousand pairs.
 SAMPLE = 64
@@ -27,9 +28,9 @@ Arrays = Mapping[str, jax.Array]
 
 
 def make_diagnostics(
-    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0
+    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0, micro_batches: int = 1, seed: int = 0
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Return f(params, batch, weights, objective_state, step) -> {name: float32 scalar}, a pure function.
+    """Return f(params, batch, weights, objective_state, step, model_state) -> {name: float32 scalar}, a pure function.
 
     For each term, of its gradient with respect to the embeddings (the part along the sphere, which is all that
     the towers get to see):
@@ -46,17 +47,21 @@ def make_diagnostics(
         duplicate_captions                          see `duplicate_captions`
         <scalar>_at_clamp                           1 where a learned scalar is at an end of its range, else 0
 
-    Everything is finite where the embeddings are. The cost is a forward pass of the towers and one
-    loss for each term.
+    The embeddings are those that the step sees: of towers in training, in its micro-batches. What these do
+    to the towers' state is forgotten. Everything is finite where the embeddings are. The cost is a forward
+    pass of the towers and one loss for each term.
     """
     alone = {name: _only(objective, name, term) for name, term in objective.terms.items()}
     if "log_scale" in objective.scalars:
         alone.setdefault("clip", _only(objective, "clip", CLIP))
     functions = {name: loss_and_gradients(one, mesh, block_rows) for name, one in alone.items()}
     needs = tuple(dict.fromkeys((*NEEDS, *objective.needs)))
+    forward = make_forward(towers, needs, mesh, micro_batches, seed)
 
-    def diagnostics(params: dict, batch: Arrays, weights: Arrays, objective_state: dict | None = None, step=0):
-        embeds = towers.apply({"params": gathered(params["towers"], mesh)}, needs, batch, method="compute")
+    def diagnostics(
+        params: dict, batch: Arrays, weights: Arrays, objective_state: dict | None = None, step=0, model_state=None
+    ):
+        embeds, _, _ = forward(params["towers"], model_state or {}, batch, step)
         scalars = params["scalars"]
         results = {
             name: function(embeds, scalars, {name: jnp.float32(1.0)}, objective_state, step)
@@ -79,7 +84,7 @@ def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> 
 
     def of_state(state: dict, batch: Arrays) -> dict[str, jax.Array]:
         weights = objective.weights(state["step"])
-        found = diagnostics(state["params"], batch, weights, state["objective"], state["step"])
+        found = diagnostics(state["params"], batch, weights, state["objective"], state["step"], state["model_state"])
         return {f"diagnostics/{name}": value for name, value in found.items()}
 
     compiled = jax.jit(of_state, out_shardings=NamedSharding(mesh, P()))

@@ -29,7 +29,8 @@ class Encoder:
     result.
 
     Attributes:
-      params: {"towers", "scalars"}; replace it to evaluate a later step.
+      params: {"towers", "scalars"}; replace it, and `model_state`, to evaluate a later step.
+      model_state: mutable collections of the towers, such as running statistics; they are only read.
       tokenizer: texts to int32 [N, L].
       image_size: side of the pictures the image tower sees.
       step: training steps behind a loaded model; None for one that is being trained.
@@ -43,8 +44,10 @@ class Encoder:
         mesh: Mesh,
         batch_size: int = 256,
         step: int | None = None,
+        model_state: dict | None = None,
     ):
         self.params = params
+        self.model_state = model_state or {}
         self.step = step
         self.tokenizer = tokenizer
         self.image_size = towers.image.image_size
@@ -54,8 +57,8 @@ class Encoder:
         everywhere = NamedSharding(mesh, P())
 
         def compiled(method):
-            def apply(tower_params, x):
-                return towers.apply({"params": gathered(tower_params, mesh)}, x, method=method)
+            def apply(variables, x):
+                return towers.apply(gathered(variables, mesh), x, method=method)
 
             return jax.jit(apply, out_shardings=everywhere)
 
@@ -106,7 +109,8 @@ class Encoder:
     def _encode(self, encode, inputs: np.ndarray) -> np.ndarray:
         batches = range(0, len(inputs), self._batch_size)
         # Dispatch all batches before the first result is fetched: the device does not wait for the host.
-        pending = [settled(encode(self.params["towers"], self._local_rows(inputs[start:]))) for start in batches]
+        variables = {"params": self.params["towers"], **self.model_state}
+        pending = [settled(encode(variables, self._local_rows(inputs[start:]))) for start in batches]
         return np.concatenate([np.asarray(embeds) for embeds in pending])[: len(inputs)]
 
     def _local_rows(self, rest: np.ndarray) -> jax.Array:

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.checkpoint import load_params
+from rankclip_jax.checkpoint import load_model
 from rankclip_jax.config import load_run_config
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.encoder import Encoder
@@ -25,7 +25,8 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
       step: a step number, "best" (by the run's validation metric), or None for the newest.
 
     Returns:
-      an `Encoder` with `encode_image`, `encode_text`, `tokenize` and `logit_scale`.
+      an `Encoder` with `encode_image`, `encode_text`, `tokenize` and `logit_scale`, of the averaged weights if the
+      run averages them.
 
     Raises:
       UserError: no run there, no such checkpoint, or a damaged one.
@@ -34,8 +35,9 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
     record = load_run_config(str(run))
     tokenizer = Tokenizer.load(run / TOKENIZER)
     towers = build_towers(ConfigDict(record["config"]["model"]), tokenizer.vocab_size, tokenizer.eot_id)
-    params, meta = load_params(str(run / CHECKPOINTS), step)
-    return Encoder(towers, params, tokenizer, make_mesh(jax.local_devices()[:1]), step=meta["step"])
+    model, meta = load_model(str(run / CHECKPOINTS), step)
+    mesh = make_mesh(jax.local_devices()[:1])
+    return Encoder(towers, model["params"], tokenizer, mesh, step=meta["step"], model_state=model["model_state"])
 
 
 def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str | None]:

@@ -4,7 +4,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from rankclip_jax.errors import lookup
+from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.schedules import SCHEDULES, Schedule
 
 
@@ -12,6 +12,12 @@ def learning_rate_schedule(config: ConfigDict, total_steps: int) -> Schedule:
     """Learning rate as a function of the step; `config.warmup` is in steps, as `config.resolve` left it."""
     schedule = lookup(SCHEDULES, config.schedule, "config.optimizer.schedule")
     return schedule(config.learning_rate, config.warmup, total_steps)
+
+
+def check_ema_decay(decay: float) -> None:
+    """Refuse a decay with which the average of the weights would stand still or grow without end."""
+    if not 0.0 <= decay < 1.0:
+        raise UserError(f"config.optimizer.ema_decay={decay} must be at least 0 (no average) and less than 1.")
 
 
 def decay_mask(params):

@@ -28,7 +28,8 @@ from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.needs import captions_for_vocabulary, check_needs, embeds_of
 from rankclip_jax.objectives import Objective, RunLength, build_objective
 from rankclip_jax.objectives.rows import block_size
-from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
+from rankclip_jax.optimizer import check_ema_decay, learning_rate_schedule, make_optimizer
+from rankclip_jax.passes import check_micro_batches
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.sharding import make_mesh
 
@@ -81,6 +82,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
 def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     """Refuse now what would be refused later, when parameters exist and a folder is begun."""
     data, batch_size = config.data, config.batch_size
+    check_micro_batches(config.micro_batches, batch_size // mesh.size)
+    check_ema_decay(config.optimizer.ema_decay)
     check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
     make_augment(data.augment, config.model.image.image_size)
     block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)

@@ -1,10 +1,17 @@
-"""The jitted train step and the jitted encoders: pure functions of state and batch.
+"""The jitted train step: a pure function of state and batch.
 
-The state is a plain dict {"step", "params": {"towers", "scalars"}, "opt_state", "objective"}; the last holds
-the running statistics of objectives that have any.
+The state is a plain dict:
+
+    step         updates done
+    params       {"towers", "scalars"}
+    opt_state    of the optimizer
+    objective    running statistics of objectives that have any
+    model_state  mutable collections of towers that have any: {"batch_stats"} of a ResNet
+    ema          {"params", "model_state"} averaged over steps, or {}; what is evaluated, where there is one
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,16 +22,17 @@ from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.objectives.objective import Objective
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
-from rankclip_jax.sharding import batch_sharding, gathered, state_shardings
+from rankclip_jax.passes import make_forward
+from rankclip_jax.sharding import batch_sharding, state_shardings
 
 TrainState = dict
 Batch = dict
 
 
 def make_init(
-    towers: nn.Module, objective: Objective, optimizer: optax.GradientTransformation
+    towers: nn.Module, objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
 ) -> Callable[[jax.Array], TrainState]:
-    """Return init(key) -> state at step 0."""
+    """Return init(key) -> state at step 0; with averages if `ema_decay` is not 0."""
     image_size, context_length = towers.image.image_size, towers.text.context_length
 
     def init(key: jax.Array) -> TrainState:
@@ -33,8 +41,9 @@ def make_init(
         # Both towers whatever is needed; beside them only what is, and the same towers whatever is beside.
         batch = {"images": images, "augmented_images": images, "tokens": tokens, "caption_tokens": tokens}
         needs = ("image_embeds", "text_embeds", *objective.needs)
+        model_state = dict(towers.init(key, needs, batch, method="compute"))
         params = {
-            "towers": towers.init(key, needs, batch, method="compute")["params"],
+            "towers": model_state.pop("params"),
             "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
         }
         return {
@@ -42,6 +51,8 @@ def make_init(
             "params": params,
             "opt_state": optimizer.init(params),
             "objective": objective.initial_state(),
+            "model_state": model_state,
+            "ema": {"params": params, "model_state": model_state} if ema_decay else {},
         }
 
     return init
@@ -62,24 +73,32 @@ def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh
     )
 
 
+class Gradients(NamedTuple):
+    """What a batch gives: the objective's results, the gradient of all parameters, the towers' next state."""
+
+    result: LossAndGradients
+    params: dict
+    model_state: dict
+
+
 def make_gradients(
-    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0
-) -> Callable[..., tuple[LossAndGradients, dict]]:
-    """Return f(params, batch, weights, objective_state, step) -> (what the objective gave, gradient of all parameters).
+    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0, micro_batches: int = 1, seed: int = 0
+) -> Callable[..., Gradients]:
+    """Return f(params, batch, weights, objective_state, step, model_state) -> `Gradients`.
 
     The objective sees only what it needs of the towers' outputs; its gradient with respect to them is
-    pulled back through the towers.
+    pulled back through the towers, at once or in micro-batches (`passes`).
     """
+    forward = make_forward(towers, objective.needs, mesh, micro_batches, seed)
     objective_rows = loss_and_gradients(objective, mesh, block_rows)
 
-    def gradients(params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0):
-        def embed(tower_params):
-            params = {"params": gathered(tower_params, mesh)}
-            return towers.apply(params, objective.needs, batch, method="compute")
-
-        embeds, pull_back = jax.vjp(embed, params["towers"])
+    def gradients(
+        params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0, model_state=None
+    ) -> Gradients:
+        embeds, model_state, pull_back = forward(params["towers"], model_state or {}, batch, step)
         result = objective_rows(embeds, params["scalars"], weights, objective_state, step)
-        return result, {"towers": pull_back(result.d_embeds)[0], "scalars": result.d_scalars}
+        d_params = {"towers": pull_back(result.d_embeds), "scalars": result.d_scalars}
+        return Gradients(result, d_params, model_state)
 
     return gradients
 
@@ -90,20 +109,26 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     block_rows: int = 0,
+    micro_batches: int = 1,
+    seed: int = 0,
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return the update before jit: (state, batch) -> (state, metrics).
+
+    `block_rows` is of the objective (`rows`), `micro_batches` and `seed` of the towers (`passes`), `ema_decay`
+    of the averages (`moved_average`), which the state has if it is not 0.
 
     `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, and what else `needs.batch_inputs` names,
     sharded over the mesh. Metrics are float32 scalars of the step just taken: `loss`, one per term
     (unweighted), `weight_<term>` for weights that move, `logit_scale` (after exp) where the objective has
     one, other learned scalars, and `grad_norm`.
     """
-    gradients = make_gradients(towers, objective, mesh, block_rows)
+    gradients = make_gradients(towers, objective, mesh, block_rows, micro_batches, seed)
 
     def train_step(state: TrainState, batch: Batch):
-        params = state["params"]
-        weights = objective.weights(state["step"])
-        result, grads = gradients(params, batch, weights, state["objective"], state["step"])
+        params, step = state["params"], state["step"]
+        weights = objective.weights(step)
+        result, grads, model_state = gradients(params, batch, weights, state["objective"], step, state["model_state"])
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         params = clamp_scalars(optax.apply_updates(params, updates), objective)
         scalars = dict(params["scalars"])
@@ -115,10 +140,22 @@ def make_train_step(
             **scalars,
             "grad_norm": optax.global_norm(grads),
         }
-        new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state, "objective": result.state}
-        return new_state, metrics
+        model = {"params": params, "model_state": model_state}
+        ema = moved_average(state["ema"], model, ema_decay, step) if ema_decay else {}
+        rest = {"step": step + 1, "opt_state": opt_state, "objective": result.state, "ema": ema}
+        return model | rest, metrics
 
     return train_step
+
+
+def moved_average(average: dict, model: dict, decay: float, step: jax.Array) -> dict:
+    """The exponential moving average of `model`, trees of float arrays, with the model after one more step.
+
+    d average + (1 - d) model, d = min(decay, (1 + step) / (10 + step)) with `step` updates done before: what
+    training began with is soon forgotten, however long the average.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, model)
 
 
 def clamp_scalars(params: dict, objective: Objective) -> dict:

@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     distributed.barrier("config checked")
 
     # Shapes, then shardings, then arrays: either restored or initialised, straight into shards.
-    init = make_init(parts.towers, parts.objective, parts.optimizer)
+    init = make_init(parts.towers, parts.objective, parts.optimizer, config.optimizer.ema_decay)
     key = jax.random.key(config.seed)
     checkpoints = Checkpoints(
         str(Path(workdir) / CHECKPOINTS), keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric
@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         raise
     loop.close()
 
-    encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
+    encoder = make_encoder(parts, state)
     metrics = evaluate_run(encoder, parts.dataset, config.eval, workdir, config.duration)
     if distributed.is_main():
         print(f"report: {write_report(workdir)}", flush=True)
@@ -112,7 +112,14 @@ class _Loop:
         """Train to the end and return the final state; `state` is consumed."""
         config, parts = self.config, self.parts
         step_fn = make_train_step(
-            parts.towers, parts.objective, parts.optimizer, parts.mesh, config.objective.block_rows
+            parts.towers,
+            parts.objective,
+            parts.optimizer,
+            parts.mesh,
+            config.objective.block_rows,
+            config.micro_batches,
+            config.seed,
+            config.optimizer.ema_decay,
         )
         step_fn = jit_train_step(step_fn, state, parts.mesh)
         diagnose = self._diagnostics()
@@ -171,7 +178,14 @@ class _Loop:
         parts, config = self.parts, self.config
         if not config.log.diagnostics:
             return lambda state, batch: {}
-        diagnostics = make_diagnostics(parts.towers, parts.objective, parts.mesh, config.objective.block_rows)
+        diagnostics = make_diagnostics(
+            parts.towers,
+            parts.objective,
+            parts.mesh,
+            config.objective.block_rows,
+            config.micro_batches,
+            config.seed,
+        )
         return jit_diagnostics(diagnostics, parts.objective, parts.mesh)
 
     def _is_due(self, step: int, every: int) -> bool:
@@ -206,14 +220,19 @@ class _Loop:
 
     def _evaluate(self, step: int, state: dict) -> dict[str, float]:
         with self.clock.paused():
-            if self.encoder is None:
-                parts = self.parts
-                self.encoder = Encoder(parts.towers, state["params"], parts.tokenizer, parts.mesh)
-            self.encoder.params = state["params"]
+            self.encoder = make_encoder(self.parts, state, self.encoder)
             splits, names = self.config.eval.during, self.config.eval.names
             metrics, _ = evaluate_splits(self.encoder, self.parts.dataset, splits, names)
             self.writer.write(step, metrics)
         return metrics
+
+
+def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> Encoder:
+    """An encoder of the model in `state`, of its averages if it has any; `compiled` is used again."""
+    model = state["ema"] or state
+    encoder = compiled or Encoder(parts.towers, model["params"], parts.tokenizer, parts.mesh)
+    encoder.params, encoder.model_state = model["params"], model["model_state"]
+    return encoder
 
 
 parameter_norm = jax.jit(optax.global_norm)

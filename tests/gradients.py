@@ -66,7 +66,7 @@ def compute(case: str) -> dict[str, np.ndarray]:
     everywhere = NamedSharding(mesh, P())
     # Half way the ranking terms weigh as much as they ever do.
     weights = {term: jnp.float32(2.0) for term in objective.terms} | {"clip": jnp.float32(1.0)}
-    result, grads = jax.jit(gradients, out_shardings=everywhere)(state["params"], batch, weights)
+    result, grads, _ = jax.jit(gradients, out_shardings=everywhere)(state["params"], batch, weights)
     facts = {"state": np.array(tree_digests(state)), "bytes": np.array(bytes_per_device(state))}
     return {"loss": result.loss, **facts, **dict(_named(grads))}
 

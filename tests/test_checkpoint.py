@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rankclip_jax.checkpoint import Checkpoints, load_params
+from rankclip_jax.checkpoint import Checkpoints, load_model
 from rankclip_jax.digests import tree_digests
 from rankclip_jax.errors import UserError
 from tests import processes
@@ -97,8 +97,8 @@ def test_one_device_to_eight_and_eight_to_one(tmp_path):
     assert out.split() == tree_digests(make_state(4))
     restored = Checkpoints(tmp_path / "eight").restore(abstract(make_state()))
     assert tree_digests(restored.state) == tree_digests(make_state(5))
-    params, _ = load_params(tmp_path / "eight")
-    assert tree_digests(params) == tree_digests(make_state(5)["params"])
+    model, _ = load_model(tmp_path / "eight")
+    assert tree_digests(model["params"]) == tree_digests(make_state(5)["params"])
 
 
 DAMAGE = {
@@ -184,7 +184,7 @@ def test_the_newest_and_the_best_stay_over_a_restart(tmp_path, mode, values, bes
         checkpoints.close()
     assert steps_in(tmp_path) == [best, 7, 8]
     assert Checkpoints(tmp_path, **options).restore_best(abstract(state)).step == best
-    assert load_params(tmp_path, "best")[1] == {"at": best, "step": best}
+    assert load_model(tmp_path, "best")[1] == {"at": best, "step": best}
 
 
 def test_without_a_metric_there_is_no_best(tmp_path):
@@ -192,7 +192,7 @@ def test_without_a_metric_there_is_no_best(tmp_path):
     assert steps_in(tmp_path) == [4, 5]
     assert Checkpoints(tmp_path).restore_best(abstract(make_state())) is None
     with pytest.raises(UserError, match=r"no sound checkpoint 'best'"):
-        load_params(tmp_path, "best")
+        load_model(tmp_path, "best")
 
 
 def test_an_older_step_is_not_saved_over(tmp_path):
@@ -211,25 +211,25 @@ def test_buffers_may_be_donated_at_once(tmp_path):
     for _ in range(20):
         state = advance(state)
     checkpoints.close()
-    np.testing.assert_array_equal(load_params(tmp_path)[0]["w"], 1.0)
+    np.testing.assert_array_equal(load_model(tmp_path)[0]["params"]["w"], 1.0)
 
 
-def test_load_params_passes_over_damage_and_writes_nothing(tmp_path, capfd):
+def test_load_model_passes_over_damage_and_writes_nothing(tmp_path, capfd):
     save_steps(tmp_path, range(1, 4))
     flip(biggest_file(tmp_path / "3" / "state"))
-    params, meta = load_params(tmp_path)
+    model, meta = load_model(tmp_path)
     assert meta == {"data": {"next_index": 2}, "step": 2}
-    assert isinstance(params["tower"]["w"], np.ndarray) and params["tower"]["b"].dtype == jnp.bfloat16
-    assert tree_digests(params) == tree_digests(make_state(2)["params"])
+    assert isinstance(model["params"]["tower"]["w"], np.ndarray) and model["params"]["tower"]["b"].dtype == jnp.bfloat16
+    assert tree_digests(model["params"]) == tree_digests(make_state(2)["params"])
     assert "passed over: 3:" in capfd.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
-    assert load_params(tmp_path, 1)[1]["step"] == 1
+    assert load_model(tmp_path, 1)[1]["step"] == 1
     with pytest.raises(UserError, match=r"no sound checkpoint 3 in .*: 3: not the bits"):
-        load_params(tmp_path, 3)
+        load_model(tmp_path, 3)
     with pytest.raises(UserError, match=r"no sound checkpoint 4 in .*: 4: its meta file is missing"):
-        load_params(tmp_path, 4)
+        load_model(tmp_path, 4)
     with pytest.raises(UserError, match="neither a number nor 'best'"):
-        load_params(tmp_path, "newest")
+        load_model(tmp_path, "newest")
 
 
 DISK_FULL = """
@@ -254,9 +254,9 @@ def test_no_room_is_one_line_and_harms_no_earlier_step(tmp_path):
     assert code == 2
     assert len(err.splitlines()) == 1 and err.startswith("error: no room to save in ")
     assert "earlier checkpoints are intact" in err
-    params, meta = load_params(tmp_path)
+    model, meta = load_model(tmp_path)
     assert meta["step"] == 1
-    np.testing.assert_array_equal(params["w"], jnp.sin(jnp.arange(1_000_000.0)))
+    np.testing.assert_array_equal(model["params"]["w"], jnp.sin(jnp.arange(1_000_000.0)))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, {"params": {"w": jnp.ones(3)}})
     checkpoints.close()
@@ -331,5 +331,5 @@ def test_processes_agree_though_only_one_of_them_meets_the_damage(tmp_path):
     assert all(f"restored 2 {expected}" in out for _, out, _ in second)
     assert (tmp_path / "3.damaged").exists() and steps_in(tmp_path) == [2, 3, 4]
     assert sum(err.count("is damaged") for _, _, err in second) == 1
-    params, _ = load_params(tmp_path, 2)  # and one process reads what two wrote
-    assert tree_digests(params["w"]) == [expected]
+    model, _ = load_model(tmp_path, 2)  # and one process reads what two wrote
+    assert tree_digests(model["params"]["w"]) == [expected]

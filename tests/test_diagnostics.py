@@ -160,7 +160,7 @@ class Table(nn.Module):
     """Embeddings that are parameters."""
 
     @nn.compact
-    def compute(self, needs, batch):
+    def compute(self, needs, batch, train=False):
         shape = (len(batch["tokens"]), DIM)
         rows = {name: self.param(name, nn.initializers.normal(1.0), shape) for name in ("image_embeds", "text_embeds")}
         return {name: rows[name] / jnp.linalg.norm(rows[name], axis=1, keepdims=True) for name in needs}
@@ -252,6 +252,7 @@ def a_state(towers):
         "params": {"towers": towers, "scalars": {"log_scale": jnp.float32(2.0)}},
         "opt_state": (),
         "objective": {},
+        "model_state": {},
     }
 
 
@@ -271,7 +272,7 @@ def test_the_metrics_carry_their_prefix_and_are_of_the_state_given():
 
 
 def loop(on):
-    config = ConfigDict({"log": {"diagnostics": on}, "objective": {"block_rows": 0}})
+    config = ConfigDict({"log": {"diagnostics": on}, "objective": {"block_rows": 0}, "micro_batches": 1, "seed": 0})
     parts = SimpleNamespace(towers=Table(), objective=objective(), mesh=make_mesh(jax.devices()[:1]))
     return SimpleNamespace(config=config, parts=parts)
 

@@ -186,7 +186,7 @@ class Flat(nn.Module):
     context_length: int = 6
 
     @nn.compact
-    def __call__(self, x, with_trunk=False):
+    def __call__(self, x, with_trunk=False, train=False):
         trunk = nn.Dense(12, name="trunk")(x.reshape(x.shape[0], -1).astype(jnp.float32))
         features = nn.Dense(4, name="proj")(trunk)
         return (features, trunk) if with_trunk else features
@@ -257,7 +257,7 @@ def test_gradients_reach_trunk_and_heads_and_the_projection_only_with_clip(name,
     params = {"towers": flat_params(), "scalars": {key: jnp.float32(2.6) for key in objective.scalars}}
     gradients = make_gradients(towers, objective, make_mesh(jax.devices()[:1]))
     weights = objective.weights(jnp.int32(0))
-    found = jax.jit(gradients)(params, flat_batch(), weights)[1]["towers"]
+    found = jax.jit(gradients)(params, flat_batch(), weights).params["towers"]
     for side in ("image", "text"):
         assert np.any(found[side]["trunk"]["kernel"]) and np.any(found[f"{side}_head"]["hidden0"]["kernel"])
         assert np.any(found[side]["proj"]["kernel"]) == moves

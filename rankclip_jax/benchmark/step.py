@@ -122,10 +122,18 @@ def _one_batch(parts: Setup) -> dict[str, jax.Array]:
 
 def _stepper(parts: Setup, batch: dict[str, jax.Array]) -> Callable[[], float]:
     """A function that takes one train step and returns its seconds."""
-    init = make_init(parts.towers, parts.objective, parts.optimizer)
-    state = create_state(init, jax.random.key(parts.config.seed), parts.mesh)
+    config = parts.config
+    init = make_init(parts.towers, parts.objective, parts.optimizer, config.optimizer.ema_decay)
+    state = create_state(init, jax.random.key(config.seed), parts.mesh)
     step = make_train_step(
-        parts.towers, parts.objective, parts.optimizer, parts.mesh, parts.config.objective.block_rows
+        parts.towers,
+        parts.objective,
+        parts.optimizer,
+        parts.mesh,
+        config.objective.block_rows,
+        config.micro_batches,
+        config.seed,
+        config.optimizer.ema_decay,
     )
     step = jit_train_step(step, state, parts.mesh)
 

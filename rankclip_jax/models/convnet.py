@@ -59,8 +59,8 @@ class ConvNet(nn.Module):
     def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
         """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
 
-        With `with_trunk` also what they are projected from: the flattened last feature map. Training is no
-        different.
+        With `with_trunk` also what they are projected from: the flattened last feature map. `train` changes
+        nothing: there is nothing to drop, and each picture is normalised alone.
         """
         del train
         x = space_to_depth(images_BSSC.astype(self.dtype), self.patch_size)

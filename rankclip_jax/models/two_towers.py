@@ -80,7 +80,11 @@ class TwoTowers(nn.Module):
     def compute(
         self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False
     ) -> dict[str, jax.Array]:
-        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once."""
+        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
+
+        With `train` the towers drop what they drop in training, and normalise with the statistics of what they
+        are given; running statistics are updated by each input of a tower in turn.
+        """
         names: dict[tuple[str, str], dict[str, str]] = {}
         for name in needs:
             tower, given, kind = OUTPUTS[name]
