@@ -287,7 +287,7 @@ class Flat(nn.Module):
     context_length: int = 16
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train=False):
         return nn.Dense(8)(x.reshape(x.shape[0], -1).astype(jnp.float32))
 
 
