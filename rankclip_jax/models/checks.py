@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models import text, vit
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
@@ -53,3 +54,9 @@ def checked_pixels(image: Mapping[str, Any], name: str, default: tuple[float, ..
     if name == "pixel_std" and min(values) <= 0:
         raise UserError(f"model.image.{name}={values} must be positive: pixels are divided by it.")
     return values
+
+
+def checked_resize(image: Mapping[str, Any]) -> str:
+    """`model.image.resize`, a key of `RESIZES`; absent from runs of before there was a choice."""
+    lookup(RESIZES, image.get("resize", "crop"), "model.image.resize")
+    return image.get("resize", "crop")

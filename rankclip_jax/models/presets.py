@@ -13,7 +13,7 @@ SIGLIP = {"activation": "gelu_tanh", "ln_eps": 1e-6}
 SIGLIP_IMAGE = SIGLIP | {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False}
 SIGLIP_TEXT = SIGLIP | {"causal": False, "pool": "last", "projection_bias": True}
 HALF = (0.5, 0.5, 0.5)
-SIGLIP_PIXELS = {"pixel_mean": HALF, "pixel_std": HALF}
+SIGLIP_PIXELS = {"pixel_mean": HALF, "pixel_std": HALF, "resize": "squash"}
 
 
 def _vit(image_size, patch_size, width, layers, heads, **changes):
@@ -73,7 +73,7 @@ def get_preset(name: str) -> ConfigDict:
     """
     embed_dim, image, text = lookup(PRESETS, name, "model preset")
     heads = dict(zip(("prototypes", "hidden_width", "hidden_layers"), HEADS.get(name, LARGE_HEADS), strict=True))
-    image = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD} | image
+    image = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"} | image
     text = {"dtype": ""} | text
     model = {"name": name, "embed_dim": embed_dim, "dtype": "float32", "image": image, "text": text}
     return ConfigDict(model | {"heads": heads, "embeds": ""})

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.models.checks import checked_options, checked_pixels
+from rankclip_jax.models.checks import checked_options, checked_pixels, checked_resize
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
@@ -27,7 +27,7 @@ TOWERS = {
     "text_transformer": TextTransformer,
 }
 # Keys of `config.model.image` and `config.model.text` that are not the tower's own.
-NOT_OF_TOWER = ("tower", "dtype", "pixel_mean", "pixel_std")
+NOT_OF_TOWER = ("tower", "dtype", "pixel_mean", "pixel_std", "resize")
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -63,6 +63,7 @@ class TwoTowers(nn.Module):
       image_head, text_head: from what a tower projects to the logits of a distribution.
       embeds: what `encode_image` and `encode_text` give, a key of `EMBEDS`.
       pixel_mean, pixel_std: how pictures are normalised, in [0, 1], for red, green and blue.
+      resize: how pictures of other sizes are brought to the model's, a key of `data.transforms.RESIZES`.
     """
 
     image: nn.Module
@@ -72,6 +73,7 @@ class TwoTowers(nn.Module):
     embeds: str = "projection"
     pixel_mean: tuple[float, ...] = PIXEL_MEAN
     pixel_std: tuple[float, ...] = PIXEL_STD
+    resize: str = "crop"
 
     def __call__(self, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
         """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
@@ -156,6 +158,7 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
         embeds=embeds,
         pixel_mean=checked_pixels(config.image, "pixel_mean", PIXEL_MEAN),
         pixel_std=checked_pixels(config.image, "pixel_std", PIXEL_STD),
+        resize=checked_resize(config.image),
     )
 
 

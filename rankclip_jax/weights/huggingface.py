@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.weights.foreign import Foreign, model_config, require
-from rankclip_jax.weights.mapping import Rule, rule
-from rankclip_jax.weights.pixels import read_preprocessor
+from rankclip_jax.weights.mapping import Rule, dense_rules, norm_rules, rule
+from rankclip_jax.weights.preprocessing import read_preprocessor
 from rankclip_jax.weights.reading import first_file, read_json, read_tensors
 from rankclip_jax.weights.tokenizer_files import read_tokenizer
 
@@ -135,8 +135,8 @@ def read_config(folder: Path, kind: str) -> ConfigDict:
     image |= {"image_size": _side(vision, "image_size", path), "patch_size": _side(vision, "patch_size", path)}
     text = _tower("text_transformer", text, path) | TRAITS[kind]["text"]
     text["context_length"] = tower_section(given, "text_config", kind)["max_position_embeddings"]
-    pixels = read_preprocessor(folder, kind, image["image_size"])
-    return model_config(folder.name, embed_dim, image, text, pixels)
+    image |= read_preprocessor(folder, kind, image["image_size"])
+    return model_config(folder.name, embed_dim, image, text)
 
 
 def tower_section(given: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
@@ -208,11 +208,11 @@ def rules(config: ConfigDict) -> list[Rule]:
         rule("scalars/log_scale", "logit_scale", "scalar" if kind == "clip" else "array_of_one"),
         rule("towers/image/conv1/kernel", f"{vision}.embeddings.patch_embedding.weight", "conv"),
         rule("towers/image/positional_embedding", f"{vision}.embeddings.position_embedding.weight"),
-        *_norm("towers/image/ln_post", f"{vision}.post_layernorm"),
+        *norm_rules("towers/image/ln_post", f"{vision}.post_layernorm"),
         *_blocks("towers/image", f"{vision}.encoder.layers"),
         rule("towers/text/token_embedding", f"{text}.embeddings.token_embedding.weight"),
         rule("towers/text/positional_embedding", f"{text}.embeddings.position_embedding.weight"),
-        *_norm("towers/text/ln_final", f"{text}.final_layer_norm"),
+        *norm_rules("towers/text/ln_final", f"{text}.final_layer_norm"),
         *_blocks("towers/text", f"{text}.encoder.layers"),
     ]
     return shared + (_clip_rules() if kind == "clip" else _siglip_rules())
@@ -221,7 +221,7 @@ def rules(config: ConfigDict) -> list[Rule]:
 def _clip_rules() -> list[Rule]:
     return [
         rule("towers/image/class_embedding", "vision_model.embeddings.class_embedding"),
-        *_norm("towers/image/ln_pre", "vision_model.pre_layrnorm"),  # spelt so there
+        *norm_rules("towers/image/ln_pre", "vision_model.pre_layrnorm"),  # spelt so there
         rule("towers/image/proj", "visual_projection.weight", "linear"),
         rule("towers/text/text_projection", "text_projection.weight", "linear"),
     ]
@@ -236,10 +236,10 @@ def _siglip_rules() -> list[Rule]:
         rule(f"{ours}/probe", f"{theirs}.probe", "probe"),
         rule(apart[0], f"{theirs}.attention.in_proj_weight", "query_apart"),
         rule(apart[1], f"{theirs}.attention.in_proj_bias", "query_bias_apart"),
-        *_dense(f"{ours}/out_proj", f"{theirs}.attention.out_proj"),
-        *_norm(f"{ours}/ln", f"{theirs}.layernorm"),
-        *_dense(f"{ours}/c_fc", f"{theirs}.mlp.fc1"),
-        *_dense(f"{ours}/c_proj", f"{theirs}.mlp.fc2"),
+        *dense_rules(f"{ours}/out_proj", f"{theirs}.attention.out_proj"),
+        *norm_rules(f"{ours}/ln", f"{theirs}.layernorm"),
+        *dense_rules(f"{ours}/c_fc", f"{theirs}.mlp.fc1"),
+        *dense_rules(f"{ours}/c_proj", f"{theirs}.mlp.fc2"),
         rule("towers/text/text_projection", "text_model.head.weight", "linear"),
         rule("towers/text/text_projection_bias", "text_model.head.bias"),
     ]
@@ -249,19 +249,11 @@ def _blocks(tower: str, layers: str) -> list[Rule]:
     ours, theirs = f"{tower}/transformer/blocks", f"{layers}.{{i}}"
     three = [f"{theirs}.self_attn.{name}_proj" for name in "qkv"]
     return [
-        *_norm(f"{ours}/ln_1", f"{theirs}.layer_norm1"),
+        *norm_rules(f"{ours}/ln_1", f"{theirs}.layer_norm1"),
         rule(f"{ours}/attn/in_proj/kernel", [f"{name}.weight" for name in three], "fused_linear"),
         rule(f"{ours}/attn/in_proj/bias", [f"{name}.bias" for name in three], "fused_bias"),
-        *_dense(f"{ours}/attn/out_proj", f"{theirs}.self_attn.out_proj"),
-        *_norm(f"{ours}/ln_2", f"{theirs}.layer_norm2"),
-        *_dense(f"{ours}/c_fc", f"{theirs}.mlp.fc1"),
-        *_dense(f"{ours}/c_proj", f"{theirs}.mlp.fc2"),
+        *dense_rules(f"{ours}/attn/out_proj", f"{theirs}.self_attn.out_proj"),
+        *norm_rules(f"{ours}/ln_2", f"{theirs}.layer_norm2"),
+        *dense_rules(f"{ours}/c_fc", f"{theirs}.mlp.fc1"),
+        *dense_rules(f"{ours}/c_proj", f"{theirs}.mlp.fc2"),
     ]
-
-
-def _norm(ours: str, theirs: str) -> list[Rule]:
-    return [rule(f"{ours}/scale", f"{theirs}.weight"), rule(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def _dense(ours: str, theirs: str) -> list[Rule]:
-    return [rule(f"{ours}/kernel", f"{theirs}.weight", "linear"), rule(f"{ours}/bias", f"{theirs}.bias")]

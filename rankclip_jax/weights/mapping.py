@@ -82,6 +82,16 @@ def rule(ours: str | Sequence[str], theirs: str | Sequence[str], form: str = "sa
     return Rule(*((names,) if isinstance(names, str) else tuple(names) for names in (ours, theirs)), form)
 
 
+def norm_rules(ours: str, theirs: str) -> list[Rule]:
+    """Scale and bias of a norm."""
+    return [rule(f"{ours}/scale", f"{theirs}.weight"), rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def dense_rules(ours: str, theirs: str) -> list[Rule]:
+    """Kernel and bias of a linear layer."""
+    return [rule(f"{ours}/kernel", f"{theirs}.weight", "linear"), rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
 def to_ours(
     rules: Iterable[Rule],
     tensors: Mapping[str, np.ndarray],
@@ -112,7 +122,7 @@ def to_ours(
             fits = all(part is not None and part.shape == _layer_shape(one, shapes[path]) for part in parts)
             if not fits:
                 raise UserError(_shape_problem(one, layers, tensors, shapes, where))
-            ours[path] = np.stack(parts) if one.is_layered else np.ascontiguousarray(parts[0])
+            ours[path] = np.stack(parts) if one.is_layered else np.array(parts[0], order="C")
     unset = sorted(set(shapes) - set(ours))
     if unset:
         raise UserError(f"{where} has nothing for {unset[0]} of this model{_more(unset)}: it is another architecture.")

@@ -102,9 +102,10 @@ def _root(archive: zipfile.ZipFile, path: Path) -> str:
     roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise UserError(f"{path} is a zip archive that torch.save did not write (it has no data.pkl).")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-        # torch never compresses, and what is compressed may unpack to any size.
-        raise UserError(f"{path} is a compressed zip archive, which torch.save does not write: get it again.")
+    entries = [entry for entry in archive.infolist() if entry.filename.startswith(f"{roots[0]}/data")]
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        # torch does not compress these, and what is compressed may unpack to any size.
+        raise UserError(f"{path} holds compressed tensors, which torch.save does not write: get it again.")
     order = f"{roots[0]}/byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise UserError(f"{path} was written on a big-endian machine: convert it to safetensors there.")

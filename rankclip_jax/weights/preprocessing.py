@@ -1,7 +1,7 @@
-"""How a model wants its pictures: `config.model.pixels`, from and to the files of other libraries.
+"""How a model wants its pictures, from and to the files of other libraries.
 
-``{"mean", "std"}`` of RGB in [0, 1], and ``resize``: "crop", the shorter side to the model's size and its middle
-cut out; "squash", both sides to it. Always bicubic, as low-pass as PIL's.
+In `config.model.image`: ``pixel_mean`` and ``pixel_std`` of RGB in [0, 1], and ``resize``, a key of
+`data.transforms.RESIZES`. Always bicubic, as low-pass as PIL's.
 """
 
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.models.two_towers import PIXEL_MEAN, PIXEL_STD
+from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 from rankclip_jax.weights.reading import read_json
 
 BICUBIC = 3  # PIL's number
 HALF = (0.5, 0.5, 0.5)
 # What transformers' classes do where their file says nothing.
 DEFAULTS = {
-    "clip": {"mean": PIXEL_MEAN, "std": PIXEL_STD, "resize": "crop"},
-    "siglip": {"mean": HALF, "std": HALF, "resize": "squash"},
+    "clip": {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"},
+    "siglip": {"pixel_mean": HALF, "pixel_std": HALF, "resize": "squash"},
 }
 RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's names
 
 
 def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any]:
-    """`config.model.pixels` by a Hugging Face folder's preprocessor; `kind`'s usual one where there is no file.
+    """What a Hugging Face folder's preprocessor says, in our keys; `kind`'s usual one where there is no file.
 
     Raises:
       UserError: it does to pictures what we cannot.
@@ -48,15 +48,16 @@ def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any
         raise UserError(f"{path} resizes pictures to {edge} and the model takes {image_size}: set its size to that.")
     crops = given.get("do_center_crop", kind == "clip") and (isinstance(size, int) or "shortest_edge" in size)
     return {
-        "mean": tuple(given.get("image_mean", usual["mean"])),
-        "std": tuple(given.get("image_std", usual["std"])),
+        "pixel_mean": tuple(given.get("image_mean", usual["pixel_mean"])),
+        "pixel_std": tuple(given.get("image_std", usual["pixel_std"])),
         "resize": "crop" if crops else "squash",
     }
 
 
-def write_preprocessor(pixels: Mapping[str, Any], kind: str, image_size: int) -> dict[str, Any]:
-    """Content of ``preprocessor_config.json``."""
-    square = {"height": image_size, "width": image_size}
+def write_preprocessor(image: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Content of ``preprocessor_config.json`` for `config.model.image`."""
+    pixels = DEFAULTS["clip"] | image
+    square = {"height": image["image_size"], "width": image["image_size"]}
     crops = pixels["resize"] == "crop"
     name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
     return {
@@ -64,19 +65,20 @@ def write_preprocessor(pixels: Mapping[str, Any], kind: str, image_size: int) ->
         "processor_class": f"{name}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": image_size} if crops else square,
+        "size": {"shortest_edge": image["image_size"]} if crops else square,
         "resample": BICUBIC,
-        **({"do_center_crop": crops, "crop_size": square} if kind == "clip" else {}),
+        "do_center_crop": crops,
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(pixels["mean"]),
-        "image_std": list(pixels["std"]),
+        "image_mean": list(pixels["pixel_mean"]),
+        "image_std": list(pixels["pixel_std"]),
     }
 
 
 def read_preprocess_cfg(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`config.model.pixels` by open_clip's ``preprocess_cfg``.
+    """What open_clip's ``preprocess_cfg`` says, in our keys.
 
     Raises:
       UserError: it does to pictures what we cannot.
@@ -88,11 +90,13 @@ def read_preprocess_cfg(given: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{' or '.join(RESIZES)}."
         )
     usual = DEFAULTS["clip"]
-    mean, std = given.get("mean", usual["mean"]), given.get("std", usual["std"])
-    return {"mean": tuple(mean), "std": tuple(std), "resize": RESIZES[resize]}
+    mean, std = given.get("mean", usual["pixel_mean"]), given.get("std", usual["pixel_std"])
+    return {"pixel_mean": tuple(mean), "pixel_std": tuple(std), "resize": RESIZES[resize]}
 
 
-def write_preprocess_cfg(pixels: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's ``preprocess_cfg``."""
+def write_preprocess_cfg(image: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's ``preprocess_cfg`` for `config.model.image`."""
+    pixels = DEFAULTS["clip"] | image
     resize = next(theirs for theirs, ours in RESIZES.items() if ours == pixels["resize"])
-    return {"mean": list(pixels["mean"]), "std": list(pixels["std"]), "interpolation": "bicubic", "resize_mode": resize}
+    statistics = {"mean": list(pixels["pixel_mean"]), "std": list(pixels["pixel_std"])}
+    return statistics | {"interpolation": "bicubic", "resize_mode": resize}
