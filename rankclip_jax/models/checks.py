@@ -5,12 +5,16 @@ from typing import Any
 
 from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.models import text, vit
+from rankclip_jax.models import resnet, text, vit
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 
 # Values an option may have, for every tower that has the option, and for one tower.
 CHOICES = {"activation": ACTIVATIONS, "remat": REMAT}
-CHOICES_OF = {"vit": {"pool": vit.POOLS}, "text_transformer": {"pool": text.POOLS}}
+CHOICES_OF = {
+    "vit": {"pool": vit.POOLS},
+    "resnet": {"batch_norm": resnet.BATCH_NORMS},
+    "text_transformer": {"pool": text.POOLS},
+}
 
 
 def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:

@@ -36,14 +36,26 @@ def _convnet(image_size, patch_size, widths, depths):
     }
 
 
+def _resnet(image_size, width, layers, heads):
+    return {
+        "tower": "resnet",
+        "image_size": image_size,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "batch_norm": "global",
+    }
+
+
 # Distribution heads of objectives that need them, by preset: (prototypes, width and number of hidden layers).
-HEADS = {"mu": (32, 32, 1), "emoji": (256, 256, 1)}
+HEADS = {"mu": (32, 32, 1), "mu-rn": (32, 32, 1), "emoji": (256, 256, 1)}
 LARGE_HEADS = (32_768, 4096, 2)  # as we remember nCLIP's
 
 # name: (embed_dim, image tower, text tower)
 PRESETS = {
     # For tests: compiles in seconds.
     "mu": (16, _vit(64, 16, 32, 2, 2), _text(16, 32, 2, 2)),
+    "mu-rn": (16, _resnet(64, 8, (1, 2, 1, 1), 4), _text(16, 32, 2, 2)),
     # For the embedded pictures on a laptop CPU.
     "emoji": (256, _convnet(64, 4, (64, 128), (1, 1)), _text(16, 96, 1, 4)),
     "ViT-S/16": (384, _vit(224, 16, 384, 12, 6), _text(77, 384, 12, 6)),
@@ -53,6 +65,9 @@ PRESETS = {
     "ViT-L/14-336": (768, _vit(336, 14, 1024, 24, 16), _text(77, 768, 12, 12)),
     # As open_clip has it, and LAION trained it.
     "ViT-H/14": (1024, _vit(224, 14, 1280, 32, 16, activation="gelu"), _text(77, 1024, 24, 16, activation="gelu")),
+    "RN50": (1024, _resnet(224, 64, (3, 4, 6, 3), 32), _text(77, 512, 12, 8)),
+    "RN101": (512, _resnet(224, 64, (3, 4, 23, 3), 32), _text(77, 512, 12, 8)),
+    "RN50x4": (640, _resnet(288, 80, (4, 6, 10, 6), 40), _text(77, 640, 12, 10)),
     "SigLIP-B/16": (
         768,
         _vit(224, 16, 768, 12, 12, **SIGLIP_IMAGE, **SIGLIP_PIXELS),
