@@ -164,6 +164,7 @@ class _Loop:
             seed=self.config.seed,
             image_size=self.config.model.image.image_size,
             augment=data.augment,
+            resize=self.parts.towers.resize,
             inputs=inputs,
             start_step=self.start,
             process_index=jax.process_index(),
