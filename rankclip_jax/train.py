@@ -236,7 +236,7 @@ def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> 
     return encoder
 
 
-parameter_norm = jax.jit(optax.global_norm)
+parameter_norm = jax.jit(optax.tree.norm)
 
 
 def check_finite(step: int, values: Mapping[str, Any]) -> None:
