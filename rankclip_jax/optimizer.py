@@ -29,7 +29,7 @@ def decay_mask(params):
 
     def decays(path, _) -> bool:
         keys = [key.key for key in path]
-        return keys[0] != "scalars" and keys[-1] not in ("bias", "scale")
+        return keys[0] != "scalars" and not keys[-1].endswith(("bias", "scale"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
