@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 from rankclip_jax.models.presets import PRESETS, get_preset
 from rankclip_jax.models.transformer import ACTIVATIONS, Block, layer_norm, quick_gelu, text_block_init
-from rankclip_jax.models.two_towers import PIXEL_MEAN, PIXEL_STD, TwoTowers, build_towers, unit_norm
+from rankclip_jax.models.two_towers import TwoTowers, build_towers, unit_norm
 from rankclip_jax.models.vit import VisionTransformer
 
 # One worker for all: the tests share compiled functions.

@@ -3,6 +3,8 @@
 import pytest
 from ml_collections import ConfigDict
 
+from configs import base
+from rankclip_jax.config import FILE, check_same_run, to_json
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
@@ -19,14 +21,44 @@ def build(preset="mu", **changes):
     return build_towers(config, VOCAB, EOT)
 
 
-@pytest.mark.parametrize(("saved", "meant"), [(True, "block"), (False, "none")])
-def test_a_run_that_said_remat_by_a_bool(saved, meant):
-    """As `rankclip_jax.load` reads the config of a run from before there were kinds, and other new options."""
-    config = get_preset("mu").to_dict()
-    known = ("tower", "image_size", "context_length", "patch_size", "width", "layers", "heads", "activation")
+KNOWN = ("tower", "image_size", "context_length", "patch_size", "width", "layers", "heads", "activation")
+
+
+def older(model, remat):
+    """The same config as a run said it before there were kinds of `remat`, and other new options."""
     for side in ("image", "text"):
-        config[side] = {name: value for name, value in config[side].items() if name in known} | {"remat": saved}
-    assert build_towers(ConfigDict(config), VOCAB, EOT) == build(image__remat=meant, text__remat=meant)
+        model[side] = {name: value for name, value in model[side].items() if name in KNOWN} | {"remat": remat}
+    return model
+
+
+@pytest.mark.parametrize(("saved", "meant"), [(True, "block"), (False, "none")])
+def test_a_run_from_before_these_options_loads(saved, meant):
+    config = ConfigDict(older(get_preset("mu").to_dict(), saved))
+    assert build_towers(config, VOCAB, EOT) == build(image__remat=meant, text__remat=meant)
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({}, None),
+        ({"model.image.patch_dropout": 0.5}, "model.image.patch_dropout 0.0 -> 0.5"),
+        ({"model.text.remat": "block"}, 'model.text.remat "none" -> "block"'),
+        ({"optimizer.freeze": "towers/image/.*"}, 'optimizer.freeze "" -> "towers/image/'),
+    ],
+)
+def test_a_run_from_before_these_options_continues_with_what_it_ran_with(changes, differs, tmp_path):
+    config = base.get_config("mu")
+    record = {"config": config.to_dict(), "data": {}}
+    older(record["config"]["model"], remat=False)
+    del record["config"]["optimizer"]["freeze"]
+    (tmp_path / FILE).write_text(to_json(record))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    config.update_from_flattened_dict(changes)
+    if not differs:
+        assert check_same_run(str(tmp_path), config)
+        return
+    with pytest.raises(UserError, match=differs):
+        check_same_run(str(tmp_path), config)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +88,10 @@ def test_a_run_that_said_remat_by_a_bool(saved, meant):
 def test_mistakes(changes, message):
     with pytest.raises(UserError, match=message):
         build(**changes)
+
+
+def test_a_yes_that_is_no_bool():
+    config = get_preset("mu").to_dict()
+    config["image"]["pre_norm"] = "no"
+    with pytest.raises(UserError, match=r"model.image.pre_norm='no' must be True or False"):
+        build_towers(ConfigDict(config), VOCAB, EOT)
