@@ -57,7 +57,9 @@ def frozen_mask(params: Any, pattern: str) -> Any:
     if pattern and not any(frozen):
         names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         some = ", ".join(names[:: max(1, len(names) // 5)])
-        raise UserError(f"{key} matches no parameter; it must match a whole path, such as 'towers/image/.*' of {some}.")
+        raise UserError(
+            f"{key} matches no parameter; it must match a whole path, such as 'towers/image/.*'. Paths are {some}, ..."
+        )
     if all(frozen):
         raise UserError(f"{key} matches every parameter: nothing would train; leave some out.")
     return mask

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import emoji
@@ -101,6 +102,15 @@ def test_what_trains_trains_as_it_would_alone():
     np.testing.assert_array_equal(one["towers"]["text"]["kernel"], other["towers"]["text"]["kernel"])
     np.testing.assert_array_equal(one["scalars"]["log_scale"], other["scalars"]["log_scale"])
     np.testing.assert_array_equal(one["towers"]["image"]["kernel"], 0)
+
+
+def test_an_update_of_zero_keeps_the_sign_of_zero():
+    """Also where no compiler leaves the addition out."""
+    params = {"towers": {"image": {"bias": jnp.float32([-0.0, 0.0])}, "text": {"bias": jnp.zeros(2)}}, "scalars": {}}
+    optimizer = make_optimizer(parts(LIT).config.optimizer, lambda step: 0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    found = optax.apply_updates(params, updates)["towers"]["image"]["bias"]
+    assert np.signbit(found).tolist() == [True, False]
 
 
 def test_the_norm_that_clips_is_of_what_trains():
