@@ -18,7 +18,7 @@ def abstract_params(model):
     return jax.eval_shape(towers.init, jax.random.key(0), images, tokens)["params"]
 
 
-@pytest.mark.parametrize("preset", ["mu", "emoji"])  # a transformer and a convolutional picture tower
+@pytest.mark.parametrize("preset", ["mu", "emoji", "mu-rn"])  # picture towers: transformer, convolutions, ResNet
 def test_decay_spares_norms_biases_and_scalars_only(preset):
     params = {"towers": abstract_params(get_preset(preset)), "scalars": {"log_scale": jnp.zeros(())}}
     spared, decayed = set(), set()
@@ -27,7 +27,8 @@ def test_decay_spares_norms_biases_and_scalars_only(preset):
     assert "scalars/log_scale" in spared
     names = {path.rsplit("/", 1)[1] for path in spared}
     assert names == {"scale", "bias", "log_scale"}
-    assert all("/ln_" in path or "/norm" in path for path in spared if path.endswith("/scale"))
+    norms = ("/ln_", "/norm", "/bn", "/downsample/1/")
+    assert all(any(norm in path for norm in norms) for path in spared if path.endswith("/scale"))
     assert {"towers/text/token_embedding", "towers/text/positional_embedding"} <= decayed
     assert {path.rsplit("/", 1)[1] for path in decayed} >= {"kernel", "text_projection"}
     assert not any("bias" in path for path in decayed)

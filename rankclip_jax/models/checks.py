@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.models import text, vit
+from rankclip_jax.models import resnet, text, vit
 from rankclip_jax.models.presets import REMAT_BY_BOOL
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 
 # Values an option may have, for every tower that has the option, and for one tower.
 CHOICES = {"activation": ACTIVATIONS, "remat": REMAT}
-CHOICES_OF = {"vit": {"pool": vit.POOLS}, "text_transformer": {"pool": text.POOLS}}
+CHOICES_OF = {
+    "vit": {"pool": vit.POOLS},
+    "resnet": {"batch_norm": resnet.BATCH_NORMS},
+    "text_transformer": {"pool": text.POOLS},
+}
 
 
 def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
@@ -54,3 +59,9 @@ def checked_pixels(image: Mapping[str, Any], name: str, default: tuple[float, ..
     if name == "pixel_std" and min(values) <= 0:
         raise UserError(f"model.image.{name}={values} must be positive: pixels are divided by it.")
     return values
+
+
+def checked_resize(image: Mapping[str, Any]) -> str:
+    """`model.image.resize`, a key of `RESIZES`; absent from runs of before there was a choice."""
+    lookup(RESIZES, image.get("resize", "crop"), "model.image.resize")
+    return image.get("resize", "crop")

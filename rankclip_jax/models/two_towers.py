@@ -14,20 +14,22 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.models.checks import checked_options, checked_pixels
+from rankclip_jax.models.checks import checked_options, checked_pixels, checked_resize
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
+from rankclip_jax.models.resnet import REDUCTION, ModifiedResNet
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.vit import VisionTransformer
 
 TOWERS = {
     "vit": VisionTransformer,
     "convnet": ConvNet,
+    "resnet": ModifiedResNet,
     "text_transformer": TextTransformer,
 }
 # Keys of `config.model.image` and `config.model.text` that are not the tower's own.
-NOT_OF_TOWER = ("tower", "dtype", "pixel_mean", "pixel_std")
+NOT_OF_TOWER = ("tower", "dtype", "pixel_mean", "pixel_std", "resize")
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -63,6 +65,7 @@ class TwoTowers(nn.Module):
       image_head, text_head: from what a tower projects to the logits of a distribution.
       embeds: what `encode_image` and `encode_text` give, a key of `EMBEDS`.
       pixel_mean, pixel_std: how pictures are normalised, in [0, 1], for red, green and blue.
+      resize: how pictures of other sizes are brought to the model's, a key of `data.transforms.RESIZES`.
     """
 
     image: nn.Module
@@ -72,6 +75,7 @@ class TwoTowers(nn.Module):
     embeds: str = "projection"
     pixel_mean: tuple[float, ...] = PIXEL_MEAN
     pixel_std: tuple[float, ...] = PIXEL_STD
+    resize: str = "crop"
 
     def __call__(self, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
         """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
@@ -114,7 +118,7 @@ class TwoTowers(nn.Module):
         if not heads:
             return {"embeds": unit_norm(run(x, train=train))}
         features, trunk = run(x, with_trunk=True, train=train)
-        return {"embeds": unit_norm(features), "logits": head(trunk)}
+        return {"embeds": unit_norm(features), "logits": head(trunk, train=train)}
 
 
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
@@ -134,10 +138,11 @@ def unit_norm(features: jax.Array) -> jax.Array:
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
-def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
+def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int = 1) -> TwoTowers:
     """Build both towers of `config` (a preset of `models/presets.py`, perhaps with changed fields).
 
-    The vocabulary's size and its end-of-text id come from the tokenizer.
+    The vocabulary's size and its end-of-text id come from the tokenizer; `devices` is over how many a training
+    batch is spread, which only local batch normalisation needs to know.
 
     Raises:
       UserError: an unknown tower or dtype, or sizes and options that do not go together.
@@ -149,13 +154,14 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int) -> TwoTowers:
     given = {"embed_dim": config.embed_dim}
     of_text = {"vocab_size": vocab_size, "eot_id": eot_id}
     return TwoTowers(
-        image=_build_tower("image", config.image, {**given, "dtype": image_dtype}),
+        image=_build_tower("image", config.image, {**given, "dtype": image_dtype, "devices": devices}),
         text=_build_tower("text", config.text, {**given, "dtype": text_dtype, **of_text}),
         image_head=_build_head(config.get("heads"), image_dtype),
         text_head=_build_head(config.get("heads"), text_dtype),
         embeds=embeds,
         pixel_mean=checked_pixels(config.image, "pixel_mean", PIXEL_MEAN),
         pixel_std=checked_pixels(config.image, "pixel_std", PIXEL_STD),
+        resize=checked_resize(config.image),
     )
 
 
@@ -177,7 +183,9 @@ def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
     missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in options]
     if missing:
         raise UserError(f"model.{side}.tower={name!r} needs model.{side}.{missing[0]}: add it, or choose a preset.")
-    return tower(**checked_options(side, name, options, given["embed_dim"]), **given)
+    taken = {f.name for f in dataclasses.fields(tower)}
+    options = checked_options(side, name, options, given["embed_dim"])
+    return tower(**options, **{name: value for name, value in given.items() if name in taken})
 
 
 def _build_head(config: ConfigDict | None, dtype: jnp.dtype) -> DistributionHead | None:
@@ -202,6 +210,22 @@ def _check_sizes(config: ConfigDict) -> None:
         raise UserError(
             f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
         )
+    if image.tower == "resnet":
+        _check_resnet(image)
     for name, tower in (("image", image), ("text", text)):
         if tower.tower in ("vit", "text_transformer") and tower.width % tower.heads:
             raise UserError(f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}.")
+
+
+def _check_resnet(image: ConfigDict) -> None:
+    if len(image.layers) != 4 or min(image.layers) < 1:
+        raise UserError(f"model.image.layers={tuple(image.layers)} must be four numbers of blocks, at least 1 each.")
+    if image.image_size % REDUCTION:
+        raise UserError(f"model.image.image_size={image.image_size} must be a multiple of {REDUCTION} for a ResNet.")
+    if image.width % 2:
+        raise UserError(f"model.image.width={image.width} must be even: half of it are the stem's channels.")
+    if REDUCTION * image.width % image.heads:
+        raise UserError(
+            f"model.image.heads={image.heads} does not divide the {REDUCTION * image.width} channels of the last map, "
+            f"{REDUCTION} model.image.width."
+        )

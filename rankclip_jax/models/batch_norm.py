@@ -1,0 +1,54 @@
+"""Batch normalisation as PyTorch's BatchNorm2d computes it, over the whole batch or over each device's part.
+
+Letters: B batch, H, W map, C channels, G groups of rows, each with its own statistics.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+EPS = 1e-5
+MOMENTUM = 0.1  # of the new in the running statistics
+
+
+class BatchNorm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-5) * scale + bias, for each channel.
+
+    In training, with the mean and the biased variance over B/G rows and H W positions, in float32 and in two
+    passes over the values; the running mean and the running *unbiased* variance (collection "batch_stats") move
+    a tenth of the way towards those of this batch, averaged over the groups. Otherwise, with the running ones.
+
+    Attributes:
+      groups: consecutive equal parts of the batch with their own statistics. With 1, a batch spread over
+        devices has its statistics summed over all of them; with one for each device, none of them needs the others.
+    """
+
+    groups: int = 1
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, train: bool) -> jax.Array:
+        channels = x_BHWC.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        x = x_BHWC.astype(jnp.float32)
+        if not train:
+            normal = (x - running_mean.value) * lax.rsqrt(running_var.value + EPS)
+            return (normal * scale + bias).astype(self.dtype)
+        x = x.reshape(self.groups, -1, channels)
+        mean_G1C = jnp.mean(x, axis=1, keepdims=True)
+        centred = x - mean_G1C
+        var_G1C = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
+        values = x.shape[1]
+        _move(running_mean, jnp.mean(mean_G1C, axis=(0, 1)))
+        _move(running_var, jnp.mean(var_G1C, axis=(0, 1)) * (values / max(1, values - 1)))
+        normal = centred * (lax.rsqrt(var_G1C + EPS) * scale) + bias
+        return normal.reshape(x_BHWC.shape).astype(self.dtype)
+
+
+def _move(running: nn.Variable, now: jax.Array) -> None:
+    running.value = (1 - MOMENTUM) * running.value + MOMENTUM * lax.stop_gradient(now)
