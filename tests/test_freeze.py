@@ -165,7 +165,7 @@ def test_the_card_says_how_many_parameters_train(freeze):
 )
 def test_mistakes(freeze, message):
     with pytest.raises(UserError, match=message):
-        initial(freeze)
+        parts(freeze)
 
 
 def test_a_mask_of_towers_by_part():
