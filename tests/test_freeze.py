@@ -115,13 +115,13 @@ def test_an_update_of_zero_keeps_the_sign_of_zero():
 
 def test_the_norm_that_clips_is_of_what_trains():
     params = {"towers": {"image": {"bias": jnp.zeros(2)}, "text": {"bias": jnp.zeros(2)}}, "scalars": {}}
-    config = parts(LIT, clip_norm=1.0).config.optimizer
+    config = parts(LIT, clip_norm=0.25).config.optimizer
     optimizer = make_optimizer(config, lambda step: 0.1)
     grads = {"towers": {"image": {"bias": jnp.full(2, 1e6)}, "text": {"bias": jnp.float32([0.3, 0.4])}}, "scalars": {}}
     _, state = optimizer.update(grads, optimizer.init(params), params)
     first = [leaf for path, leaf in jax.tree.leaves_with_path(state) if ".mu" in jax.tree_util.keystr(path)]
-    # A norm of 0.5 is not clipped to 1: the first moment is (1 - b1) times the gradient.
-    np.testing.assert_allclose(first, [[0.03, 0.04]], rtol=1e-5)
+    # A norm of 0.5 is clipped to 0.25: the first moment is (1 - b1) times half the gradient.
+    np.testing.assert_allclose(first, [[0.015, 0.02]], rtol=1e-5)
 
 
 def test_frozen_parameters_have_no_moments():
@@ -165,7 +165,7 @@ def test_the_card_says_how_many_parameters_train(freeze):
 )
 def test_mistakes(freeze, message):
     with pytest.raises(UserError, match=message):
-        initial(freeze)
+        parts(freeze)
 
 
 def test_a_mask_of_towers_by_part():
