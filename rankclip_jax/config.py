@@ -218,7 +218,7 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
         return False
     if saved is None:
         raise UserError(f"{workdir} holds a run without its {FILE}: restore that file, or use another --workdir")
-    changes = _differences(ADDED | dict(flatten(saved["config"])), json.loads(to_json(config)))
+    changes = _differences(*(ADDED | dict(flatten(each)) for each in (saved["config"], json.loads(to_json(config)))))
     if data is not None:
         changes += _differences(saved["data"], json.loads(to_json(data)), "data: ")
     if changes:
