@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from PIL import Image, UnidentifiedImageError
 
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.data.transforms import resize_and_crop
+from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError
 from rankclip_jax.sharding import gathered, put_batch, settled
 
@@ -51,6 +51,7 @@ class Encoder:
         self.step = step
         self.tokenizer = tokenizer
         self.image_size = towers.image.image_size
+        self._resize = RESIZES[towers.resize]
         self._mesh = mesh
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
         # Results are gathered on every device, so that every process can read all of them.
@@ -78,7 +79,8 @@ class Encoder:
 
         Args:
           images: uint8 [N, H, W, 3], or one or several of: uint8 [H, W, 3], PIL image, path. Anything
-            but the tower's own size is resized (shorter side, bicubic) and centre-cropped as CLIP does.
+            but the tower's own size is resized as the model wants it: CLIP's the shorter side, bicubic, and
+            centre-cropped; SigLIP's both sides.
 
         Raises:
           UserError: a file that is missing or no picture, or an array of another shape or dtype.
@@ -104,7 +106,7 @@ class Encoder:
             raise UserError(
                 f"a picture must be uint8 [H, W, 3], found {picture.dtype} {list(picture.shape)}: convert it to RGB."
             )
-        return resize_and_crop(picture, self.image_size)
+        return self._resize(picture, self.image_size)
 
     def _encode(self, encode, inputs: np.ndarray) -> np.ndarray:
         batches = range(0, len(inputs), self._batch_size)

@@ -1,6 +1,10 @@
-"""From a run folder back to a model: ``rankclip_jax.load(path)``."""
+"""From a folder, a file or a hub id to a model: ``rankclip_jax.load(path)``.
+
+A run of our own and weights of other libraries become the same `Model`; all that follows knows no difference.
+"""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -17,27 +21,94 @@ CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 
 
+class Model(NamedTuple):
+    """Weights in memory, with all that is needed to use them.
+
+    Attributes:
+      config: `config.model`.
+      params: {"towers", "scalars"}, numpy arrays.
+      model_state: mutable collections of the towers, such as {"batch_stats"}; empty for most.
+      tokenizer: of the text tower.
+      step: training steps behind it; 0 for foreign weights, whose number is not known.
+      origin: the path or hub id it was read from.
+      format: of what it was read from, for people.
+      notes: what the user should know about the way here, a line each.
+    """
+
+    config: ConfigDict
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    tokenizer: Tokenizer
+    step: int
+    origin: str
+    format: str
+    notes: tuple[str, ...] = ()
+
+
 def load(path: str | Path, step: int | str | None = None) -> Encoder:
-    """Load a trained model on this machine, whatever machine trained it.
+    """Load a trained model on this machine, whatever machine or library trained it.
 
     Args:
-      path: a run folder (the `--workdir` of training), its ``checkpoints`` folder, or one step in it.
-      step: a step number, "best" (by the run's validation metric), or None for the newest.
+      path: a run folder (the `--workdir` of training), its ``checkpoints`` folder, or one step in it; an imported
+        folder; or weights of OpenAI, open_clip or transformers: a file, a folder, a hub id.
+      step: of a run a step number, "best" (by the run's validation metric), or None for the newest.
 
     Returns:
       an `Encoder` with `encode_image`, `encode_text`, `tokenize` and `logit_scale`, of the averaged weights if the
       run averages them.
 
     Raises:
-      UserError: no run there, no such checkpoint, or a damaged one.
+      UserError: nothing there, no such checkpoint, a damaged one, or a format that is not known.
     """
+    return make_encoder(read_model(path, step))
+
+
+def make_encoder(model: Model) -> Encoder:
+    """An `Encoder` on the first device of this process."""
+    towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
+    mesh = make_mesh(jax.local_devices()[:1])
+    return Encoder(towers, model.params, model.tokenizer, mesh, step=model.step, model_state=model.model_state)
+
+
+def read_model(path: str | Path, step: int | str | None = None) -> Model:
+    """Read what `load` reads, without building anything."""
+    from rankclip_jax.weights.source import is_source, read_source
+
+    if is_run(path) or not is_source(path):
+        return _read_run(path, step)
+    if step is not None:
+        raise UserError(f"{path} holds foreign weights, which have no steps: leave out the step.")
+    return read_source(path)
+
+
+def _read_run(path: str | Path, step: int | str | None) -> Model:
     run, step = find_run(Path(path), step)
     record = load_run_config(str(run))
     tokenizer = Tokenizer.load(run / TOKENIZER)
-    towers = build_towers(ConfigDict(record["config"]["model"]), tokenizer.vocab_size, tokenizer.eot_id)
     model, meta = load_model(str(run / CHECKPOINTS), step)
-    mesh = make_mesh(jax.local_devices()[:1])
-    return Encoder(towers, model["params"], tokenizer, mesh, step=meta["step"], model_state=model["model_state"])
+    return Model(
+        config=ConfigDict(record["config"]["model"]),
+        params=model["params"],
+        model_state=model["model_state"],
+        tokenizer=tokenizer,
+        step=meta["step"],
+        origin=str(path),
+        format="imported folder" if is_imported(record) else "run",
+    )
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether there is a folder of our own here, of a run or imported."""
+    try:
+        run, _ = find_run(Path(path))
+    except UserError:
+        return False
+    return (run / CHECKPOINTS).is_dir() or (run / TOKENIZER).is_dir()
+
+
+def is_imported(record: dict[str, Any]) -> bool:
+    """Whether ``config.json`` is of an imported folder: then nobody knows on which data it was trained."""
+    return "imported" in record
 
 
 def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str | None]:

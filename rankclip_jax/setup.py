@@ -85,7 +85,7 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     check_micro_batches(config.micro_batches, batch_size // mesh.size)
     check_ema_decay(config.optimizer.ema_decay)
     check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
-    make_augment(data.augment, config.model.image.image_size)
+    make_augment(data.augment, config.model.image.image_size, config.model.image.get("resize", "crop"))
     block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
     check_names(config, dataset)
 

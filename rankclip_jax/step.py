@@ -138,7 +138,7 @@ def make_train_step(
             **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
             **({"logit_scale": jnp.exp(scalars.pop("log_scale"))} if "log_scale" in scalars else {}),
             **scalars,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         model = {"params": params, "model_state": model_state}
         ema = moved_average(state["ema"], model, ema_decay, step) if ema_decay else {}

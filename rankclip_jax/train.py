@@ -164,6 +164,7 @@ class _Loop:
             seed=self.config.seed,
             image_size=self.config.model.image.image_size,
             augment=data.augment,
+            resize=self.parts.towers.resize,
             inputs=inputs,
             start_step=self.start,
             process_index=jax.process_index(),
@@ -235,7 +236,7 @@ def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> 
     return encoder
 
 
-parameter_norm = jax.jit(optax.global_norm)
+parameter_norm = jax.jit(optax.tree.norm)
 
 
 def check_finite(step: int, values: Mapping[str, Any]) -> None:

@@ -97,6 +97,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         seed: int,
         image_size: int,
         augment: str = "none",
+        resize: str = "crop",
         inputs: Sequence[str] = ("images", "tokens"),
         start_step: int = 0,
         process_index: int = 0,
@@ -114,6 +115,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
           seed: non-negative; with the step it decides everything.
           image_size: S, pixels.
           augment: steps as in `transforms.make_augment`.
+          resize: how pictures get their size, a key of `transforms.RESIZES`.
           inputs: keys of the batch beside ``index``, as `needs.batch_inputs` gives them.
           start_step: first step to give.
           process_index: which slice of each global batch this process takes.
@@ -127,7 +129,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         """
         check_options(len(source), batch_size, process_count, seed, num_threads)
         self._source = source
-        self._augment = make_augment(augment, image_size)
+        self._augment = make_augment(augment, image_size, resize)
         picture, text = ((image_size, image_size, 3), np.uint8), ((tokenizer.context_length,), np.int32)
         of_key = {"images": picture, "tokens": text, "caption_tokens": text, "augmented_images": picture}
         self._arrays = {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}

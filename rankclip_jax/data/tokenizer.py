@@ -1,15 +1,18 @@
-"""Text to token ids: CLIP's byte-level BPE, or a small one trained on a run's own captions.
+"""Text to token ids: CLIP's byte-level BPE, a small one trained on a run's own captions, or one of another model.
 
-Both clean text as CLIP does, frame it as ``SOT ids EOT``, pad with 0, and cut over-long text so
+The first two clean text as CLIP does, frame it as ``SOT ids EOT``, pad with 0, and cut over-long text so
 that the last token is EOT. SOT and EOT are the two largest ids in both, so that pooling at the
-largest id and pooling at the first EOT are the same position.
+largest id and pooling at the first EOT are the same position. The tokenizer of another model, which came with
+imported weights, has a `Frame` of its own.
 """
 
 import gzip
 import hashlib
 import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -35,27 +38,76 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def canonical(text: str) -> str:
+    """SigLIP's cleaning: lower case, no ASCII punctuation, white space collapsed."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+# What is done to a text before it is cut into tokens.
+CLEANINGS: Mapping[str, Callable[[str], str]] = {
+    "clip": clean,
+    "canonical": canonical,
+    "lower": str.lower,  # SigLIP 2's
+    "none": lambda text: text,
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a tokenizer puts around the ids of a text, and does before.
+
+    Attributes:
+      before, after: ids put around each text; the last of `after` is the end-of-text.
+      pad: id that fills the rest.
+      cleaning: a key of `CLEANINGS`.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    pad: int = 0
+    cleaning: str = "clip"
+
+
 class Tokenizer:
     """Turns captions into fixed-length rows of ids, ready for the text tower.
 
     Attributes:
       context_length: ids per text, SOT and EOT included.
       vocab_size: number of ids; the text tower's embedding needs as many rows.
-      sot_id, eot_id: ``vocab_size - 2`` and ``vocab_size - 1``.
+      frame: ``SOT ids EOT`` and zeros, or that of another model.
+      eot_id: the end-of-text token; ``vocab_size - 1`` but in tokenizers of other models.
     """
 
-    def __init__(self, bpe: tokenizers.Tokenizer, context_length: int):
+    def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, frame: Frame | None = None):
         if context_length < 3:
             raise UserError(f"context_length is {context_length}; it must be at least 3.")
         self._bpe = bpe
         self.context_length = context_length
         self.vocab_size = bpe.get_vocab_size()
-        self.sot_id, self.eot_id = bpe.token_to_id(SOT), bpe.token_to_id(EOT)
-        if (self.sot_id, self.eot_id) != (self.vocab_size - 2, self.vocab_size - 1):
+        self.is_foreign = frame is not None
+        self.frame = frame or self._own_frame()
+        self.eot_id = self.frame.after[-1]
+
+    def _own_frame(self) -> Frame:
+        sot, eot = self._bpe.token_to_id(SOT), self._bpe.token_to_id(EOT)
+        if (sot, eot) != (self.vocab_size - 2, self.vocab_size - 1):
             raise UserError(
                 f"the tokenizer's last two of {self.vocab_size} ids must be {SOT} and {EOT}; "
-                f"found them at {self.sot_id} and {self.eot_id}."
+                f"found them at {sot} and {eot}."
             )
+        return Frame((sot,), (eot,))
+
+    @property
+    def sot_id(self) -> int | None:
+        """The start-of-text token: ``vocab_size - 2``; of another model's whatever comes first, if anything does."""
+        return self.frame.before[0] if self.frame.before else None
+
+    @property
+    def vocabulary(self) -> str:
+        """Digest of all that decides ids: embeddings of tokens trained with one are of no use with another."""
+        model = json.loads(self._bpe.to_str())["model"]
+        decides = {"model": model, "added": self._bpe.get_vocab(), "frame": asdict(self.frame)}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Tokenize N texts, or one.
@@ -64,14 +116,18 @@ class Tokenizer:
           int32 [N, context_length].
         """
         rows = self._ids([texts] if isinstance(texts, str) else texts)
-        tokens = np.zeros((len(rows), self.context_length), np.int32)
+        before, after = self.frame.before, self.frame.after
+        tokens = np.full((len(rows), self.context_length), self.frame.pad, np.int32)
         for row, ids in zip(tokens, rows, strict=True):
-            ids = ids[: self.context_length - 2]
-            row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
+            ids = [*before, *ids[: self._room], *after]
+            row[: len(ids)] = ids
         return tokens
 
     def decode(self, ids: Iterable[int]) -> str:
         """Cleaned text of one row of ids: up to the first EOT, without SOT."""
+        if self.is_foreign:
+            ids = np.asarray(ids).tolist()
+            return self._bpe.decode(ids[len(self.frame.before) : ids.index(self.eot_id)])
         pieces = []
         for token_id in np.asarray(ids).tolist():
             if token_id == self.eot_id:
@@ -85,7 +141,12 @@ class Tokenizer:
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the context and would be cut."""
-        return sum(len(ids) > self.context_length - 2 for ids in self._ids(texts))
+        return sum(len(ids) > self._room for ids in self._ids(texts))
+
+    @property
+    def _room(self) -> int:
+        """Ids of a text that fit into the frame."""
+        return self.context_length - len(self.frame.before) - len(self.frame.after)
 
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` into `folder`, made if missing."""
@@ -93,6 +154,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._bpe.to_str(), encoding="utf-8")
         settings = {"context_length": self.context_length, "vocab_size": self.vocab_size}
+        settings |= {"frame": asdict(self.frame)} if self.is_foreign else {}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -103,14 +165,23 @@ class Tokenizer:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             text = (folder / "tokenizer.json").read_text(encoding="utf-8")
             context_length = settings["context_length"]
+            frame = _frame(settings["frame"]) if "frame" in settings else None
             bpe = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception on damaged JSON
             raise UserError(f"cannot read the tokenizer in {folder} ({error}); restore it.") from error
-        return cls(bpe, context_length)
+        return cls(bpe, context_length, frame)
+
+    def describe(self) -> str:
+        """The tokenizer in the `tokenizers` library's JSON."""
+        return self._bpe.to_str()
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._bpe.encode_batch([clean(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        cleaned = [CLEANINGS[self.frame.cleaning](text) for text in texts]
+        return [encoding.ids for encoding in self._bpe.encode_batch(cleaned, add_special_tokens=False)]
+
+
+def _frame(saved: Mapping) -> Frame:
+    return Frame(tuple(saved["before"]), tuple(saved["after"]), saved["pad"], saved["cleaning"])
 
 
 def clip_tokenizer(context_length: int = 77) -> Tokenizer:

@@ -42,6 +42,25 @@ def resize_and_crop(image: np.ndarray, size: int) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
+def squash(image: np.ndarray, size: int) -> np.ndarray:
+    """SigLIP's preprocessing: bicubic resize of both sides to `size`, whatever their ratio.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the result in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+# How a picture gets the model's size: `config.model.image.resize`.
+RESIZES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"crop": resize_and_crop, "squash": squash}
+
+
 def flip(image: np.ndarray, rng: np.random.Generator, *, probability: float = 0.5) -> np.ndarray:
     """Mirror left and right with the given probability."""
     return image[:, ::-1] if rng.random() < probability else image
@@ -186,21 +205,22 @@ AUGMENTATIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def make_augment(pipeline: str, size: int) -> Augment:
+def make_augment(pipeline: str, size: int, resize: str = "crop") -> Augment:
     """Compile ``"name|name(option=number)|..."`` into one function; ``""`` and ``"none"`` do nothing.
 
-    Whatever the steps do, the result is resized and cropped to [size, size, 3]; put
+    Whatever the steps do, the result is brought to [size, size, 3] by `resize`, a key of `RESIZES`; put
     `random_resized_crop` first so that the other steps see small pictures.
 
     Raises:
-      UserError: a step or option is unknown, or the text cannot be read.
+      UserError: a step, option or resize is unknown, or the text cannot be read.
     """
+    fit = lookup(RESIZES, resize, "resize")
     steps = [] if pipeline in ("", "none") else [_step(text.strip(), size) for text in pipeline.split("|")]
 
     def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         for step in steps:
             image = step(image, rng)
-        return resize_and_crop(image, size)
+        return fit(image, size)
 
     return augment
 

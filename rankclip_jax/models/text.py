@@ -1,4 +1,4 @@
-"""CLIP's text transformer.
+"""CLIP's text transformer, and SigLIP's by its options.
 
 Letters: B batch, L context length, D width, E embedding.
 """
@@ -9,13 +9,22 @@ import jax.numpy as jnp
 
 from rankclip_jax.models.transformer import Transformer, layer_norm, text_block_init
 
+# Which token's features are a text's: the first end-of-text, or whatever is last in the context.
+POOLS = ("first_eot", "last")
+
 
 class TextTransformer(nn.Module):
-    """Token and position embeddings, causal transformer, projection of the first end-of-text token.
+    """Token and position embeddings, transformer, projection of one token. Initialised as CLIP's.
 
     Attributes:
       eot_id: id of the end-of-text token. What follows its first occurrence is padding, which the
-        causal mask keeps from mattering.
+        causal mask keeps from mattering. Without that mask, or with `pool` "last", padding is read.
+      mlp_width: hidden width of the MLPs; 0 for 4 D.
+      ln_eps: of every norm.
+      causal: whether a token sees only those before it.
+      pool: one of `POOLS`.
+      projection_bias: whether the projection has a bias.
+      remat: a key of `transformer.REMAT`.
     """
 
     vocab_size: int
@@ -26,15 +35,21 @@ class TextTransformer(nn.Module):
     heads: int
     embed_dim: int
     activation: str = "quick_gelu"
-    remat: bool = False
+    mlp_width: int = 0
+    ln_eps: float = 1e-5
+    causal: bool = True
+    pool: str = "first_eot"
+    projection_bias: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, tokens_BL: jax.Array, with_trunk: bool = False, train: bool = False):
-        """Token ids, int [B, L], to features [B, E], not normalised.
+        """Token ids, int32 [B, L], to features [B, E], not normalised.
 
-        With `with_trunk` also what they are projected from, [B, D].
+        With `with_trunk` also what they are projected from, [B, D]. Training is no different.
         """
+        del train
         normal = nn.initializers.normal
         tokens = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
@@ -42,17 +57,30 @@ class TextTransformer(nn.Module):
         x_BLD = Transformer(
             layers=self.layers,
             heads=self.heads,
-            causal=True,
+            causal=self.causal,
             activation=self.activation,
             initializers=text_block_init(self.width, self.layers),
             remat=self.remat,
             dtype=self.dtype,
+            mlp_width=self.mlp_width,
+            ln_eps=self.ln_eps,
             name="transformer",
         )(x_BLD)
+        pooled_BD = layer_norm("ln_final", self.dtype, self.ln_eps)(self._pooled(x_BLD, tokens_BL))
+        features_BE = self._projected(pooled_BD)
+        return (features_BE, pooled_BD) if with_trunk else features_BE
+
+    def _pooled(self, x_BLD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
+        if self.pool == "last":
+            return x_BLD[:, -1]
         # argmax gives the first of equal values: the first end-of-text.
         end_B = jnp.argmax(tokens_BL == self.eot_id, axis=1)
-        pooled_BD = jnp.take_along_axis(x_BLD, end_B[:, None, None], axis=1)[:, 0]
-        pooled_BD = layer_norm("ln_final", self.dtype)(pooled_BD)
-        projection = self.param("text_projection", normal(self.width**-0.5), (self.width, self.embed_dim))
-        features_BE = pooled_BD @ projection.astype(self.dtype)
-        return (features_BE, pooled_BD) if with_trunk else features_BE
+        return jnp.take_along_axis(x_BLD, end_B[:, None, None], axis=1)[:, 0]
+
+    def _projected(self, pooled_BD: jax.Array) -> jax.Array:
+        normal = nn.initializers.normal(self.width**-0.5)
+        features_BE = pooled_BD @ self.param("text_projection", normal, (self.width, self.embed_dim)).astype(self.dtype)
+        if not self.projection_bias:
+            return features_BE
+        bias = self.param("text_projection_bias", nn.initializers.zeros, (self.embed_dim,))
+        return features_BE + bias.astype(self.dtype)

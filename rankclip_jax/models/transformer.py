@@ -21,6 +21,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),  # SigLIP's
 }
 
 
@@ -34,13 +35,13 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
-def image_block_init(width: int) -> dict[str, Initializer]:
-    """CLIP leaves the image tower's blocks at PyTorch's defaults."""
+def image_block_init(width: int, mlp_width: int = 0) -> dict[str, Initializer]:
+    """CLIP leaves the image tower's blocks at PyTorch's defaults; an `mlp_width` of 0 is 4 D."""
     return {
         "in_proj": nn.initializers.xavier_uniform(),
         "out_proj": uniform_fan_in(width),
         "c_fc": uniform_fan_in(width),
-        "c_proj": uniform_fan_in(4 * width),
+        "c_proj": uniform_fan_in(mlp_width or 4 * width),
     }
 
 
@@ -56,9 +57,9 @@ def text_block_init(width: int, layers: int) -> dict[str, Initializer]:
     }
 
 
-def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
-    """PyTorch's LayerNorm: eps 1e-5, two-pass variance, computed in float32."""
-    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name)
+def layer_norm(name: str, dtype: jnp.dtype, eps: float = 1e-5) -> nn.LayerNorm:
+    """PyTorch's LayerNorm: eps inside the root, two-pass variance, computed in float32."""
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class Attention(nn.Module):
@@ -82,34 +83,54 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) with a hidden width of 4 D."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+      mlp_width: hidden width of the MLP; 0 for 4 D.
+      ln_eps: of both norms.
+    """
 
     heads: int
     causal: bool
     activation: str
     initializers: Mapping[str, Initializer]
     dtype: jnp.dtype
+    mlp_width: int = 0
+    ln_eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, _=None):
         width = x_BTD.shape[-1]
+        hidden_width = self.mlp_width or 4 * width
         attention = Attention(self.heads, self.causal, self.initializers, self.dtype, name="attn")
-        x_BTD = x_BTD + attention(layer_norm("ln_1", self.dtype)(x_BTD))
+        x_BTD = x_BTD + attention(layer_norm("ln_1", self.dtype, self.ln_eps)(x_BTD))
         dense = functools.partial(nn.Dense, dtype=self.dtype)
-        hidden = dense(4 * width, kernel_init=self.initializers["c_fc"], bias_init=uniform_fan_in(width), name="c_fc")(
-            layer_norm("ln_2", self.dtype)(x_BTD)
+        c_fc, c_proj = self.initializers["c_fc"], self.initializers["c_proj"]
+        hidden = dense(hidden_width, kernel_init=c_fc, bias_init=uniform_fan_in(width), name="c_fc")(
+            layer_norm("ln_2", self.dtype, self.ln_eps)(x_BTD)
         )
         hidden = ACTIVATIONS[self.activation](hidden)
-        out = dense(width, kernel_init=self.initializers["c_proj"], bias_init=uniform_fan_in(4 * width), name="c_proj")
+        out = dense(width, kernel_init=c_proj, bias_init=uniform_fan_in(hidden_width), name="c_proj")
         # The pair is the contract of nn.scan: a carry and nothing to stack.
         return x_BTD + out(hidden), None
+
+
+# What of a block is kept for the backward pass; the rest is computed again there.
+REMAT: Mapping[str, Callable[[type[nn.Module]], type[nn.Module]]] = {
+    "none": lambda block: block,  # everything is kept
+    "block": functools.partial(nn.remat, prevent_cse=False),  # the input alone
+    "dots": functools.partial(  # the linear maps' outputs: norms, attention and activations are computed again
+        nn.remat, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
 
 
 class Transformer(nn.Module):
     """`layers` blocks, scanned: one block is compiled, parameters are stacked on a leading axis.
 
     Attributes:
-      remat: recompute each block's activations in the backward pass instead of keeping them.
+      remat: a key of `REMAT`.
+      mlp_width, ln_eps: as of `Block`.
     """
 
     layers: int
@@ -117,12 +138,23 @@ class Transformer(nn.Module):
     causal: bool
     activation: str
     initializers: Mapping[str, Initializer]
-    remat: bool
+    remat: str
     dtype: jnp.dtype
+    mlp_width: int = 0
+    ln_eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = REMAT[self.remat](Block)
         stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
-        blocks = stack(self.heads, self.causal, self.activation, self.initializers, self.dtype, name="blocks")
+        blocks = stack(
+            self.heads,
+            self.causal,
+            self.activation,
+            self.initializers,
+            self.dtype,
+            self.mlp_width,
+            self.ln_eps,
+            name="blocks",
+        )
         return blocks(x_BTD, None)[0]

@@ -14,16 +14,13 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.models.checks import checked_options, checked_pixels, checked_resize
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
-from rankclip_jax.models.resnet import BATCH_NORMS, REDUCTION, ModifiedResNet
+from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
+from rankclip_jax.models.resnet import REDUCTION, ModifiedResNet
 from rankclip_jax.models.text import TextTransformer
-from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vit import VisionTransformer
-
-# Mean and standard deviation of RGB in [0, 1], as OpenAI's CLIP normalises pictures.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 TOWERS = {
     "vit": VisionTransformer,
@@ -31,6 +28,8 @@ TOWERS = {
     "resnet": ModifiedResNet,
     "text_transformer": TextTransformer,
 }
+# Keys of `config.model.image` and `config.model.text` that are not the tower's own.
+NOT_OF_TOWER = ("tower", "dtype", "pixel_mean", "pixel_std", "resize")
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -65,6 +64,8 @@ class TwoTowers(nn.Module):
       image, text: the towers.
       image_head, text_head: from what a tower projects to the logits of a distribution.
       embeds: what `encode_image` and `encode_text` give, a key of `EMBEDS`.
+      pixel_mean, pixel_std: how pictures are normalised, in [0, 1], for red, green and blue.
+      resize: how pictures of other sizes are brought to the model's, a key of `data.transforms.RESIZES`.
     """
 
     image: nn.Module
@@ -72,6 +73,9 @@ class TwoTowers(nn.Module):
     image_head: nn.Module | None = None
     text_head: nn.Module | None = None
     embeds: str = "projection"
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
+    pixel_std: tuple[float, ...] = PIXEL_STD
+    resize: str = "crop"
 
     def __call__(self, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
         """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
@@ -110,17 +114,11 @@ class TwoTowers(nn.Module):
 
     def _run(self, tower: str, x: jax.Array, heads: bool, train: bool = False) -> dict[str, jax.Array]:
         run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
-        x = normalize_pixels(x) if tower == "image" else x
+        x = normalize_pixels(x, self.pixel_mean, self.pixel_std) if tower == "image" else x
         if not heads:
             return {"embeds": unit_norm(run(x, train=train))}
         features, trunk = run(x, with_trunk=True, train=train)
-        return {"embeds": unit_norm(features), "logits": head(trunk)}
-
-
-def normalize_pixels(images_BSSC: jax.Array) -> jax.Array:
-    """uint8 RGB to float32 as OpenAI's CLIP normalises it."""
-    pixels = images_BSSC.astype(jnp.float32) / 255.0
-    return (pixels - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+        return {"embeds": unit_norm(features), "logits": head(trunk, train=train)}
 
 
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
@@ -147,38 +145,46 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int 
     batch is spread, which only local batch normalisation needs to know.
 
     Raises:
-      UserError: an unknown tower or dtype, or sizes that do not go together.
+      UserError: an unknown tower or dtype, or sizes and options that do not go together.
     """
-    dtype = lookup(DTYPES, config.dtype, "model.dtype")
-    shared = {"embed_dim": config.embed_dim, "dtype": dtype}
+    image_dtype, text_dtype = dtype_of(config, "image"), dtype_of(config, "text")
     embeds = config.get("embeds") or "projection"
     lookup(EMBEDS, embeds, "model.embeds")
     _check_sizes(config)
+    given = {"embed_dim": config.embed_dim}
+    of_text = {"vocab_size": vocab_size, "eot_id": eot_id}
     return TwoTowers(
-        image=_build_tower("image", config.image, {**shared, "devices": devices}),
-        text=_build_tower("text", config.text, {**shared, "vocab_size": vocab_size, "eot_id": eot_id}),
-        image_head=_build_head(config.get("heads"), dtype),
-        text_head=_build_head(config.get("heads"), dtype),
+        image=_build_tower("image", config.image, {**given, "dtype": image_dtype, "devices": devices}),
+        text=_build_tower("text", config.text, {**given, "dtype": text_dtype, **of_text}),
+        image_head=_build_head(config.get("heads"), image_dtype),
+        text_head=_build_head(config.get("heads"), text_dtype),
         embeds=embeds,
+        pixel_mean=checked_pixels(config.image, "pixel_mean", PIXEL_MEAN),
+        pixel_std=checked_pixels(config.image, "pixel_std", PIXEL_STD),
+        resize=checked_resize(config.image),
     )
+
+
+def dtype_of(config: ConfigDict, side: str) -> jnp.dtype:
+    """What the tower of `side` computes in: `model.SIDE.dtype`, or `model.dtype` where that is "" or absent."""
+    shared = lookup(DTYPES, config.dtype, "model.dtype")
+    own = config[side].get("dtype", "")
+    return lookup(DTYPES, own, f"model.{side}.dtype") if own else shared
 
 
 def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
     """The tower that `config` names, with the rest of `config` as its fields; `given` are those not in it."""
-    options = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in config.items()}
-    name = options.pop("tower")
+    name = config.tower
     tower = lookup(TOWERS, name, f"model.{side}.tower")
+    options = {option: value for option, value in config.items() if option not in NOT_OF_TOWER}
     fields = {f.name: f for f in dataclasses.fields(tower) if f.init and f.name not in ("parent", "name", *given)}
     for option in options:
         lookup(fields, option, f"key of the {name} tower, model.{side}:")
     missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in options]
     if missing:
         raise UserError(f"model.{side}.tower={name!r} needs model.{side}.{missing[0]}: add it, or choose a preset.")
-    if "activation" in options:
-        lookup(ACTIVATIONS, options["activation"], f"model.{side}.activation")
-    if "batch_norm" in options:
-        lookup(dict.fromkeys(BATCH_NORMS), options["batch_norm"], f"model.{side}.batch_norm")
     taken = {f.name for f in dataclasses.fields(tower)}
+    options = checked_options(side, name, options, given["embed_dim"])
     return tower(**options, **{name: value for name, value in given.items() if name in taken})
 
 
@@ -197,8 +203,9 @@ def _build_head(config: ConfigDict | None, dtype: jnp.dtype) -> DistributionHead
 def _check_sizes(config: ConfigDict) -> None:
     image, text = config.image, config.text
     for key, value in flatten(config):
-        if type(value) is int and value < 1:
-            raise UserError(f"model.{key}={value} must be at least 1.")
+        least = 0 if key.endswith(".mlp_width") else 1  # 0: four times the width
+        if type(value) is int and value < least:
+            raise UserError(f"model.{key}={value} must be at least {least}.")
     if "patch_size" in image and image.image_size % image.patch_size:
         raise UserError(
             f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."

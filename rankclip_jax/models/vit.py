@@ -1,20 +1,36 @@
-"""CLIP's vision transformer.
+"""CLIP's vision transformer, and SigLIP's by its options.
 
-Letters: B batch, S image side, P patches, D width, E embedding.
+Letters: B batch, S image side, P patches, T tokens (the patches, and the class token if there is one),
+D width, E embedding.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rankclip_jax.models.map_head import MapHead
+from rankclip_jax.models.patch_dropout import keep_some
 from rankclip_jax.models.transformer import Transformer, image_block_init, layer_norm, uniform_fan_in
+
+# From tokens to one vector: "class", what became of a token put before the patches; "map", see `MapHead`.
+POOLS = ("class", "map")
 
 
 class VisionTransformer(nn.Module):
     """Patches, class token, pre-norm transformer, projection of the class token.
 
-    Initialised as in OpenAI's code: PyTorch defaults in the blocks and patch convolution, and
-    D^-0.5 N(0, 1) for the class token, position embedding and projection.
+    Initialised as in OpenAI's code, whatever the options: PyTorch defaults in the blocks and patch
+    convolution, and D^-0.5 N(0, 1) for the class token, position embedding and projection.
+
+    Attributes:
+      mlp_width: hidden width of the MLPs; 0 for 4 D.
+      ln_eps: of every norm.
+      pool: one of `POOLS`; without "class" there is no class token.
+      pre_norm: whether there is a norm before the first block.
+      patch_bias: whether the patch convolution has a bias.
+      projection: whether features are projected; if not, E must be D.
+      patch_dropout: share of the patches of each picture that a training step leaves out.
+      remat: a key of `transformer.REMAT`.
     """
 
     image_size: int
@@ -24,42 +40,77 @@ class VisionTransformer(nn.Module):
     heads: int
     embed_dim: int
     activation: str = "quick_gelu"
-    remat: bool = False
+    mlp_width: int = 0
+    ln_eps: float = 1e-5
+    pool: str = "class"
+    pre_norm: bool = True
+    patch_bias: bool = False
+    projection: bool = True
+    patch_dropout: float = 0.0
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
         """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
 
-        With `with_trunk` also what they are projected from, [B, D].
+        With `with_trunk` also what they are projected from, [B, D]. Training with patch dropout draws from
+        the rng stream "patch_dropout".
         """
-        width, patch = self.width, self.patch_size
-        scaled_normal = nn.initializers.normal(width**-0.5)
-        x = nn.Conv(
-            width,
-            (patch, patch),
-            (patch, patch),
-            padding="VALID",
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=uniform_fan_in(3 * patch * patch),
-            name="conv1",
-        )(images_BSSC.astype(self.dtype))
-        x_BPD = x.reshape(x.shape[0], -1, width)
-        class_token = self.param("class_embedding", scaled_normal, (width,)).astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, width)), x_BPD], axis=1)
-        x = x + self.param("positional_embedding", scaled_normal, x.shape[1:]).astype(self.dtype)
-        x = layer_norm("ln_pre", self.dtype)(x)
-        x = Transformer(
+        x_BTD = self._tokens(images_BSSC)
+        if train and self.patch_dropout:
+            first = 1 if self.pool == "class" else 0
+            x_BTD = keep_some(x_BTD, 1 - self.patch_dropout, self.make_rng("patch_dropout"), first)
+        if self.pre_norm:
+            x_BTD = layer_norm("ln_pre", self.dtype, self.ln_eps)(x_BTD)
+        x_BTD = Transformer(
             layers=self.layers,
             heads=self.heads,
             causal=False,
             activation=self.activation,
-            initializers=image_block_init(width),
+            initializers=image_block_init(self.width, self.mlp_width),
             remat=self.remat,
             dtype=self.dtype,
+            mlp_width=self.mlp_width,
+            ln_eps=self.ln_eps,
             name="transformer",
-        )(x)
-        pooled_BD = layer_norm("ln_post", self.dtype)(x[:, 0])
-        features_BE = pooled_BD @ self.param("proj", scaled_normal, (width, self.embed_dim)).astype(self.dtype)
+        )(x_BTD)
+        pooled_BD = self._pooled(x_BTD)
+        features_BE = self._projected(pooled_BD)
         return (features_BE, pooled_BD) if with_trunk else features_BE
+
+    def _tokens(self, images_BSSC: jax.Array) -> jax.Array:
+        """Patches, after the class token if there is one, with their positions added."""
+        patch = (self.patch_size, self.patch_size)
+        uniform = uniform_fan_in(3 * self.patch_size**2)
+        x = nn.Conv(
+            self.width,
+            patch,
+            patch,
+            padding="VALID",
+            use_bias=self.patch_bias,
+            dtype=self.dtype,
+            kernel_init=uniform,
+            bias_init=uniform,
+            name="conv1",
+        )(images_BSSC.astype(self.dtype))
+        x = x.reshape(x.shape[0], -1, self.width)
+        if self.pool == "class":
+            class_token = self._scaled_normal("class_embedding", (self.width,))
+            x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, self.width)), x], axis=1)
+        return x + self._scaled_normal("positional_embedding", x.shape[1:])
+
+    def _pooled(self, x_BTD: jax.Array) -> jax.Array:
+        norm = layer_norm("ln_post", self.dtype, self.ln_eps)
+        if self.pool == "class":
+            return norm(x_BTD[:, 0])
+        head = MapHead(self.heads, self.activation, self.mlp_width, self.ln_eps, self.dtype, name="map_head")
+        return head(norm(x_BTD))
+
+    def _projected(self, pooled_BD: jax.Array) -> jax.Array:
+        if not self.projection:
+            return pooled_BD
+        return pooled_BD @ self._scaled_normal("proj", (self.width, self.embed_dim))
+
+    def _scaled_normal(self, name: str, shape: tuple[int, ...]) -> jax.Array:
+        return self.param(name, nn.initializers.normal(self.width**-0.5), shape).astype(self.dtype)

@@ -1,0 +1,16 @@
+"""How pictures are normalised before an image tower sees them. Letters: B batch, S image side."""
+
+import jax
+import jax.numpy as jnp
+
+# Mean and standard deviation of RGB in [0, 1], as OpenAI's CLIP normalises pictures.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def normalize_pixels(
+    images_BSSC: jax.Array, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
+) -> jax.Array:
+    """uint8 RGB to float32: of [0, 1], less the mean, over the standard deviation of each channel."""
+    pixels = images_BSSC.astype(jnp.float32) / 255.0
+    return (pixels - jnp.asarray(mean)) / jnp.asarray(std)

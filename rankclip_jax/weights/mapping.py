@@ -1,0 +1,204 @@
+"""Tensors of one library as tensors of another, by an explicit table that is read in both directions.
+
+A table is a sequence of `Rule`. Ours are addressed by their path in ``{"towers", "scalars", "batch_stats"}``,
+joined by "/"; theirs by their key in a state dict. Where theirs contains ``{i}``, ours is stacked over layers.
+Every tensor must be used: what is left over, missing, or of another shape is an error that names it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rankclip_jax.errors import UserError
+
+Arrays = Sequence[np.ndarray]
+LAYER = "{i}"
+
+
+class Form(NamedTuple):
+    """How a tensor, or several together, changes on the way; each is the other's inverse."""
+
+    to_ours: Callable[[Arrays], Arrays]
+    to_theirs: Callable[[Arrays], Arrays]
+
+
+def _each(there: Callable[[np.ndarray], np.ndarray], back: Callable[[np.ndarray], np.ndarray]) -> Form:
+    return Form(lambda arrays: [there(x) for x in arrays], lambda arrays: [back(x) for x in arrays])
+
+
+def _stacked_rows(arrays: Arrays) -> Arrays:
+    return [np.concatenate(arrays, axis=0)]
+
+
+FORMS: dict[str, Form] = {
+    "same": _each(lambda x: x, lambda x: x),
+    # torch.nn.Linear's weight [out, in] is the transpose of a Dense kernel.
+    "linear": _each(lambda x: _rank(x, 2).T, lambda x: x.T),
+    # torch.nn.Conv2d's weight [out, in, h, w] is a Conv kernel [h, w, in, out].
+    "conv": _each(lambda x: _rank(x, 4).transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+    # Queries, keys and values: three Linear layers there, one Dense layer here.
+    "fused_linear": Form(
+        lambda three: [np.concatenate([_rank(x, 2).T for x in three], axis=1)],
+        lambda one: [x.T for x in np.split(one[0], 3, axis=1)],
+    ),
+    "fused_bias": Form(_stacked_rows, lambda one: np.split(one[0], 3)),
+    # torch.nn.MultiheadAttention's in_proj: one there; here queries apart from keys and values.
+    "query_apart": Form(
+        lambda one: [np.split(_rank(one[0], 2), 3)[0].T, np.concatenate(np.split(one[0], 3)[1:]).T],
+        lambda two: [np.concatenate([x.T for x in two])],
+    ),
+    "query_bias_apart": Form(
+        lambda one: [np.split(one[0], 3)[0], np.concatenate(np.split(one[0], 3)[1:])], _stacked_rows
+    ),
+    # [D] here, [1, 1, D] there.
+    "probe": _each(lambda x: x.reshape(-1), lambda x: x.reshape(1, 1, -1)),
+    # A number here; there a number or an array of one.
+    "scalar": _each(lambda x: x.reshape(()), lambda x: x),
+    "array_of_one": _each(lambda x: x.reshape(()), lambda x: x.reshape(1)),
+}
+
+
+def _rank(x: np.ndarray, rank: int) -> np.ndarray:
+    if x.ndim != rank:
+        raise ValueError(f"an array of {x.ndim} dimensions, not {rank}")
+    return x
+
+
+class Rule(NamedTuple):
+    """`theirs`, by the form named, is `ours`."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    form: str = "same"
+
+    @property
+    def is_layered(self) -> bool:
+        return LAYER in self.theirs[0]
+
+
+def rule(ours: str | Sequence[str], theirs: str | Sequence[str], form: str = "same") -> Rule:
+    """A `Rule` of one name, or several, on either side."""
+    return Rule(*((names,) if isinstance(names, str) else tuple(names) for names in (ours, theirs)), form)
+
+
+def norm_rules(ours: str, theirs: str) -> list[Rule]:
+    """Scale and bias of a norm."""
+    return [rule(f"{ours}/scale", f"{theirs}.weight"), rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def dense_rules(ours: str, theirs: str) -> list[Rule]:
+    """Kernel and bias of a linear layer."""
+    return [rule(f"{ours}/kernel", f"{theirs}.weight", "linear"), rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def to_ours(
+    rules: Iterable[Rule],
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> dict[str, np.ndarray]:
+    """Convert a state dict to float32 arrays by path.
+
+    Args:
+      rules: the table.
+      tensors: the state dict.
+      shapes: of every array that the model has, by path.
+      where: what holds the tensors, for messages.
+      ignored: names that carry no weights.
+
+    Raises:
+      UserError: a tensor that is missing, left over, no number, or of another shape.
+    """
+    rules = tuple(rules)
+    names = {one: _their_names(one, shapes) for one in rules}
+    wanted = [name for layers in names.values() for group in layers for name in group]
+    _check_names(wanted, [name for name in tensors if not ignored(name)], where)
+    ours: dict[str, np.ndarray] = {}
+    for one, layers in names.items():
+        made = [_convert(one, [_as_float(tensors, name, where) for name in group]) for group in layers]
+        for path, *parts in zip(one.ours, *[m or (None,) * len(one.ours) for m in made], strict=True):
+            fits = all(part is not None and part.shape == _layer_shape(one, shapes[path]) for part in parts)
+            if not fits:
+                raise UserError(_shape_problem(one, layers, tensors, shapes, where))
+            ours[path] = np.stack(parts) if one.is_layered else np.array(parts[0], order="C")
+    unset = sorted(set(shapes) - set(ours))
+    if unset:
+        raise UserError(f"{where} has nothing for {unset[0]} of this model{_more(unset)}: it is another architecture.")
+    return ours
+
+
+def to_theirs(rules: Iterable[Rule], ours: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
+    """Convert arrays by path to a state dict in float32.
+
+    Raises:
+      UserError: an array for which the format, named by `what`, has no place.
+    """
+    rules = tuple(rules)
+    left = sorted(set(ours) - {path for one in rules for path in one.ours})
+    if left:
+        raise UserError(f"{what} has no place for {left[0]}{_more(left)} of this model.")
+    theirs: dict[str, np.ndarray] = {}
+    for one in rules:
+        arrays = [np.asarray(ours[path], np.float32) for path in one.ours]
+        layers = zip(*arrays, strict=True) if one.is_layered else [arrays]
+        for i, parts in enumerate(layers):
+            for name, x in zip(one.theirs, FORMS[one.form].to_theirs(parts), strict=True):
+                theirs[name.replace(LAYER, str(i))] = np.ascontiguousarray(x).reshape(x.shape)
+    return theirs
+
+
+def _their_names(one: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[list[str]]:
+    """Keys in their state dict, for each layer."""
+    if not one.is_layered:
+        return [list(one.theirs)]
+    return [[name.replace(LAYER, str(i)) for name in one.theirs] for i in range(shapes[one.ours[0]][0])]
+
+
+def _layer_shape(one: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if one.is_layered else shape
+
+
+def _check_names(wanted: Sequence[str], found: Sequence[str], where: str) -> None:
+    missing, left = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing:
+        also = f", and has {left[0]}{_more(left)}, which has no place in it" if left else ""
+        raise UserError(f"{where} lacks {missing[0]}{_more(missing)} of this architecture{also}.")
+    if left:
+        raise UserError(f"{where} has {left[0]}{_more(left)}, which this architecture has no place for.")
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _as_float(tensors: Mapping[str, np.ndarray], name: str, where: str) -> np.ndarray:
+    x = tensors[name]
+    if x.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise UserError(f"{name} in {where} is of type {x.dtype}: weights are floating-point numbers.")
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise UserError(f"{name} in {where} holds NaN or infinity: get other weights.")
+    return x
+
+
+def _convert(one: Rule, arrays: Arrays) -> Arrays | None:
+    """Our arrays; None where theirs are not of a shape that can be converted."""
+    try:
+        return FORMS[one.form].to_ours(arrays)
+    except ValueError:
+        return None
+
+
+def _shape_problem(one: Rule, layers, tensors: Mapping, shapes: Mapping, where: str) -> str:
+    """Names the first tensor whose shape is another one than ours would have there."""
+    needed = FORMS[one.form].to_theirs([np.zeros(_layer_shape(one, shapes[path])) for path in one.ours])
+    for group in layers:
+        for name, x in zip(group, needed, strict=True):
+            if tensors[name].shape != x.shape:
+                return (
+                    f"{name} in {where} has shape {list(tensors[name].shape)} and this model needs {list(x.shape)}: "
+                    "the weights are of another architecture than their config or the config given."
+                )
+    return f"{one.theirs[0]} in {where} is of another shape than this model's."

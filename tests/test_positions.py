@@ -1,0 +1,73 @@
+"""Position embeddings of another size: PyTorch's numbers, the class token, what cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.models.positions import fit_image_positions, fit_text_positions, resize_grid
+from tests.golden import positions
+
+
+@pytest.mark.parametrize("case", positions.CASES)
+def test_grids_are_resized_as_pytorch_does(case):
+    """Its bicubic with antialiasing, also where one side grows and the other shrinks, and far."""
+    old, new = positions.CASES[case]
+    found = resize_grid(positions.grid(old), new)
+    assert found.dtype == np.float32
+    expected = np.reshape(json.loads(positions.path().read_text())[case], (*new, 2))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def rows(count, width=3):
+    return np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_the_class_token_stays_and_patches_are_resized(class_token):
+    given = rows(16 + class_token)
+    found = fit_image_positions(given, image_size=48, patch_size=8, class_token=class_token)
+    assert found.shape == (36 + class_token, 3)
+    first = int(class_token)
+    np.testing.assert_array_equal(found[:first], given[:first])
+    expected = resize_grid(given[first:].reshape(4, 4, 3), (6, 6)).reshape(36, 3)
+    np.testing.assert_array_equal(found[first:], expected)
+
+
+def test_a_linear_field_stays_one():
+    """What says where a patch is says it on the finer grid, too: rows and columns are not mixed up."""
+    y, x = np.meshgrid((np.arange(8) + 0.5) / 8, (np.arange(8) + 0.5) / 8, indexing="ij")
+    found = fit_image_positions(np.float32([y.ravel(), x.ravel()]).T, 16, 1, class_token=False).reshape(16, 16, 2)
+    fine = (np.arange(16) + 0.5) / 16
+    inner = slice(4, 12)  # borders bend
+    np.testing.assert_allclose(found[inner, inner, 0], np.tile(fine[inner, None], (1, 8)), atol=1e-6)
+    np.testing.assert_allclose(found[inner, inner, 1], np.tile(fine[None, inner], (8, 1)), atol=1e-6)
+
+
+def test_the_same_size_is_the_same_numbers():
+    given = rows(17)
+    np.testing.assert_array_equal(fit_image_positions(given, 32, 8, class_token=True), given)
+    np.testing.assert_array_equal(fit_text_positions(given, 17), given)
+
+
+def test_a_shorter_context_keeps_the_first():
+    given = rows(9)
+    np.testing.assert_array_equal(fit_text_positions(given, 4), given[:4])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: fit_text_positions(rows(9), 10),
+            "context_length=10 is more than the 9 positions that the weights know",
+        ),
+        (lambda: fit_image_positions(rows(16), 32, 8, True), "15 position embeddings after the class token's are no"),
+        (lambda: fit_image_positions(rows(15), 32, 8, False), "15 position embeddings are no square grid"),
+        (lambda: fit_image_positions(rows(1), 32, 8, True), "0 position embeddings"),
+    ],
+)
+def test_what_cannot_be(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
