@@ -6,8 +6,9 @@ and each micro-batch goes through the towers again, with the same random numbers
 gradient back. For towers that treat each example alone this is exact for every objective, at the memory of
 one micro-batch and the price of one more forward pass.
 
-Batch normalisation does not treat each example alone: its statistics are those of a micro-batch. Running
-statistics still move once a step, to the mean of what the micro-batches would each have made of them.
+Batch normalisation, in ResNets and in distribution heads, does not treat each example alone: its statistics
+are those of a micro-batch. Running statistics still move once a step, to the mean of what the micro-batches
+would each have made of them.
 """
 
 from collections.abc import Callable, Sequence

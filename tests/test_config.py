@@ -115,6 +115,16 @@ def test_the_same_run_goes_on(tmp_path):
     assert check_same_run(tmp_path, resolved(**changes), {"digest": "d"}) is True
 
 
+def test_a_run_from_before_a_key_goes_on_with_what_it_had(tmp_path):
+    begin_run(tmp_path, resolved())
+    optimizer = resolved().optimizer.to_dict()
+    same = {"micro_batches": 1, "optimizer": optimizer | {"ema_decay": 0.0}}
+    assert check_same_run(tmp_path, ConfigDict(resolved().to_dict() | same)) is True
+    other = {"micro_batches": 2, "optimizer": optimizer | {"ema_decay": 0.9}}
+    with pytest.raises(UserError, match=r"config: micro_batches 1 -> 2; optimizer\.ema_decay 0\.0 -> 0\.9\. Use"):
+        check_same_run(tmp_path, ConfigDict(resolved().to_dict() | other))
+
+
 def test_another_config_is_refused_by_key(tmp_path):
     begin_run(tmp_path, resolved())
     with pytest.raises(UserError) as caught:

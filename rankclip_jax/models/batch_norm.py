@@ -15,8 +15,8 @@ MOMENTUM = 0.1  # of the new in the running statistics
 class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + 1e-5) * scale + bias, for each channel.
 
-    In training, with the mean and the biased variance over B/G rows and H W positions, in float32 and in two
-    passes over the values; the running mean and the running *unbiased* variance (collection "batch_stats") move
+    In training, with the mean and the biased variance over B/G rows and H W positions, in at least float32 and in
+    two passes over the values; the running mean and the running *unbiased* variance (collection "batch_stats") move
     a tenth of the way towards those of this batch, averaged over the groups. Otherwise, with the running ones.
 
     Attributes:
@@ -35,7 +35,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        x = x_BHWC.astype(jnp.float32)
+        x = x_BHWC.astype(jnp.promote_types(x_BHWC.dtype, jnp.float32))
         if not train:
             normal = (x - running_mean.value) * lax.rsqrt(running_var.value + EPS)
             return (normal * scale + bias).astype(self.dtype)

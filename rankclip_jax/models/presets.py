@@ -54,7 +54,7 @@ def _resnet(image_size, width, layers, heads):
         "width": width,
         "layers": layers,
         "heads": heads,
-        "batch_norm": "global",
+        "batch_norm": "global",  # or "local", of each device's rows
     }
 
 
