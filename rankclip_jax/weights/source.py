@@ -68,7 +68,7 @@ def locate(source: str) -> Path:
     if path.exists():
         return path
     if not HUB_ID.fullmatch(source):
-        raise UserError(f"no weights at {source}: give a file, a folder, or a hub id such as openai/clip-vit-base-patch32.")
+        raise UserError(f"no weights at {source}: give a file, a folder, or a hub id (openai/clip-vit-base-patch32).")
     return _download(source)
 
 
