@@ -34,8 +34,8 @@ def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
         arrays["scalars/logit_bias"] = np.float32(0)
     if kind == "siglip" and not model.tokenizer.is_foreign:
         left_out.append(
-            "padding with id 0 is left out: this text tower reads what follows a text, and transformers' tokenizer fills "
-            "it with the end-of-text; pad input_ids with 0 yourself"
+            "padding with id 0 is left out: this text tower reads what follows a text, where transformers' tokenizer "
+            "puts the end-of-text; pad input_ids with 0 yourself"
         )
     return to_theirs(rules(model.config), arrays, f"transformers {KINDS[kind]}"), left_out
 
