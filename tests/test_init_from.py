@@ -12,6 +12,7 @@ from rankclip_jax import initial, setup
 from rankclip_jax.errors import UserError
 from rankclip_jax.evaluate import evaluate
 from rankclip_jax.loading import read_model
+from rankclip_jax.objectives import objective_config
 from rankclip_jax.step import abstract_state, create_state, make_init
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.source import read_source
@@ -40,9 +41,18 @@ def by_path(tree):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
+def xclip():
+    """An objective with distribution heads, which the weights have not."""
+    config = finetune.get_config(CLIP)
+    config.objective = objective_config("xclip")
+    config.model.heads.update(prototypes=8, hidden_width=8, hidden_layers=1)
+    config.data.augment = "flip"
+    return config
+
+
 def test_it_begins_with_the_weights_and_draws_the_rest():
     model = read_model(CLIP)
-    said, drawn, state = started(small(finetune.get_config(CLIP), **{"objective.name": "xclip"}))
+    said, drawn, state = started(small(xclip()))
     assert "taken image, log_scale, text; drawn anew image_head, text_head" in said and CLIP in said
     given, before = by_path(model.params), by_path(drawn["params"])
     for params in (state["params"], state["ema"]["params"]):
@@ -71,7 +81,7 @@ def test_another_image_size_and_a_shorter_text():
         ({"model.text.context_length": 20}, "is more than the 12 positions"),
         (
             {"tokenizer.name": "bpe", "tokenizer.vocab_size": 300},
-            "another vocabulary .* config.tokenizer.name=init_from",
+            "another vocabulary .*tokenizer.name=init_from",
         ),
         ({"init_from": ""}, r"config\.tokenizer\.name='init_from' needs config\.init_from"),
         ({"init_from": "./nowhere"}, "no run at "),
