@@ -15,6 +15,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
     return ConfigDict(
         {
             "seed": 0,
+            "init_from": "",  # weights to begin with: a run, an imported folder, or what weights.source reads
             "batch_size": 256,  # global: pairs per step over all devices
             "micro_batches": 1,  # towers take the batch in so many parts: less memory, the same gradients, more time
             "duration": "30 epochs",
@@ -29,7 +30,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "max_bad_fraction": 0.01,  # share of unreadable records at which the run stops
             },
             "tokenizer": {
-                "name": "clip",  # "clip": OpenAI's 49,408 tokens; "bpe": trained on this run's captions
+                "name": "clip",  # OpenAI's 49,408 tokens; "bpe": trained on this run's captions; "init_from": its own
                 "vocab_size": 49_408,  # for "bpe"; "clip" has its own
             },
             "model": get_preset(model),

@@ -12,7 +12,12 @@ from rankclip_jax.setup import Setup
 
 def parameter_counts(state) -> dict[str, int]:
     """Parameters of each tower, and of the objective's learned scalars."""
-    towers, scalars = state["params"]["towers"], state["params"]["scalars"]
+    return tower_counts(state["params"])
+
+
+def tower_counts(params) -> dict[str, int]:
+    """The same of parameters alone."""
+    towers, scalars = params["towers"], params["scalars"]
     return {name: _size(tree) for name, tree in towers.items()} | {"scalars": _size(scalars)}
 
 
@@ -42,13 +47,13 @@ def devices(setup: Setup) -> dict[str, object]:
     }
 
 
-def start_up_card(setup: Setup, state, workdir: str, start_step: int) -> str:
-    """The card as text, a line per fact."""
+def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning: str = "") -> str:
+    """The card as text, a line per fact; `beginning` says what a new run starts from, if not from nothing."""
     config, found = setup.config, devices(setup)
     counts = {name: f"{count:,}" for name, count in parameter_counts(state).items()}
     model = config.model
     dtypes = dict.fromkeys(dtype_of(model, side).__name__ for side in ("image", "text"))
-    began = f"resumed from step {start_step:,}" if start_step else f"new, seed {config.seed}"
+    began = f"resumed from step {start_step:,}" if start_step else f"new, seed {config.seed}{beginning}"
     if start_step == config.duration:
         began = "at its end: nothing to train, only evaluated again"
     per_epoch = len(setup.dataset.train) // config.batch_size

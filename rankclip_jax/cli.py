@@ -23,8 +23,8 @@ from rankclip_jax.errors import NO_ROOM, UserError, did_you_mean
 CONFIG = "config"
 
 
-def define_config() -> flags.FlagHolder:
-    """Define ``--config=FILE.py[:ARGUMENT]``, required, with ``--config.KEY=VALUE`` for every key in it.
+def define_config(required: bool = True) -> flags.FlagHolder:
+    """Define ``--config=FILE.py[:ARGUMENT]``, with ``--config.KEY=VALUE`` for every key in it.
 
     It has no default on purpose: ml_collections would load that, and fail over a mistyped key with a
     traceback, while modules are still being imported.
@@ -33,7 +33,8 @@ def define_config() -> flags.FlagHolder:
     """
     text = "config file; set a key of it by --config.KEY=VALUE"
     holder = config_flags.DEFINE_config_file(CONFIG, default=None, help_string=text, lock_config=True)
-    flags.mark_flag_as_required(CONFIG)
+    if required:
+        flags.mark_flag_as_required(CONFIG)
     return holder
 
 

@@ -154,6 +154,7 @@ def save_run_config(
     data: Mapping[str, Any],
     devices: Mapping[str, Any],
     params: Mapping[str, Any],
+    imported: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``workdir/config.json``: all there is to know of how a run came about. Atomic.
 
@@ -165,9 +166,10 @@ def save_run_config(
       data: what identifies the data (split sizes, digests).
       devices: platform, counts, mesh.
       params: parameter counts per tower.
+      imported: where foreign weights came from; None for a run.
     """
     record = {"config": config.to_dict(), "versions": versions(), "data": data}
-    record |= {"devices": devices, "params": params}
+    record |= {"devices": devices, "params": params} | ({"imported": imported} if imported else {})
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, FILE)
     with open(f"{path}.tmp", "w") as file:
@@ -259,10 +261,15 @@ def _show(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "(absent)"
 
 
+def has_checkpoint(workdir: str) -> bool:
+    """Whether the run in `workdir` has saved anything."""
+    checkpoints = os.path.join(workdir, "checkpoints")
+    return os.path.isdir(checkpoints) and any(name.isdigit() for name in os.listdir(checkpoints))
+
+
 def has_progress(workdir: str) -> bool:
     """Whether the run in `workdir` has anything to lose: a checkpoint, or a line of metrics."""
-    checkpoints = os.path.join(workdir, "checkpoints")
-    if os.path.isdir(checkpoints) and any(name.isdigit() for name in os.listdir(checkpoints)):
+    if has_checkpoint(workdir):
         return True
     metrics = os.path.join(workdir, "metrics.jsonl")
     return os.path.exists(metrics) and os.path.getsize(metrics) > 0

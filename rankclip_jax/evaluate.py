@@ -1,10 +1,15 @@
-"""Evaluate a checkpoint of a run, on the data it was trained beside.
+"""Evaluate a checkpoint of a run, on the data it was trained beside, or weights from elsewhere, on data you name.
 
     python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style]
+    python -m rankclip_jax.evaluate WEIGHTS --config=configs/emoji.py [--config.data.KEY=VALUE] [--splits=...]
 
 Prints a table for each kind of metric, with the level of chance and of nearest pixels. Without --splits it
 also writes ``eval.json`` and ``embeddings.npz`` into the run folder, as the end of training does; some of the
 splits are only printed, so that the folder never holds a part of an evaluation.
+
+WEIGHTS are an imported folder, which gets those files too, or directly a file, folder or hub id of OpenAI,
+open_clip or transformers, whose results are only printed. Of their config `data` and `eval` are read. Whether they
+were trained on these pictures nobody knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,18 +25,22 @@ from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.results import write_embeddings, write_eval
 from rankclip_jax.evaluation import evaluate_splits, references
-from rankclip_jax.loading import find_run, load
+from rankclip_jax.loading import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.text_table import text_table
+from rankclip_jax.weights.source import is_source
 
 
-def evaluate(path: str | Path, step: int | str | None = None, splits: Sequence[str] = ()) -> dict:
+def evaluate(
+    path: str | Path, step: int | str | None = None, splits: Sequence[str] = (), config: ConfigDict | None = None
+) -> dict:
     """Evaluate a checkpoint; with all splits (none named), write the results into the run folder too.
 
     Args:
-      path: a run folder, its ``checkpoints`` folder, or one step in it.
+      path: a run folder, its ``checkpoints`` folder, or one step in it; or weights from elsewhere.
       step: a step number, "best" (by the run's validation metric), or None for the newest.
       splits: names of evaluation splits.
+      config: whose `data` and `eval` to use, for weights from elsewhere; a run has its own.
 
     Returns:
       what ``eval.json`` holds: {"step", "metrics", "chance", "pixels"}.
@@ -39,20 +48,41 @@ def evaluate(path: str | Path, step: int | str | None = None, splits: Sequence[s
     Raises:
       UserError: no run there, no such checkpoint or split, or data other than the run's.
     """
-    run, _ = find_run(Path(path).expanduser())
-    record = load_run_config(str(run))
-    config = ConfigDict(record["config"])
-    dataset = load_same_data(config, record["data"])
+    run, config, dataset = _data_of(path, config)
     chosen, names = splits or tuple(dataset.evals), config.eval.names
     for name in chosen:
         lookup(dataset.evals, name, "evaluation split")
     encoder = load(path, step)
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
     chance, pixels = references(dataset, chosen, names)
-    if not splits:
+    if not splits and run is not None:
         write_eval(run, encoder.step, metrics, chance, pixels)
         write_embeddings(run, embeds[config.eval.shown], dataset.evals[config.eval.shown])
     return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
+
+
+def _data_of(path: str | Path, config: ConfigDict | None) -> tuple[Path | None, ConfigDict, Dataset]:
+    """The folder that results belong in, if any, the config that says what to evaluate, and the data."""
+    if not is_run(path) and is_source(path):
+        return None, _given(path, config), _load_data(_given(path, config))
+    run, _ = find_run(Path(path).expanduser())
+    record = load_run_config(str(run))
+    if is_imported(record):
+        return run, _given(path, config), _load_data(_given(path, config))
+    if config is not None:
+        raise UserError(f"{path} is a run, which is evaluated on the data it was trained beside: leave out --config.")
+    config = ConfigDict(record["config"])
+    return run, config, load_same_data(config, record["data"])
+
+
+def _given(path: str | Path, config: ConfigDict | None) -> ConfigDict:
+    if config is None:
+        raise UserError(f"{path} is not of a run of ours, and says no data: add --config=configs/emoji.py or another.")
+    return config
+
+
+def _load_data(config: ConfigDict) -> Dataset:
+    return lookup(SOURCES, config.data.name, "data source")(config.data)
 
 
 def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
@@ -62,7 +92,7 @@ def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
       UserError: it is not the one of the training. Splits of other data may hold what the run was trained on,
         and no warning stays with a score; so it is not computed.
     """
-    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    dataset = _load_data(config)
     if dataset.digest != saved["digest"]:
         raise UserError(
             f"data set {dataset.name!r} is not what this run was trained beside: its digest is {dataset.digest[:12]}, "
@@ -91,6 +121,7 @@ def _describe_table(table: Table) -> str:
 def define_flags() -> None:
     """Define the command's flags."""
     flags.DEFINE_string("step", None, "which checkpoint: a step, or best; the newest if not given")
+    cli.define_config(required=False)
     flags.DEFINE_list("splits", [], "evaluation splits to print the metrics of; all of them if not given")
 
 
@@ -99,8 +130,8 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise UserError(f"expected one run folder, found {len(argv) - 1}: python -m rankclip_jax.evaluate RUN_DIR")
     given = flags.FLAGS
-    print(describe(evaluate(argv[1], given.step, given.splits)))
-    if not given.splits:
+    print(describe(evaluate(argv[1], given.step, given.splits, given.config)))
+    if not given.splits and is_run(argv[1]):
         print(f"\neval.json and embeddings.npz written; python -m rankclip_jax.report {argv[1]} draws them anew")
 
 

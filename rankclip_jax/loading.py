@@ -60,10 +60,10 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
     Raises:
       UserError: nothing there, no such checkpoint, a damaged one, or a format that is not known.
     """
-    return make_encoder(read_model(path, step))
+    return encoder_of(read_model(path, step))
 
 
-def make_encoder(model: Model) -> Encoder:
+def encoder_of(model: Model) -> Encoder:
     """An `Encoder` on the first device of this process."""
     towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
     mesh = make_mesh(jax.local_devices()[:1])
@@ -79,6 +79,16 @@ def read_model(path: str | Path, step: int | str | None = None) -> Model:
     if step is not None:
         raise UserError(f"{path} holds foreign weights, which have no steps: leave out the step.")
     return read_source(path)
+
+
+def read_model_config(path: str | Path) -> ConfigDict:
+    """`config.model` of what `load` reads; neither a device nor a distributed run is begun."""
+    from rankclip_jax.weights.source import is_source, locate, read_foreign
+
+    if not is_run(path) and is_source(path):
+        return read_foreign(locate(str(path))).config
+    run, _ = find_run(Path(path))
+    return ConfigDict(load_run_config(str(run))["config"]["model"])
 
 
 def _read_run(path: str | Path, step: int | str | None) -> Model:

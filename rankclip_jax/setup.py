@@ -21,9 +21,10 @@ from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from rankclip_jax.data.transforms import make_augment
-from rankclip_jax.errors import lookup
+from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evaluation import check_names
-from rankclip_jax.loading import TOKENIZER
+from rankclip_jax.initial import check_vocabulary, read_initial
+from rankclip_jax.loading import TOKENIZER, Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.needs import captions_for_vocabulary, check_needs, embeds_of
 from rankclip_jax.objectives import Objective, RunLength, build_objective
@@ -36,6 +37,7 @@ from rankclip_jax.step import make_init
 
 # A trained vocabulary sees at most this many records' captions.
 TOKENIZER_RECORDS = 100_000
+FROM_WEIGHTS = "init_from"
 
 
 class Setup(NamedTuple):
@@ -49,6 +51,7 @@ class Setup(NamedTuple):
     objective: Objective
     learning_rate: Schedule
     optimizer: optax.GradientTransformation
+    initial: Model | None  # weights to begin with, of `config.init_from`
 
 
 def build(config: ConfigDict, workdir: str | None = None) -> Setup:
@@ -66,7 +69,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     objective = build_objective(config.objective, length)
     check_needs(objective, dataset.train, config)
     config.model.embeds = embeds_of(config.model, objective)
-    tokenizer = build_tokenizer(config, dataset.train, workdir, objective.needs)
+    initial = read_initial(config, workdir)
+    tokenizer = build_tokenizer(config, dataset.train, workdir, objective.needs, initial)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
@@ -81,6 +85,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
         objective=objective,
         learning_rate=learning_rate,
         optimizer=optimizer,
+        initial=initial,
     )
 
 
@@ -96,21 +101,37 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
 
 
 def build_tokenizer(
-    config: ConfigDict, train: RecordSource, workdir: str | None, needs: Sequence[str] = ()
+    config: ConfigDict,
+    train: RecordSource,
+    workdir: str | None,
+    needs: Sequence[str] = (),
+    initial: Model | None = None,
 ) -> Tokenizer:
     """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names, for what is read.
 
-    What is in a folder without progress may be of another config, and is made anew.
+    What is in a folder without progress may be of another config, and is made anew. "init_from" is the tokenizer
+    of the weights to begin with; any other must have the same vocabulary as those.
     """
     if workdir and has_progress(workdir):
         return Tokenizer.load(Path(workdir) / TOKENIZER)
-    make = lookup(TOKENIZERS, config.tokenizer.name, "tokenizer")
+    make = lookup(TOKENIZERS | {FROM_WEIGHTS: None}, config.tokenizer.name, "tokenizer")
+    if make is None:
+        return _of_weights(initial)
     captions = (
         caption
         for i in range(min(len(train), TOKENIZER_RECORDS))
         for caption in captions_for_vocabulary(train, i, needs)
     )
-    return make(captions, config.tokenizer.vocab_size, config.model.text.context_length)
+    tokenizer = make(captions, config.tokenizer.vocab_size, config.model.text.context_length)
+    if initial is not None:
+        check_vocabulary(initial, tokenizer)
+    return tokenizer
+
+
+def _of_weights(initial: Model | None) -> Tokenizer:
+    if initial is None:
+        raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: name the weights there.")
+    return initial.tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, workdir: str) -> None:

@@ -18,7 +18,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax import cli, distributed, setup
+from rankclip_jax import cli, distributed, initial, setup
 from rankclip_jax.card import devices, parameter_counts, start_up_card
 from rankclip_jax.checkpoint import Checkpoints, Restored
 from rankclip_jax.clock import Clock
@@ -68,12 +68,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     abstract = abstract_state(init, key, parts.mesh)
     restored = checkpoints.restore(abstract) if resuming else None
     start = restored.step if restored else 0
+    begins_with = parts.initial if restored is None else None
+    beginning = initial.describe(abstract, begins_with) if begins_with else ""
     if distributed.is_main():
         save_run_config(workdir, config, data, devices(parts), parameter_counts(abstract))
         if not resuming:
             setup.save_tokenizer(parts.tokenizer, workdir)
-        print(start_up_card(parts, abstract, workdir, start), flush=True)
+        print(start_up_card(parts, abstract, workdir, start, beginning), flush=True)
     state = restored.state if restored else create_state(init, key, parts.mesh)
+    state = initial.begin(state, begins_with) if begins_with else state
 
     # A run that had reached its end only evaluates again.
     loop = _Loop(parts, writer, checkpoints, restored)

@@ -103,6 +103,11 @@ class Tokenizer:
         return self.frame.before[0] if self.frame.before else None
 
     @property
+    def is_clips(self) -> bool:
+        """Whether this is CLIP's own tokenizer."""
+        return self.vocabulary == clip_tokenizer(self.context_length).vocabulary
+
+    @property
     def vocabulary(self) -> str:
         """Digest of all that decides ids: embeddings of tokens trained with one are of no use with another."""
         model = json.loads(self._bpe.to_str())["model"]
@@ -170,6 +175,10 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception on damaged JSON
             raise UserError(f"cannot read the tokenizer in {folder} ({error}); restore it.") from error
         return cls(bpe, context_length, frame)
+
+    def with_context(self, context_length: int) -> "Tokenizer":
+        """The same tokens in rows of another length."""
+        return Tokenizer(self._bpe, context_length, self.frame if self.is_foreign else None)
 
     def describe(self) -> str:
         """The tokenizer in the `tokenizers` library's JSON."""

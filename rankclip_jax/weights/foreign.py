@@ -121,5 +121,5 @@ def require(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, wha
     for key, value in wanted.items():
         if found.get(key, value) != value:
             raise UserError(
-                f"{where}: {key}={found[key]!r} is {what} of a kind that this package has no tower for (only {value!r})."
+                f"{where}: {key}={found[key]!r} in {what} is of a kind that we have no tower for (only {value!r})."
             )

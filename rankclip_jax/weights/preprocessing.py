@@ -56,7 +56,7 @@ def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any
 
 def write_preprocessor(image: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Content of ``preprocessor_config.json`` for `config.model.image`."""
-    pixels = DEFAULTS["clip"] | image
+    pixels = DEFAULTS["clip"] | dict(image)
     square = {"height": image["image_size"], "width": image["image_size"]}
     crops = pixels["resize"] == "crop"
     name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
@@ -96,7 +96,7 @@ def read_preprocess_cfg(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def write_preprocess_cfg(image: Mapping[str, Any]) -> dict[str, Any]:
     """open_clip's ``preprocess_cfg`` for `config.model.image`."""
-    pixels = DEFAULTS["clip"] | image
+    pixels = DEFAULTS["clip"] | dict(image)
     resize = next(theirs for theirs, ours in RESIZES.items() if ours == pixels["resize"])
     statistics = {"mean": list(pixels["pixel_mean"]), "std": list(pixels["pixel_std"])}
     return statistics | {"interpolation": "bicubic", "resize_mode": resize}

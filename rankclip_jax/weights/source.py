@@ -39,6 +39,8 @@ def read_foreign(path: Path, config_file: str = "", activation: str = "") -> For
     config_path = Path(config_file) if config_file else None
     if path.is_dir() and not config_path and not activation and huggingface.kind_of(path):
         return huggingface.read(path)
+    if path.is_dir() and _model_type(path) and not (path / openai.CONFIG).is_file() and not config_path:
+        raise UserError(_unknown(path))
     weights = _lone_weights(path)
     beside = path if path.is_dir() else path.parent
     if weights is not None and huggingface.kind_of(beside) and not (config_path or activation):
@@ -68,9 +70,7 @@ def locate(source: str) -> Path:
     if path.exists():
         return path
     if not HUB_ID.fullmatch(source):
-        raise UserError(
-            f"no weights at {source}: give a file, a folder, or a hub id such as openai/clip-vit-base-patch32."
-        )
+        raise UserError(f"no weights at {source}: give a file, a folder, or a hub id (openai/clip-vit-base-patch32).")
     return _download(source)
 
 

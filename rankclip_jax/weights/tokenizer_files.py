@@ -136,9 +136,7 @@ def _frame(
         bos = _token_id(bpe, settings, "bos_token")
         before, after = ([bos] if kind == "clip" and bos is not None else []), [eos]
     if not after:
-        raise UserError(
-            f"the tokenizer in {folder} ends texts with no token: name its eos_token in tokenizer_config.json."
-        )
+        raise UserError(f"the tokenizer in {folder} ends texts with no token: name its eos_token in its config.")
     pad = _token_id(bpe, settings, "pad_token")
     name = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
     lowers = "Lowercase" in json.dumps(description.get("normalizer"))

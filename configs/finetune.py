@@ -1,0 +1,25 @@
+"""Training from given weights, with the towers and the tokenizer that they have, on the embedded pictures.
+
+    python -m rankclip_jax.train --config=configs/finetune.py:runs/imported --workdir=runs/finetuned
+
+After the colon: a run, an imported folder, a weights file, or a hub id; see docs/weights.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from rankclip_jax.errors import UserError
+from rankclip_jax.loading import read_model_config
+
+
+def get_config(source: str = "") -> ConfigDict:
+    """The default recipe with the towers of `source`, and a learning rate that does not undo them."""
+    if not source:
+        raise UserError("configs/finetune.py needs weights: --config=configs/finetune.py:FOLDER, FILE or hub id.")
+    config = base.get_config()
+    config.model = read_model_config(source)
+    config.init_from = source
+    config.tokenizer.name = "init_from"
+    config.optimizer.learning_rate = 1e-5
+    config.duration = "5 epochs"
+    return config

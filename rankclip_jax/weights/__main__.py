@@ -1,0 +1,93 @@
+"""Weights in and out of other libraries.
+
+    python -m rankclip_jax.weights import SOURCE --out=DIR [--config=FILE.json] [--activation=quick_gelu|gelu]
+    python -m rankclip_jax.weights export RUN --format=hf|open_clip --out=DIR [--step=best|N]
+    python -m rankclip_jax.weights check SOURCE [--against=RUN] [--step=best|N] [--pictures=32]
+
+SOURCE is a weights file or folder of OpenAI, open_clip or transformers, or a hub id; RUN a run or an imported
+folder. `check` opens SOURCE in the other library (which needs torch) and compares embeddings and logits on real
+pictures; it ends with exit code 2 where they differ. See docs/weights.md.
+"""
+
+from collections.abc import Callable
+
+from absl import flags
+
+from rankclip_jax import cli
+from rankclip_jax.card import tower_counts
+from rankclip_jax.errors import UserError, lookup
+
+
+def _import(source: str) -> None:
+    from rankclip_jax.weights.folder import check_new, write_imported
+    from rankclip_jax.weights.source import read_source
+
+    given = flags.FLAGS
+    out = _needed("out", "DIR", source)
+    check_new(out)
+    model = read_source(source, given.config or "", given.activation)
+    write_imported(model, out)
+    counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.params).items())
+    image, text = model.config.image, model.config.text
+    print(f"{source}: {model.format}, {image.tower} {image.image_size} px and text of {text.context_length} tokens")
+    print(f"parameters: {counts}; every tensor has its place")
+    for note in model.notes:
+        print(f"note: {note}")
+    print(f"written to {out}; python -m rankclip_jax.evaluate {out} --config=configs/emoji.py evaluates it")
+
+
+def _export(source: str) -> None:
+    from rankclip_jax.weights.export import export
+
+    given = flags.FLAGS
+    name, out = _needed("format", "hf", source), _needed("out", "DIR", source)
+    for line in export(source, name, out, given.step):
+        print(f"note: {line}")
+    print(f"written to {out}; python -m rankclip_jax.weights check {out} --against={source} compares the two")
+
+
+def _check(source: str) -> None:
+    from rankclip_jax.weights.check import check, table
+
+    given = flags.FLAGS
+    rows = check(source, given.against, given.step, given.pictures)
+    print(table(rows))
+    wrong = [row.what for row in rows if not row.holds]
+    if wrong:
+        raise UserError(f"{source} is not the same in the other library: {', '.join(wrong)} differ, see the table.")
+
+
+COMMANDS: dict[str, Callable[[str], None]] = {"import": _import, "export": _export, "check": _check}
+
+
+def _needed(flag: str, example: str, source: str) -> str:
+    value = getattr(flags.FLAGS, flag)
+    if not value:
+        raise UserError(f"--{flag} is required: python -m rankclip_jax.weights ... {source} --{flag}={example}")
+    return value
+
+
+def define_flags() -> None:
+    """Define the flags of all three commands."""
+    flags.DEFINE_string("out", None, "import, export: the folder to make; it must not exist")
+    flags.DEFINE_string("format", None, "export: hf (transformers) or open_clip")
+    flags.DEFINE_string(
+        "step", None, "export, check: which checkpoint of a run: a step, or best; the newest if not given"
+    )
+    flags.DEFINE_string("config", None, "import: open_clip's JSON, for a state dict that does not tell all")
+    flags.DEFINE_string("activation", "", "import: quick_gelu or gelu, for a state dict without config")
+    flags.DEFINE_string("against", "", "check: the run that was exported; SOURCE itself, imported, if not given")
+    flags.DEFINE_integer("pictures", 32, "check: on how many pictures and names")
+
+
+def main(argv: list[str]) -> None:
+    """Run one command."""
+    if len(argv) != 3:
+        known = "|".join(COMMANDS)
+        raise UserError(f"expected a command and a source: python -m rankclip_jax.weights {known} SOURCE; see --help.")
+    lookup(COMMANDS, argv[1], "command")(argv[2])
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, positional=True)

@@ -1,0 +1,65 @@
+"""Folders that are there whole or not at all, and the one that imported weights are kept in.
+
+An imported folder has the form of a run's: ``config.json``, ``tokenizer/`` and a checkpoint of step 0 with
+parameters only. So there is one way of reading weights, with its digests.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.card import tower_counts
+from rankclip_jax.checkpoint import Checkpoints
+from rankclip_jax.config import save_run_config
+from rankclip_jax.errors import UserError
+from rankclip_jax.loading import CHECKPOINTS, TOKENIZER, Model
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` at the end, or nothing after an error.
+
+    Raises:
+      UserError: `out` exists, or cannot be made.
+    """
+    folder = check_new(out)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed command
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out={out} ({error.strerror}): choose another.") from error
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new(out: str | Path) -> Path:
+    """The absolute path of a folder that is yet to be made; refused now rather than after all weights are read."""
+    folder = Path(out).expanduser().absolute()
+    if folder.exists():
+        raise UserError(f"--out={out} exists already and is never overwritten: choose another, or move it away.")
+    return folder
+
+
+def write_imported(model: Model, out: str | Path) -> None:
+    """Keep foreign weights as a folder that `load`, evaluation and `config.init_from` take.
+
+    Raises:
+      UserError: `out` exists, or there is no room.
+    """
+    imported = {"from": model.origin, "format": model.format, "notes": list(model.notes)}
+    name = "clip" if model.tokenizer.is_clips else "init_from"
+    config = {"model": model.config.to_dict(), "tokenizer": {"name": name, "vocab_size": model.tokenizer.vocab_size}}
+    with new_folder(out) as folder:
+        checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=1)
+        checkpoints.save(0, {"params": model.params, "model_state": model.model_state})
+        checkpoints.close()
+        model.tokenizer.save(folder / TOKENIZER)
+        counts = tower_counts(model.params)
+        save_run_config(str(folder), ConfigDict(config), data={}, devices={}, params=counts, imported=imported)

@@ -1,0 +1,68 @@
+"""README.md of an exported model: what it is, how to open it, what it scores."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankclip_jax.config import load_run_config
+from rankclip_jax.evals.results import EVAL_FILE
+from rankclip_jax.loading import Model, find_run, is_run
+
+
+def model_card(model: Model, library: str, usage: str, left_out: Sequence[str]) -> str:
+    """The card as Markdown, with the head that the Hugging Face hub reads."""
+    image, text = model.config.image, model.config.text
+    size = f"{image.image_size} x {image.image_size} pixels, {model.config.embed_dim} dimensions"
+    words = f"{model.tokenizer.vocab_size:,} tokens, context {text.context_length}"
+    lines = [
+        "---",
+        f"library_name: {library}",
+        "pipeline_tag: zero-shot-image-classification",
+        "tags: [clip, rankclip_jax]",
+        "---",
+        "",
+        f"# {Path(model.origin).name}",
+        "",
+        f"A {model.config.name} image-text model ({image.tower} and {text.tower}; {size}; {words}), written by "
+        f"rankclip_jax from {_origin(model)}.",
+        "",
+        "```python",
+        usage,
+        "```",
+        *_results(model),
+        *(["", "Not in this format: " + "; ".join(left_out) + "."] if left_out else []),
+        "",
+        "Texts should be plain: rankclip_jax mends mojibake, unescapes HTML and lower-cases before it cuts them into "
+        "tokens; this folder's tokenizer lower-cases only.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _origin(model: Model) -> str:
+    """Where the weights are from: of a run its steps, objective and data."""
+    if model.format == "imported folder":
+        imported = load_run_config(str(find_run(Path(model.origin))[0]))["imported"]
+        return f"{imported['from']} ({imported['format']})"
+    if model.format != "run":
+        return f"{model.origin} ({model.format})"
+    config = load_run_config(str(find_run(Path(model.origin))[0]))["config"]
+    return (
+        f"a run: {model.step:,} steps of {config['batch_size']} pairs with the objective "
+        f"`{config['objective']['name']}` on `{config['data']['name']}`"
+    )
+
+
+def _results(model: Model) -> list[str]:
+    """The metrics of ``eval.json``, where the run has one of this very step."""
+    path = find_run(Path(model.origin))[0] / EVAL_FILE if is_run(model.origin) else None
+    if path is None or not path.is_file():
+        return []
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if results["step"] != model.step:
+        return []
+    chance = results.get("chance", {})
+    rows = [
+        f"| {key.replace('|', '/')} | {value:.4f} | {f'{chance[key]:.4f}' if key in chance else ''} |"
+        for key, value in sorted(results["metrics"].items())
+    ]
+    return ["", f"Results at step {results['step']:,}:", "", "| metric | value | chance |", "|---|---|---|", *rows]

@@ -1,0 +1,96 @@
+"""Files as ``torch.save`` and ``torch.jit.save`` write them, made without torch."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STORAGES = {"float16": "HalfStorage", "float32": "FloatStorage", "int64": "LongStorage"}
+
+
+class Global:
+    """Pickled as a reference to a name in a module, which does not have to exist here."""
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+
+    def __call__(self):  # pickle wants a callable to reduce to
+        raise AssertionError
+
+
+class Call:
+    """Pickled as a call of a global."""
+
+    def __init__(self, function: Global, *args: Any):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+class Scripted:
+    """Pickled as a TorchScript module: an object of a class that its archive defines, with attributes."""
+
+    def __init__(self, kind: str, **attributes: Any):
+        self.kind, self.attributes = Global("__torch__", kind), attributes
+
+
+class _Storage:
+    def __init__(self, key: str, array: np.ndarray, count: int):
+        self.pid = ("storage", Global("torch", STORAGES[array.dtype.name]), key, "cpu", count)
+
+
+class _Pickler(pickle._Pickler):  # the one in Python: its methods can be replaced
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.pid if isinstance(obj, _Storage) else None
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Global):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, Scripted):
+            self.save(obj.kind)
+            self.write(pickle.EMPTY_TUPLE + pickle.NEWOBJ)
+            self.save(obj.attributes)
+            self.write(pickle.BUILD)
+        elif isinstance(obj, Call):
+            self.save(obj.function)
+            self.save(obj.args)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(obj, save_persistent_id)
+
+
+class Archive:
+    """Tensors added one by one, and what is pickled around them."""
+
+    def __init__(self):
+        self.storages: list[np.ndarray] = []
+
+    def tensor(self, array: np.ndarray, shape=None, strides=None, offset: int = 0, count: int | None = None) -> Call:
+        """A tensor, contiguous or as said."""
+        array = np.asarray(array)
+        storage = _Storage(str(len(self.storages)), array, array.size if count is None else count)
+        self.storages.append(np.ascontiguousarray(array))
+        shape = array.shape if shape is None else shape
+        strides = tuple(step // array.itemsize for step in array.strides) if strides is None else strides
+        rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+        return Call(rebuild, storage, offset, tuple(shape), strides, False, OrderedDict())
+
+    def write(self, path: Path, content: Any, compression: int = zipfile.ZIP_STORED) -> Path:
+        with zipfile.ZipFile(path, "w", compression) as file:
+            with file.open("archive/data.pkl", "w") as pickled:
+                _Pickler(pickled, protocol=2).dump(content)
+            for key, array in enumerate(self.storages):
+                file.writestr(f"archive/data/{key}", array.tobytes())
+            file.writestr("archive/version", "3\n")
+        return path
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """A state dict."""
+    archive = Archive()
+    return archive.write(path, OrderedDict((name, archive.tensor(array)) for name, array in arrays.items()))
