@@ -120,6 +120,7 @@ class _Loop:
             config.micro_batches,
             config.seed,
             config.optimizer.ema_decay,
+            config.optimizer.freeze,
         )
         step_fn = jit_train_step(step_fn, state, parts.mesh)
         diagnose = self._diagnostics()

@@ -55,8 +55,15 @@ def test_one_process_speaks_for_all(two):
 def test_the_metrics_of_one_process(one, two):
     expected, found = losses(one), losses(two[0])
     assert [line.keys() for line in found] == [line.keys() for line in expected]
-    values = {name: np.array([[e[name], f[name]] for e, f in zip(expected, found, strict=True)]) for name in found[0]}
-    worst = {name: float(np.max(np.abs(np.diff(x)[:, 0]) / np.maximum(x[:, 0], 1e-9))) for name, x in values.items()}
+    values = {
+        name: np.array([[e[name], f[name]] for e, f in zip(expected, found, strict=True)])
+        for name in found[0]
+        if name.startswith("train/")
+    }
+    worst = {
+        name: float(np.max(np.abs(x[:, 1] / np.where(x[:, 0], x[:, 0], 1) - 1) * (x[:, 0] != 0)))
+        for name, x in values.items()
+    }
     print(worst)
     # Before the first update there is rounding only; a batch that differed in one row would be seen here.
     assert found[0]["train/loss"] == pytest.approx(expected[0]["train/loss"], rel=1e-6)
@@ -77,6 +84,7 @@ def test_what_eight_devices_trained_loads_on_one(two):
         np.testing.assert_allclose(encoder.encode_text(texts), kept["text_embeds"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_of_two_is_killed(two, tmp_path, compile_cache):
     both = start_two(tmp_path, compile_cache)
     try:
