@@ -64,12 +64,13 @@ def distance(expected, found) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def gradient(name, micro_batches, devices=1, block_rows=0):
+@functools.cache
+def gradient(name, micro_batches, devices=1):
     """Loss and gradient of an objective."""
     towers, params, _, batch = inputs()
     objective, mesh = build(name), make_mesh(jax.devices()[:devices])
     state = {"towers": params, "scalars": {key: jnp.float32(2.6) for key in objective.scalars}}
-    gradients = jax.jit(make_gradients(towers, objective, mesh, block_rows, micro_batches))
+    gradients = jax.jit(make_gradients(towers, objective, mesh, micro_batches=micro_batches))
     weights = dict.fromkeys(objective.terms, jnp.float32(1.5))
     found = gradients(state, put_batch(batch, mesh), weights, objective.initial_state())
     return {"loss": float(found.result.loss), "gradient": flat(found.params).tolist()}
@@ -78,8 +79,7 @@ def gradient(name, micro_batches, devices=1, block_rows=0):
 # Exactness.
 
 
-@pytest.mark.parametrize("name", ["rankclip", "alip"])
-@pytest.mark.parametrize("micro_batches", [2, 8])
+@pytest.mark.parametrize(("name", "micro_batches"), [("rankclip", 8), ("alip", 2)])
 def test_the_gradient_is_that_of_one_pass(name, micro_batches):
     expected, found = gradient(name, 1), gradient(name, micro_batches)
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)

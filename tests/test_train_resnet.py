@@ -23,7 +23,7 @@ FLAGS = (
     "--config.micro_batches=2",
     "--config.model.image.batch_norm=local",
     "--config.model.image.image_size=32",
-    "--config.model.image.layers=(1, 2, 1, 1)",
+    "--config.model.image.layers=(1, 1, 1, 1)",
     "--config.model.image.width=4",
     "--config.model.image.heads=2",
     "--config.model.text.layers=1",
@@ -67,7 +67,7 @@ def test_all_of_the_state_moves_and_is_kept(whole):
     for part in ("['model_state']['batch_stats']['image']", "['ema']['params']", "['ema']['model_state']"):
         paths = [path for path in last if path.startswith(part)]
         assert paths and any(not np.array_equal(first[path], last[path]) for path in paths), part
-    weight = "['params']['towers']['image']['layer2']['1']['conv2']['kernel']"
+    weight = "['params']['towers']['image']['layer2']['0']['conv2']['kernel']"
     assert not np.allclose(last[weight], last[f"['ema']{weight}"], rtol=1e-3)
 
 
