@@ -5,6 +5,8 @@ import math
 import jax
 import numpy as np
 
+from rankclip_jax.models.two_towers import dtype_of
+from rankclip_jax.optimizer import frozen_mask
 from rankclip_jax.setup import Setup
 
 
@@ -21,6 +23,16 @@ def tower_counts(params) -> dict[str, int]:
 
 def _size(tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def trained_parameters(state, freeze: str) -> str:
+    """How many parameters train, and which pattern keeps the others from it."""
+    everything = _size(state["params"])
+    frozen = jax.tree.leaves(frozen_mask(state["params"], freeze))
+    still = sum(
+        math.prod(leaf.shape) for leaf, held in zip(jax.tree.leaves(state["params"]), frozen, strict=True) if held
+    )
+    return f"{everything - still:,} of {everything:,} parameters" + (f", all but {freeze!r}" if freeze else "")
 
 
 def devices(setup: Setup) -> dict[str, object]:
@@ -40,6 +52,7 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning:
     config, found = setup.config, devices(setup)
     counts = {name: f"{count:,}" for name, count in parameter_counts(state).items()}
     model = config.model
+    dtypes = dict.fromkeys(dtype_of(model, side).__name__ for side in ("image", "text"))
     began = f"resumed from step {start_step:,}" if start_step else f"new, seed {config.seed}{beginning}"
     if start_step == config.duration:
         began = "at its end: nothing to train, only evaluated again"
@@ -53,7 +66,8 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning:
         + (f", in {config.micro_batches} micro-batches" if config.micro_batches > 1 else ""),
         "length": f"{config.duration:,} steps, {per_epoch} per epoch, {config.duration / per_epoch:.1f} epochs",
         "towers": f"{model.name}: {model.image.tower} {counts['image']} + {model.text.tower} {counts['text']} "
-        f"parameters, {model.embed_dim} dimensions, {model.dtype}",
+        f"parameters, {model.embed_dim} dimensions, {' + '.join(dtypes)}",
+        "trains": trained_parameters(state, config.optimizer.freeze),
         "text": f"{config.tokenizer.name}, {setup.tokenizer.vocab_size:,} tokens, "
         f"context {setup.tokenizer.context_length}",
         "objective": setup.objective.equation,

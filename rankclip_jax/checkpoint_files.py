@@ -97,7 +97,9 @@ def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def read_arrays(folder: epath.Path, step: int, abstract_state: PyTree) -> PyTree:
     abstract_state = jax.tree.map(_placed, abstract_state)
     placement = ocp.checkpoint_utils.construct_restore_args(abstract_state)
-    return _restore(folder, step, ocp.args.PyTreeRestore(abstract_state, restore_args=placement))
+    # Every array is known to have its counterpart; what is partial are empty parts, which older states lack.
+    how = ocp.args.PyTreeRestore(abstract_state, restore_args=placement, partial_restore=True)
+    return _restore(folder, step, how)
 
 
 def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]]) -> PyTree:

@@ -1,6 +1,6 @@
 """What every ``python -m rankclip_jax.X`` shares: flags, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 interrupted.
+Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 interrupted, 141 nobody reads the output.
 """
 
 import difflib
@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +48,11 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
     """
     sys.unraisablehook = _without_late_writes
     code = _exit_code(main, positional)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = _reader_gone()
     if code and distributed.is_multi_process():
         # jax's exit handler waits minutes in a barrier for peers that wait for us.
         os._exit(code)
@@ -65,6 +69,8 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
     except UserError as error:
         _print_error(str(error))
         return 2
+    except BrokenPipeError:
+        return _reader_gone()
     except OSError as error:
         if error.errno not in NO_ROOM:
             traceback.print_exc()
@@ -75,6 +81,12 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
         traceback.print_exc()
         return 1
     return 0
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has enough of it, such as `| head`: end without a word, as other commands do."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain again at its exit
+    return 128 + signal.SIGPIPE
 
 
 def _code_of(stop: SystemExit) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.models.presets import IMAGE_OPTIONS, REMAT_BY_BOOL, TEXT_OPTIONS
 from rankclip_jax.schedules import to_steps
 
 FILE = "config.json"
@@ -37,7 +38,13 @@ MAY_CHANGE = (
 )
 
 # Keys that older runs lack, with what they ran with.
-ADDED = {"micro_batches": 1, "optimizer.ema_decay": 0.0}
+ADDED = {
+    "micro_batches": 1,
+    "optimizer.ema_decay": 0.0,
+    "optimizer.freeze": "",
+    **{f"model.image.{name}": value for name, value in IMAGE_OPTIONS.items()},
+    **{f"model.text.{name}": value for name, value in TEXT_OPTIONS.items()},
+}
 
 PACKAGES = (
     "rankclip_jax",
@@ -220,7 +227,7 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
         return False
     if saved is None:
         raise UserError(f"{workdir} holds a run without its {FILE}: restore that file, or use another --workdir")
-    changes = _differences(ADDED | dict(flatten(saved["config"])), json.loads(to_json(config)))
+    changes = _differences(_as_written_now(saved["config"], config), json.loads(to_json(config)))
     if data is not None:
         changes += _differences(saved["data"], json.loads(to_json(data)), "data: ")
     if changes:
@@ -230,6 +237,16 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
             "Use another --workdir, or the old values to continue that run"
         )
     return True
+
+
+def _as_written_now(saved: Mapping, config: ConfigDict) -> dict[str, Any]:
+    """The leaves of a saved config, with what newer versions added to or changed in those that `config` has."""
+    news = dict(flatten(config))
+    olds = {key: value for key, value in ADDED.items() if key in news} | dict(flatten(saved))
+    for key in (f"model.{side}.remat" for side in ("image", "text")):
+        if isinstance(olds.get(key), bool):
+            olds[key] = REMAT_BY_BOOL[olds[key]]
+    return olds
 
 
 def _differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:

@@ -1,6 +1,13 @@
-"""AdamW as CLIP uses it: decay on matrices and embeddings only, optional clipping by global norm."""
+"""AdamW as CLIP uses it: decay on matrices and embeddings only, optional clipping by global norm.
+
+Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): they keep their bits, and cost no moments.
+"""
+
+import re
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -29,13 +36,57 @@ def decay_mask(params):
 
     def decays(path, _) -> bool:
         keys = [key.key for key in path]
-        return keys[0] != "scalars" and keys[-1] not in ("bias", "scale")
+        return keys[0] != "scalars" and not keys[-1].endswith(("bias", "scale"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def frozen_mask(params: Any, pattern: str) -> Any:
+    """True for each leaf of `params` whose whole path, such as "towers/image/ln_post/scale", the pattern matches.
+
+    Args:
+      params: {"towers", "scalars"}, of arrays or shapes.
+      pattern: a regular expression, `config.optimizer.freeze`; "" freezes nothing.
+
+    Raises:
+      UserError: no regular expression, one that matches nothing, or one that leaves nothing to train.
+    """
+    compiled, key = _compiled(pattern), f"config.optimizer.freeze={pattern!r}"
+    mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(compiled.fullmatch(_name(path))), params)
+    frozen = jax.tree.leaves(mask)
+    if pattern and not any(frozen):
+        names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        some = ", ".join(names[:: max(1, len(names) // 5)])
+        raise UserError(
+            f"{key} matches no parameter; it must match a whole path, such as 'towers/image/.*'. Paths are {some}, ..."
+        )
+    if all(frozen):
+        raise UserError(f"{key} matches every parameter: nothing would train; leave some out.")
+    return mask
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"config.optimizer.freeze={pattern!r} is no regular expression ({error}); write one such as "
+            "'towers/image/.*'."
+        ) from None
+
+
+def _name(path: tuple) -> str:
+    return "/".join(key.key for key in path)
+
+
 def make_optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:
-    """AdamW; `config.clip_norm` = 0 leaves gradients unclipped, as CLIP, CyCLIP and RankCLIP do."""
+    """AdamW; `config.clip_norm` = 0 leaves gradients unclipped, as CLIP, CyCLIP and RankCLIP do.
+
+    Of what `config.freeze` matches (`frozen_mask`) gradients are ignored, also in that norm.
+
+    Raises:
+      UserError: `config.freeze` is no regular expression; `init` of what is returned raises those of `frozen_mask`.
+    """
     adamw = optax.adamw(
         learning_rate,
         b1=config.b1,
@@ -44,4 +95,19 @@ def make_optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.Gradien
         weight_decay=config.weight_decay,
         mask=decay_mask,
     )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    trained = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    freeze = config.get("freeze", "")
+    if not freeze:
+        return trained
+    _compiled(freeze)
+
+    def labels(params):
+        return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(params, freeze))
+
+    return optax.multi_transform({"trained": trained, "frozen": optax.stateless(_still)}, labels)
+
+
+def _still(updates, params):
+    """Updates that leave every bit: -0 added to a number is that number, +0 added to -0 is not."""
+    del params
+    return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)

@@ -39,7 +39,7 @@ def check_micro_batches(micro_batches: int, local: int) -> None:
 def make_forward(
     towers: nn.Module, needs: Sequence[str], mesh: Mesh, micro_batches: int = 1, seed: int = 0
 ) -> Callable[..., tuple[Arrays, dict, PullBack]]:
-    """Return f(tower_params, model_state, batch, step) -> (embeds, model_state, pull_back).
+    """Return f(tower_params, model_state, batch, step, frozen=None) -> (embeds, model_state, pull_back).
 
     Args:
       towers: with a method `compute` as that of `TwoTowers`.
@@ -49,10 +49,13 @@ def make_forward(
       seed: of the towers' random numbers, which are a function of it, the step and the micro-batch.
 
     `model_state` holds the towers' mutable collections; the one returned has this batch in it. `pull_back`
-    takes gradients with respect to the embeddings to those with respect to the parameters.
+    takes gradients with respect to the embeddings to those with respect to the parameters; they are zero, and
+    nothing is computed for them, where the tree of bools `frozen` says so.
     """
 
-    def embed(tower_params, model_state, batch, key):
+    def embed(tower_params, model_state, batch, key, frozen):
+        if frozen is not None:
+            tower_params = jax.tree.map(lambda p, held: lax.stop_gradient(p) if held else p, tower_params, frozen)
         variables = gathered({"params": tower_params, **model_state}, mesh)
         return towers.apply(
             variables,
@@ -64,19 +67,19 @@ def make_forward(
             rngs={"patch_dropout": key},
         )
 
-    def at_once(tower_params, model_state, batch, step):
+    def at_once(tower_params, model_state, batch, step, frozen=None):
         def of(tower_params):
-            return embed(tower_params, model_state, batch, _key(seed, step))
+            return embed(tower_params, model_state, batch, _key(seed, step), frozen)
 
         embeds, pull_back, new_state = jax.vjp(of, tower_params, has_aux=True)
         return embeds, new_state, lambda d_embeds: pull_back(d_embeds)[0]
 
-    def in_parts(tower_params, model_state, batch, step):
+    def in_parts(tower_params, model_state, batch, step, frozen=None):
         keys = jax.random.split(_key(seed, step), micro_batches)
         parts = (split(batch, micro_batches, mesh), keys)
 
         def visit(total, part):
-            embeds, state = embed(tower_params, model_state, *part)
+            embeds, state = embed(tower_params, model_state, *part, frozen)
             return _add(total, state), embeds
 
         total, embeds = lax.scan(visit, _zeros(model_state), parts)
@@ -84,7 +87,7 @@ def make_forward(
         def pull_back(d_embeds):
             def visit(total, inputs):
                 part, d_embeds = inputs
-                _, pull = jax.vjp(lambda params: embed(params, model_state, *part)[0], tower_params)
+                _, pull = jax.vjp(lambda params: embed(params, model_state, *part, frozen)[0], tower_params)
                 return _add(total, pull(d_embeds)[0]), None
 
             return lax.scan(visit, _zeros(tower_params), (parts, split(d_embeds, micro_batches, mesh)))[0]

@@ -33,6 +33,7 @@ from rankclip_jax.optimizer import check_ema_decay, learning_rate_schedule, make
 from rankclip_jax.passes import check_micro_batches
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.sharding import make_mesh
+from rankclip_jax.step import make_init
 
 # A trained vocabulary sees at most this many records' captions.
 TOKENIZER_RECORDS = 100_000
@@ -71,15 +72,19 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.needs, initial)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
+    optimizer = make_optimizer(config.optimizer, learning_rate)
+    towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
+    if config.optimizer.freeze:  # what it matches is only known of parameters, of which shapes are enough
+        jax.eval_shape(make_init(towers, objective, optimizer), jax.random.key(0))
     return Setup(
         config=config,
         mesh=mesh,
         dataset=dataset,
         tokenizer=tokenizer,
-        towers=build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size),
+        towers=towers,
         objective=objective,
         learning_rate=learning_rate,
-        optimizer=make_optimizer(config.optimizer, learning_rate),
+        optimizer=optimizer,
         initial=initial,
     )
 

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.objectives.objective import Objective
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
+from rankclip_jax.optimizer import frozen_mask
 from rankclip_jax.passes import make_forward
 from rankclip_jax.sharding import batch_sharding, state_shardings
 
@@ -82,12 +83,19 @@ class Gradients(NamedTuple):
 
 
 def make_gradients(
-    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0, micro_batches: int = 1, seed: int = 0
+    towers: nn.Module,
+    objective: Objective,
+    mesh: Mesh,
+    block_rows: int = 0,
+    micro_batches: int = 1,
+    seed: int = 0,
+    freeze: str = "",
 ) -> Callable[..., Gradients]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> `Gradients`.
 
     The objective sees only what it needs of the towers' outputs; its gradient with respect to them is
-    pulled back through the towers, at once or in micro-batches (`passes`).
+    pulled back through the towers, at once or in micro-batches (`passes`); not to what `freeze` matches
+    (`optimizer.frozen_mask`), whose gradient is zero.
     """
     forward = make_forward(towers, objective.needs, mesh, micro_batches, seed)
     objective_rows = loss_and_gradients(objective, mesh, block_rows)
@@ -95,7 +103,8 @@ def make_gradients(
     def gradients(
         params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0, model_state=None
     ) -> Gradients:
-        embeds, model_state, pull_back = forward(params["towers"], model_state or {}, batch, step)
+        frozen = frozen_mask(params, freeze)["towers"] if freeze else None
+        embeds, model_state, pull_back = forward(params["towers"], model_state or {}, batch, step, frozen)
         result = objective_rows(embeds, params["scalars"], weights, objective_state, step)
         d_params = {"towers": pull_back(result.d_embeds), "scalars": result.d_scalars}
         return Gradients(result, d_params, model_state)
@@ -112,18 +121,19 @@ def make_train_step(
     micro_batches: int = 1,
     seed: int = 0,
     ema_decay: float = 0.0,
+    freeze: str = "",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return the update before jit: (state, batch) -> (state, metrics).
 
     `block_rows` is of the objective (`rows`), `micro_batches` and `seed` of the towers (`passes`), `ema_decay`
-    of the averages (`moved_average`), which the state has if it is not 0.
+    of the averages (`moved_average`), which the state has if it is not 0, `freeze` as of the optimizer.
 
     `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, and what else `needs.batch_inputs` names,
     sharded over the mesh. Metrics are float32 scalars of the step just taken: `loss`, one per term
     (unweighted), `weight_<term>` for weights that move, `logit_scale` (after exp) where the objective has
     one, other learned scalars, and `grad_norm`.
     """
-    gradients = make_gradients(towers, objective, mesh, block_rows, micro_batches, seed)
+    gradients = make_gradients(towers, objective, mesh, block_rows, micro_batches, seed, freeze)
 
     def train_step(state: TrainState, batch: Batch):
         params, step = state["params"], state["step"]
@@ -138,7 +148,7 @@ def make_train_step(
             **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
             **({"logit_scale": jnp.exp(scalars.pop("log_scale"))} if "log_scale" in scalars else {}),
             **scalars,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         model = {"params": params, "model_state": model_state}
         ema = moved_average(state["ema"], model, ema_decay, step) if ema_decay else {}

@@ -123,6 +123,7 @@ class _Loop:
             config.micro_batches,
             config.seed,
             config.optimizer.ema_decay,
+            config.optimizer.freeze,
         )
         step_fn = jit_train_step(step_fn, state, parts.mesh)
         diagnose = self._diagnostics()
@@ -239,7 +240,7 @@ def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> 
     return encoder
 
 
-parameter_norm = jax.jit(optax.global_norm)
+parameter_norm = jax.jit(optax.tree.norm)
 
 
 def check_finite(step: int, values: Mapping[str, Any]) -> None:

@@ -149,3 +149,14 @@ def test_required_flags(run, arguments, message):
 def test_help(run, help_flag):
     code, out, _ = run(help_flag)
     assert code == 0 and "--workdir: folder of the run" in out and "--config: config file" in out
+
+
+def test_a_reader_that_has_enough():
+    """As in `command | head`."""
+    process = processes.start(
+        "from rankclip_jax import cli\ncli.run(lambda argv: [print(i) for i in range(10**6)] and None)"
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 141

@@ -11,8 +11,8 @@ from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.optimizer import decay_mask, make_optimizer
 
 
-def abstract_params(preset):
-    towers = build_towers(get_preset(preset), 64, 63)
+def abstract_params(model):
+    towers = build_towers(model, 64, 63)
     images = jnp.zeros((1, towers.image.image_size, towers.image.image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, towers.text.context_length), jnp.int32)
     return jax.eval_shape(towers.init, jax.random.key(0), images, tokens)["params"]
@@ -20,7 +20,7 @@ def abstract_params(preset):
 
 @pytest.mark.parametrize("preset", ["mu", "emoji", "mu-rn"])  # picture towers: transformer, convolutions, ResNet
 def test_decay_spares_norms_biases_and_scalars_only(preset):
-    params = {"towers": abstract_params(preset), "scalars": {"log_scale": jnp.zeros(())}}
+    params = {"towers": abstract_params(get_preset(preset)), "scalars": {"log_scale": jnp.zeros(())}}
     spared, decayed = set(), set()
     for path, decays in jax.tree.leaves_with_path(decay_mask(params)):
         (decayed if decays else spared).add("/".join(key.key for key in path))
@@ -32,6 +32,13 @@ def test_decay_spares_norms_biases_and_scalars_only(preset):
     assert {"towers/text/token_embedding", "towers/text/positional_embedding"} <= decayed
     assert {path.rsplit("/", 1)[1] for path in decayed} >= {"kernel", "text_projection"}
     assert not any("bias" in path for path in decayed)
+
+
+def test_decay_spares_the_bias_of_a_projection():
+    model = get_preset("mu")
+    model.text.projection_bias = True
+    mask = decay_mask({"towers": abstract_params(model)})["towers"]["text"]
+    assert mask["text_projection"] and not mask["text_projection_bias"]
 
 
 def test_decay_is_applied_as_the_mask_says():

@@ -34,6 +34,13 @@ MISTAKES = [
     ({"objective.block_rows": 5}, "objective.block_rows=5 does not divide the 32 rows of one device"),
     ({"optimizer.schedule": "cosin"}, "unknown config.optimizer.schedule 'cosin'. Did you mean 'cosine'?"),
     ({"optimizer.warmup": "20"}, "optimizer.warmup is 20 steps and the whole run 20; shorten the warm-up"),
+    (
+        {"optimizer.freeze": "image/.*"},
+        "config.optimizer.freeze='image/.*' matches no parameter; it must match a whole",
+    ),
+    ({"optimizer.freeze": "("}, "config.optimizer.freeze='(' is no regular expression"),
+    ({"model.image.pool": "mean"}, "unknown model.image.pool 'mean'."),
+    ({"model.image.patch_dropout": 1.5}, "model.image.patch_dropout=1.5 must be 0 or more, and less than 1"),
     ({"duration": "0"}, "duration='0' is no training at all"),
     ({"eval.every": "-5"}, "eval.every='-5' is no duration"),
     ({"eval.during": ("vall",)}, "unknown config.eval.during split 'vall'. Did you mean 'val'?"),

@@ -2,6 +2,7 @@
 
 objectives    loss and gradients alone, by batch size, beside the released arithmetic in PyTorch
 step          the train step of one config with several objectives
+towers        the train step of a model by its name, beside transformers' CLIP in PyTorch
 """
 
 import sys

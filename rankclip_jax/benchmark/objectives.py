@@ -8,16 +8,14 @@ memory of the process while it computes once, less what was resident before. Abo
 run, and `peak_bytes` is what the compiled program asks for.
 """
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 from tqdm import tqdm
 
 from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
+from rankclip_jax.benchmark.worker import Worker
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.objectives import OBJECTIVES, objective_config
 from rankclip_jax.text_table import text_table
@@ -90,10 +88,14 @@ def measure(cases: Sequence[dict], rounds: int, run: bool = True) -> list[dict]:
     Raises:
       UserError: a worker cannot start; its last line says why.
     """
-    workers = [_Worker(case) for case in cases]
+    workers = [Worker("objectives_worker", case) for case in cases]
     try:
         if not run:
-            return [_row(w.case, None, w.ask("analyse")["bytes"], "compiled") for w in workers if w.is_jax]
+            return [
+                _row(w.case, None, w.ask("analyse")["bytes"], "compiled")
+                for w in workers
+                if w.case["framework"] == "jax"
+            ]
         first = [worker.ask("peak") for worker in workers]
         turns = tqdm(range(rounds), desc=f"batch {cases[0]['batch']}", unit="round", leave=False, disable=None)
         seconds = [[worker.ask("time")["seconds"] for worker in workers] for _ in turns]
@@ -108,38 +110,6 @@ def measure(cases: Sequence[dict], rounds: int, run: bool = True) -> list[dict]:
 def _row(case: dict, seconds: list[float] | None, peak_bytes: int, peak_of: str) -> dict:
     timing = {"seconds": statistics.median(seconds), "seconds_all": seconds} if seconds else {"seconds": None}
     return {**case, **timing, "peak_bytes": peak_bytes, "peak_of": peak_of}
-
-
-class _Worker:
-    """A case in its own process; it computes only while it is asked."""
-
-    def __init__(self, case: dict):
-        self.case = case
-        command = [sys.executable, "-m", "rankclip_jax.benchmark.worker", json.dumps(case)]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        self._read()
-
-    @property
-    def is_jax(self) -> bool:
-        return self.case["framework"] == "jax"
-
-    def ask(self, question: str) -> dict:
-        self._process.stdin.write(question + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _read(self) -> dict:
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        errors = self._process.stderr.read().strip().splitlines() or ["killed, perhaps for want of memory"]
-        what = " ".join(str(self.case[key]) for key in ("framework", "objective", "arithmetic", "batch"))
-        raise UserError(f"the case {what} failed: {errors[-1]}")
 
 
 def describe(rows: Sequence[dict]) -> str:

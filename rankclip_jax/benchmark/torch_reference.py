@@ -18,7 +18,7 @@ EPS = 1e-10
 
 def runner(image_BD: np.ndarray, text_BD: np.ndarray, log_scale: float, objective: str) -> Callable[[], float]:
     """Return a function that computes loss and gradients of "clip" or "rankclip" once, and gives the loss."""
-    torch = _torch()
+    torch = import_torch()
     image, text = (torch.tensor(x, requires_grad=True) for x in (image_BD, text_BD))
     scale = torch.tensor(log_scale, dtype=torch.float32, requires_grad=True)
 
@@ -49,7 +49,8 @@ def _listmle(torch, prediction, reference):
     return ((sums + EPS).log() - x).sum(1).mean()
 
 
-def _torch():
+def import_torch():
+    """torch, or a UserError that says how to get it."""
     try:
         import torch
     except ImportError:

@@ -1,28 +1,53 @@
-"""One case of the objectives benchmark in a process of its own, so that its memory is its own.
+"""A case of a benchmark in a process of its own, so that its memory is its own: both ends of the pipe.
 
-Reads lines on standard input and answers each with a line of JSON: ``time`` runs once and gives seconds,
-``peak`` does so too and gives the peak of resident memory above what was there before, ``analyse`` gives the
-bytes of temporaries of the compiled program without running it.
+The worker reads questions, one a line, and answers each with a line of JSON.
 """
 
 import json
-import os
 import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
+from rankclip_jax.errors import UserError
 
-LOG_SCALE = float(np.log(1 / 0.07))
-PAIR = ("image_embeds", "text_embeds")
 STATUS = Path("/proc/self/status")
+Answers = Mapping[str, Callable[[], dict]]
 
 
-def main() -> None:
-    case = json.loads(sys.argv[1])
-    answers = _jax_case(case) if case["framework"] == "jax" else _torch_case(case)
+class Worker:
+    """A case in its own process; it computes only while it is asked."""
+
+    def __init__(self, module: str, case: dict):
+        self.case = case
+        command = [sys.executable, "-m", f"rankclip_jax.benchmark.{module}", json.dumps(case)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        self._read()
+
+    def ask(self, question: str) -> dict:
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self) -> dict:
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        errors = self._process.stderr.read().strip().splitlines() or ["killed, perhaps for want of memory"]
+        what = " ".join(str(value) for value in self.case.values())
+        raise UserError(f"the case {what} failed: {errors[-1]}")
+
+
+def serve(answers_of: Callable[[dict], Answers]) -> None:
+    """In the worker: build the case given on the command line, then answer until nobody asks."""
+    answers = answers_of(json.loads(sys.argv[1]))
     _answer({"ready": True})
     for line in sys.stdin:
         _answer(answers[line.strip()]())
@@ -32,54 +57,9 @@ def _answer(values: dict) -> None:
     print(json.dumps(values), flush=True)
 
 
-def embeddings(names: Sequence[str], batch: int, dim: int) -> dict[str, np.ndarray]:
-    """Float32 arrays [B, D] whose rows agree as far as those of a model in training do; embeddings have unit norm."""
-    rng = np.random.default_rng(0)
-    shared = rng.standard_normal((batch, dim), np.float32)
-    made = {name: shared + rng.standard_normal((batch, dim), np.float32) for name in names}
-    norms = {
-        name: 1.0 if name.endswith("logits") else np.linalg.norm(x, axis=1, keepdims=True) for name, x in made.items()
-    }
-    return {name: x / norms[name] for name, x in made.items()}
+def timed_and_weighed(run: Callable[[], object]) -> Answers:
+    """``time``: run once, {"seconds"}. ``peak``: so too, and {"bytes"}, resident memory above that before."""
 
-
-def _jax_case(case: dict) -> dict[str, Callable[[], dict]]:
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", case["devices"])
-    from rankclip_jax.objectives import RunLength, build_objective, objective_config
-    from rankclip_jax.objectives.rows import loss_and_gradients
-    from rankclip_jax.sharding import batch_sharding, make_mesh
-
-    config = objective_config(case["objective"])
-    if case["arithmetic"]:
-        config.arithmetic = case["arithmetic"]
-    objective, mesh = build_objective(config, RunLength(1000, 100)), make_mesh()
-    scalars = {name: np.float32(scalar.initial) for name, scalar in objective.scalars.items()}
-    weights = {name: np.float32(1.0) for name in objective.terms}
-
-    def of_size(batch: int) -> tuple[Callable[[], object], int]:
-        given = embeddings(objective.needs, batch, case["dim"])
-        arguments = (jax.device_put(given, batch_sharding(mesh)), scalars, weights, objective.initial_state())
-        compiled = jax.jit(loss_and_gradients(objective, mesh)).lower(*arguments).compile()
-        return lambda: jax.block_until_ready(compiled(*arguments)), compiled.memory_analysis().temp_size_in_bytes
-
-    of_size(8 * case["devices"])[0]()  # thread pools and kernels are no part of a step
-    run, temporary = of_size(case["batch"])
-    return _answers(run) | {"analyse": lambda: {"bytes": temporary}}
-
-
-def _torch_case(case: dict) -> dict[str, Callable[[], dict]]:
-    from rankclip_jax.benchmark.torch_reference import runner
-
-    def of_size(batch: int, dim: int) -> Callable[[], object]:
-        return runner(*embeddings(PAIR, batch, dim).values(), LOG_SCALE, case["objective"])
-
-    of_size(8, 8)()  # as for jax
-    return _answers(of_size(case["batch"], case["dim"]))
-
-
-def _answers(run: Callable[[], object]) -> dict[str, Callable[[], dict]]:
     def timed() -> dict:
         began = time.perf_counter()
         run()
@@ -111,8 +91,3 @@ def _peak() -> int:
 def _status(field: str) -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    main()

@@ -6,6 +6,7 @@ from typing import Any
 from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models import resnet, text, vit
+from rankclip_jax.models.presets import REMAT_BY_BOOL
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 
 # Values an option may have, for every tower that has the option, and for one tower.
@@ -31,7 +32,7 @@ def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim
     """
     options = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in options.items()}
     if isinstance(options.get("remat"), bool):  # as configs said it when there was one way only
-        options["remat"] = "block" if options["remat"] else "none"
+        options["remat"] = REMAT_BY_BOOL[options["remat"]]
     for name, choices in (CHOICES | CHOICES_OF.get(tower, {})).items():
         if name in options:
             lookup(dict.fromkeys(choices), str(options[name]), f"model.{side}.{name}")

@@ -3,20 +3,22 @@
 Letters: B batch, D width of the tower's features, K prototypes.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankclip_jax.models.transformer import layer_norm
+from rankclip_jax.models.batch_norm import BatchNorm
 
 
 class DistributionHead(nn.Module):
-    """An MLP whose softmax is a distribution over K prototypes.
+    """An MLP whose softmax is a distribution over K prototypes; every layer of it is batch-normalised.
 
     No code was released and the paper's text was not at hand: all of it is our reading. We remember hidden
-    layers of 4,096, two of them, and K = 32,768, with batch normalisation. Here each hidden layer is
-    followed by LayerNorm, so that a row's distribution does not depend on the rows beside it, and nothing
-    has to be summed over devices.
+    layers of 4,096, two of them, and K = 32,768, with batch normalisation. That of the logits is ours, and
+    without it nothing is learned: the features of a new tower are much alike, so that all rows share one
+    distribution, and the quickest way down sharpens that one. Statistics are over the global batch.
 
     Attributes:
       prototypes: K.
@@ -30,9 +32,10 @@ class DistributionHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BD: jax.Array) -> jax.Array:
+    def __call__(self, x_BD: jax.Array, train: bool = False) -> jax.Array:
         """Features [B, D] to float32 logits [B, K]."""
+        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)  # the norms have one
         for layer in range(self.hidden_layers):
-            x_BD = nn.Dense(self.hidden_width, dtype=self.dtype, name=f"hidden{layer}")(x_BD)
-            x_BD = nn.gelu(layer_norm(f"norm{layer}", self.dtype)(x_BD))
-        return nn.Dense(self.prototypes, dtype=self.dtype, name="prototypes")(x_BD).astype(jnp.float32)
+            x_BD = dense(self.hidden_width, name=f"hidden{layer}")(x_BD)
+            x_BD = nn.gelu(BatchNorm(dtype=self.dtype, name=f"norm{layer}")(x_BD, train))
+        return BatchNorm(name="norm_out")(dense(self.prototypes, name="prototypes")(x_BD), train)

@@ -118,7 +118,7 @@ class TwoTowers(nn.Module):
         if not heads:
             return {"embeds": unit_norm(run(x, train=train))}
         features, trunk = run(x, with_trunk=True, train=train)
-        return {"embeds": unit_norm(features), "logits": head(trunk)}
+        return {"embeds": unit_norm(features), "logits": head(trunk, train=train)}
 
 
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
