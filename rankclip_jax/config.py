@@ -39,6 +39,7 @@ MAY_CHANGE = (
 
 # Keys that older runs lack, with what they ran with.
 ADDED = {
+    "init_from": "",
     "micro_batches": 1,
     "optimizer.ema_decay": 0.0,
     "optimizer.freeze": "",

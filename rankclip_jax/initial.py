@@ -15,19 +15,17 @@ from rankclip_jax.config import has_checkpoint
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.loading import Model, read_model
-from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
-from rankclip_jax.models.presets import OF_BOTH, OF_IMAGE, OF_TEXT
+from rankclip_jax.models.presets import IMAGE_OPTIONS, OF_ANY_IMAGE, TEXT_OPTIONS
 
 # Fields of a tower that weights do not depend on; sizes of the input are fitted.
 FREE = ("remat", "dtype", "patch_dropout", "batch_norm", "resize", "image_size", "context_length")
 # Values of fields that are not in configs of before there was a choice.
-PIXELS = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
 ABSENT = {
-    "vit": OF_BOTH | OF_IMAGE | PIXELS,
-    "resnet": PIXELS,
-    "convnet": PIXELS,
-    "text_transformer": OF_BOTH | OF_TEXT,
+    "vit": IMAGE_OPTIONS,
+    "resnet": OF_ANY_IMAGE,
+    "convnet": OF_ANY_IMAGE,
+    "text_transformer": TEXT_OPTIONS,
 }
 
 

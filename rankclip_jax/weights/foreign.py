@@ -13,7 +13,7 @@ from rankclip_jax.config import flatten
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.loading import Model
-from rankclip_jax.models.presets import get_preset
+from rankclip_jax.models.presets import OF_ANY_IMAGE, OF_ANY_TEXT, OF_TEXT, OF_VIT, get_preset
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.weights.mapping import Rule, to_ours
 
@@ -100,10 +100,8 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def model_config(name: str, embed_dim: int, image: Mapping, text: Mapping) -> ConfigDict:
     """`config.model` of foreign weights: a preset's fields, with these towers."""
     config = get_preset("ViT-B/32").unlock()
-    image = {"dtype": ""} | dict(image)
-    text = {"dtype": "", "remat": "none"} | dict(text)
-    if image["tower"] == "vit":
-        image = {"patch_dropout": 0.0, "remat": "none"} | image
+    image = OF_ANY_IMAGE | (OF_VIT if image["tower"] == "vit" else {}) | dict(image)
+    text = OF_ANY_TEXT | OF_TEXT | dict(text)
     config.update(name=name, embed_dim=embed_dim)
     config.image, config.text = ConfigDict(image), ConfigDict(text)
     return config
