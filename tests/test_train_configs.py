@@ -20,7 +20,11 @@ from rankclip_jax.objectives import RunLength, build_objective
 from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
 
 # Every config file, with the arguments that it knows.
-VARIANTS = {"base": (None, *PRESETS), "emoji": (None, "rankclip", "clip", "mu")}
+VARIANTS = {
+    "base": (None, *PRESETS),
+    "emoji": (None, "rankclip", "clip", "mu"),
+    "finetune": (str(Path(__file__).parent / "golden" / "weights" / "clip"),),
+}
 CONFIGS = Path(configs.__file__).parent
 PACKAGE = Path(rankclip_jax.__file__).parent
 KEYS = dict(flatten(base.get_config()))

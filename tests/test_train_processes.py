@@ -15,7 +15,8 @@ FLAGS = (
     "--config.tokenizer.vocab_size=1024",
     "--config.model.text.width=128",  # wide enough for its embeddings to be split
 )
-pytestmark = pytest.mark.xdist_group("processes")
+# What is shared is a minute of set-up; the same across processes without the command line is in test_sharding.
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow]
 
 
 def start_two(workdir, env):
@@ -84,7 +85,6 @@ def test_what_eight_devices_trained_loads_on_one(two):
         np.testing.assert_allclose(encoder.encode_text(texts), kept["text_embeds"], atol=1e-3)
 
 
-@pytest.mark.slow
 def test_one_of_two_is_killed(two, tmp_path, compile_cache):
     both = start_two(tmp_path, compile_cache)
     try:

@@ -30,7 +30,8 @@ def _unit_norm(x: np.ndarray) -> np.ndarray:
 def jax_case(case: dict) -> Answers:
     import jax
 
-    jax.config.update("jax_num_cpu_devices", case["devices"])
+    if case["devices"] > 1:
+        jax.config.update("jax_num_cpu_devices", case["devices"])
     from rankclip_jax.objectives import RunLength, build_objective, objective_config
     from rankclip_jax.objectives.rows import loss_and_gradients
     from rankclip_jax.sharding import batch_sharding, make_mesh
