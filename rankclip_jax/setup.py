@@ -4,7 +4,7 @@ Training and evaluation build the same parts from the same config here.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from rankclip_jax.optimizer import check_ema_decay, learning_rate_schedule, make
 from rankclip_jax.passes import check_micro_batches
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.sharding import make_mesh
-from rankclip_jax.step import make_init
+from rankclip_jax.step import jit_train_step, make_init, make_train_step
 
 # A trained vocabulary sees at most this many records' captions.
 TOKENIZER_RECORDS = 100_000
@@ -87,6 +87,23 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
         optimizer=optimizer,
         initial=initial,
     )
+
+
+def train_step(parts: Setup, state_like: dict) -> Callable:
+    """The compiled update of a run, (state, batch) -> (state, metrics); `state_like` gives the state's shapes."""
+    config = parts.config
+    update = make_train_step(
+        parts.towers,
+        parts.objective,
+        parts.optimizer,
+        parts.mesh,
+        config.objective.block_rows,
+        config.micro_batches,
+        config.seed,
+        config.optimizer.ema_decay,
+        config.optimizer.freeze,
+    )
+    return jit_train_step(update, state_like, parts.mesh)
 
 
 def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:

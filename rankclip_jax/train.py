@@ -34,7 +34,7 @@ from rankclip_jax.needs import batch_inputs
 from rankclip_jax.report import write_report
 from rankclip_jax.setup import Setup
 from rankclip_jax.sharding import put_batch
-from rankclip_jax.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
+from rankclip_jax.step import abstract_state, create_state, make_init
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -114,18 +114,7 @@ class _Loop:
     def run(self, state: dict) -> dict:
         """Train to the end and return the final state; `state` is consumed."""
         config, parts = self.config, self.parts
-        step_fn = make_train_step(
-            parts.towers,
-            parts.objective,
-            parts.optimizer,
-            parts.mesh,
-            config.objective.block_rows,
-            config.micro_batches,
-            config.seed,
-            config.optimizer.ema_decay,
-            config.optimizer.freeze,
-        )
-        step_fn = jit_train_step(step_fn, state, parts.mesh)
+        step_fn = setup.train_step(parts, state)
         diagnose = self._diagnostics()
         with self._loader(inputs := batch_inputs(parts.objective.needs)) as loader:
             for step in range(self.start + 1, config.duration + 1):

@@ -25,7 +25,7 @@ from rankclip_jax.needs import batch_inputs
 from rankclip_jax.objectives import objective_config
 from rankclip_jax.setup import Setup
 from rankclip_jax.sharding import put_batch
-from rankclip_jax.step import create_state, jit_train_step, make_init, make_train_step
+from rankclip_jax.step import create_state, make_init
 from rankclip_jax.text_table import text_table
 
 WARM_UP = 2  # steps of each objective before the first that counts; the first of them compiles
@@ -125,17 +125,7 @@ def _stepper(parts: Setup, batch: dict[str, jax.Array]) -> Callable[[], float]:
     config = parts.config
     init = make_init(parts.towers, parts.objective, parts.optimizer, config.optimizer.ema_decay)
     state = create_state(init, jax.random.key(config.seed), parts.mesh)
-    step = make_train_step(
-        parts.towers,
-        parts.objective,
-        parts.optimizer,
-        parts.mesh,
-        config.objective.block_rows,
-        config.micro_batches,
-        config.seed,
-        config.optimizer.ema_decay,
-    )
-    step = jit_train_step(step, state, parts.mesh)
+    step = setup.train_step(parts, state)
 
     def timed() -> float:
         nonlocal state
