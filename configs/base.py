@@ -20,11 +20,26 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
             "micro_batches": 1,  # towers take the batch in so many parts: less memory, the same gradients, more time
             "duration": "30 epochs",
             "data": {
-                "name": "emoji",  # one of data/sources
-                "root": "",  # folder of the data; empty for the embedded set
+                # "emoji", the embedded set, or the format of your own files: one of data/sources.
+                "name": "emoji",
+                "root": "",  # folder that the locations below are relative to; emoji: "" for the embedded one
+                # Where the pairs are: a path, glob or brace range such as "cc3m/{00000..00331}.tar", of the format
+                # `name` or of its own, as in "csv:pairs.csv"; a mixture is "0.7 csv:A.csv | 0.3 webdataset:B/*.tar".
+                "train": "",
+                "val": "",  # evaluated while training
+                "test": "",  # evaluated at the end
+                "val_pairs": 0,  # without `val`: so many training pairs are held out for it, by a fixed permutation
+                "image_key": "",  # column, field or extension of the picture; "" finds the usual names
+                "caption_key": "",  # the same for the caption
+                "second_caption_key": "",  # the same for captions of another origin, which ALIP reads; "" for none
+                "pictures": "",  # folder that picture paths in a table are relative to; "" for the table's own
+                "templates": ("a photo of a {}.",),  # captions of pictures that have only the name of a class
+                "index_dir": "",  # where indexes of tars are kept; "" for beside them
+                "quarantine": "",  # list of bad records that `data validate` wrote: they are left out
                 "styles": "",  # emoji: comma-separated drawing styles; empty for all five
-                "train_limit": 0,  # train on this many pictures only; 0 for all
+                "train_limit": 0,  # train on so many pairs only, chosen by a fixed permutation; 0 for all
                 "augment": "none",  # steps of data/transforms, such as "shift|color_jitter(brightness=0.3)"
+                "text_augment": "none",  # the same for captions, such as "eda": data/text_augment
                 "num_threads": 2,  # threads that decode, augment and tokenize
                 "prefetch": 4,  # batches made ahead
                 "max_bad_fraction": 0.01,  # share of unreadable records at which the run stops
