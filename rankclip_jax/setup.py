@@ -65,7 +65,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
     config = resolve(config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count())
     check(config, dataset, mesh)
-    length = RunLength(config.duration, len(dataset.train) // config.batch_size)
+    length = RunLength(config.duration, len(dataset.train) // config.batch_size, config.seed)
     objective = build_objective(config.objective, length)
     check_needs(objective, dataset.train, config)
     config.model.embeds = embeds_of(config.model, objective)

@@ -238,13 +238,24 @@ def test_block_size():
     assert block_size(4096, 4096) == SMALLEST_BLOCK
     assert block_size(97, 97) == 97
     assert block_size(15, 2**20) == 3  # 4 would fit, but does not divide
+    assert block_size(1021, 1021) == CPU_BLOCK_ELEMENTS // 1021  # a prime: some rows are left over
     assert block_size(5, 2**30) == 1
-    assert block_size(12, 48, requested=3) == 3
+    assert block_size(12, 48, requested=5) == 5
+    assert block_size(12, 48, requested=50) == 12
 
 
-def test_blocks_that_do_not_divide_the_rows():
-    with pytest.raises(UserError, match="block_rows=5 does not divide the 12 rows"):
-        evaluate(*pairs(12), 14.3, block_rows=5)
+def test_rows_left_over_are_a_smaller_block():
+    image, text = pairs(14)
+    whole = evaluate(image, text, 14.3)
+    for block_rows in (3, 5, 50):
+        found = evaluate(image, text, 14.3, block_rows=block_rows)
+        assert distance(whole_gradient(found), whole_gradient(whole)) < 1e-5
+        assert float(found.loss) == pytest.approx(float(whole.loss), rel=1e-6)
+
+
+def test_a_negative_block():
+    with pytest.raises(UserError, match="block_rows=-5: use a number of rows"):
+        evaluate(*pairs(12), 14.3, block_rows=-5)
 
 
 def test_bfloat16_embeddings_are_computed_in_float32():

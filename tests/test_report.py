@@ -342,3 +342,11 @@ def test_tsne_of_a_full_split_takes_seconds():
     start = time.monotonic()
     assert np.isfinite(tsne(points)).all()
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(("largest", "marked"), [(40.0, True), (100.0001, True), (180.0, False)])
+def test_a_scale_above_clips_clamp_has_no_clamp(largest, marked):
+    """SigLIP's scale has no ceiling: a line at 100 would say it had."""
+    history = [{"step": step, "train/logit_scale": scale} for step, scale in ((1, 14.3), (2, largest))]
+    (chart,) = training_charts(history)
+    assert (chart.mark is not None) == marked
