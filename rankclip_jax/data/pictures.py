@@ -1,12 +1,12 @@
 """Encoded pictures to RGB, as CLIP's pipeline does it: `Image.open(...).convert("RGB")`, and what that leaves open.
 
-  * a truncated or damaged file is refused, never filled up with grey;
-  * transparency is dropped, not composited: what is painted under it shows, as in CLIP's pipeline;
-  * palettes, grey, CMYK (Adobe's inverted one too) become RGB by Pillow's rules; colour profiles are not applied;
-  * of 16 bits the high 8 are taken. Pillow does so for colour; its `convert` would make 16-bit grey all white;
-  * of an animation the first frame is taken;
-  * EXIF orientation is not applied, as in CLIP's pipeline: phone pictures may lie on their side;
-  * more than `MAX_PIXELS` is refused before anything is decoded, and so is EPS, which Pillow has Ghostscript run.
+* a truncated or damaged file is refused, never filled up with grey;
+* transparency is dropped, not composited: what is painted under it shows, as in CLIP's pipeline;
+* palettes, grey, CMYK (Adobe's inverted one too) become RGB by Pillow's rules; colour profiles are not applied;
+* of 16 bits the high 8 are taken. Pillow does so for colour; its `convert` would make 16-bit grey all white;
+* of an animation the first frame is taken;
+* EXIF orientation is not applied, as in CLIP's pipeline: phone pictures may lie on their side;
+* more than `MAX_PIXELS` is refused before anything is decoded, and so is EPS, which Pillow has Ghostscript run.
 """
 
 import io
@@ -54,8 +54,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         return _to_rgb(picture)
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, EOFError, struct.error ...
-        kind = "truncated" if "truncated" in str(error).lower() else "damaged"
-        raise PictureError(kind, f"{picture.format} of {len(data):,} bytes: {error}") from error
+        raise _damage(error, f"{picture.format} of {len(data):,} bytes") from error
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -73,13 +72,17 @@ def open_picture(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PictureError("too large", str(error)) from None
     except Exception as error:
-        raise PictureError("damaged", f"header of {len(data):,} bytes: {error}") from error
+        raise _damage(error, f"header of {len(data):,} bytes") from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError("too large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
     if picture.format == "EPS":
         raise PictureError("unidentified", "EPS, which would be run as a program")
     return picture
+
+
+def _damage(error: Exception, what: str) -> PictureError:
+    return PictureError("truncated" if "truncated" in str(error).lower() else "damaged", f"{what}: {error}")
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
