@@ -39,6 +39,9 @@ MAY_CHANGE = (
 
 # Keys that older runs lack, with what they ran with.
 ADDED = {
+    "data.text_augment": "none",
+    "data.view_augment": "",
+    "data.view_text_augment": "",
     "init_from": "",
     "micro_batches": 1,
     "optimizer.ema_decay": 0.0,
