@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,14 @@ class Record:
 
     Attributes:
       key: unique name of the record inside its source.
-      image: uint8 [H, W, 3] RGB.
+      image: uint8 [H, W, 3] RGB, or a PIL picture of mode RGB.
       captions: at least one caption; the loader draws one per step.
       second_captions: captions of another origin, such as a captioning model; the loader draws one of
         them too for objectives that read both kinds.
     """
 
     key: str
-    image: np.ndarray
+    image: np.ndarray | Image.Image
     captions: tuple[str, ...]
     second_captions: tuple[str, ...] = ()
 
