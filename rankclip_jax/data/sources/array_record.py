@@ -24,7 +24,6 @@ from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.strings import captions_of
 from rankclip_jax.errors import UserError
 
-EXTENSIONS = (".array_record", ".arrayrecord")
 FIELDS = ("key", "image", "captions")
 SECOND = "second_captions"
 

@@ -21,7 +21,6 @@ from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
 from rankclip_jax.errors import UserError
 
-EXTENSIONS = (".csv", ".tsv")
 SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time: a longer row is an error
 
@@ -68,9 +67,7 @@ def _read(file: str, options: PairOptions) -> pa.Table:
     return table
 
 
-def _parse(
-    file: str, data: bytes, separator: str, names: list[str], wanted: list[str], broken: list[str]
-) -> pa.Table:
+def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: list[str], broken: list[str]) -> pa.Table:
     def leave_out(row: pyarrow.csv.InvalidRow) -> str:
         fields = f"{row.actual_columns} fields instead of {row.expected_columns}"
         broken.append(f"line {row.number}: {fields}")
@@ -81,11 +78,11 @@ def _parse(
             io.BytesIO(data),
             # Line numbers are only known to one thread, and the names as they are without spaces around.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
-            pyarrow.csv.ParseOptions(
-                delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out
-            ),
+            pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out),
             pyarrow.csv.ConvertOptions(
-                column_types={name: pa.large_binary() for name in wanted}, include_columns=sorted({*wanted}), check_utf8=False
+                column_types={name: pa.large_binary() for name in wanted},
+                include_columns=sorted({*wanted}),
+                check_utf8=False,
             ),
         )
     except pa.ArrowInvalid as error:

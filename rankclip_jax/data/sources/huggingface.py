@@ -45,7 +45,9 @@ def _shards(folder: str, split: str) -> list[str]:
         return lookup(splits, split, f"split of {folder}")
     if len(splits) > 1:
         names = ", ".join(splits)
-        raise UserError(f"{folder} holds several splits: name one, as in {folder}#{next(iter(splits))}. There are: {names}.")
+        raise UserError(
+            f"{folder} holds several splits: name one, as in {folder}#{next(iter(splits))}. There are: {names}."
+        )
     return next(iter(splits.values()))
 
 

@@ -19,8 +19,6 @@ from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
 from rankclip_jax.errors import UserError
 
-EXTENSIONS = (".jsonl", ".ndjson")
-
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     """Read files of JSON lines.

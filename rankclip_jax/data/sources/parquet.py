@@ -24,7 +24,6 @@ from rankclip_jax.data.sources.cells import pairs_of
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
-EXTENSIONS = (".parquet",)
 CACHE_BYTES = 512 << 20
 LARGE_GROUP = 16 << 20  # bytes at which reading a group for one picture is worth a warning
 LOCKS = 64
@@ -56,7 +55,9 @@ class ParquetCells:
             names = metadata.schema.to_arrow_schema().names
             if names != self.schema.names:
                 raise UserError(f"{file} has columns {names}, {files[0]} has {self.schema.names}: read them apart.")
-        groups = [(f, g, m.row_group(g).num_rows) for f, m in enumerate(self._metadata) for g in range(m.num_row_groups)]
+        groups = [
+            (f, g, m.row_group(g).num_rows) for f, m in enumerate(self._metadata) for g in range(m.num_row_groups)
+        ]
         self._groups = [(f, g) for f, g, _ in groups]
         self._starts = np.cumsum([0, *(rows for *_, rows in groups)])
         self._file_starts = np.cumsum([0, *(m.num_rows for m in self._metadata)])

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.strings import StringLists, Strings, captions_of
 from rankclip_jax.errors import UserError
 
@@ -87,13 +88,6 @@ def _as_bytes(key: str) -> set[bytes]:
     """What a name may be in the file whose `TablePairs.key` is this."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), key.encode())
     return {key.encode(), raw}
-
-
-def join(folder: str, path: str) -> str:
-    """`path` relative to `folder`, unless it is a URL or absolute."""
-    if locations.is_url(path) or os.path.isabs(path):
-        return path
-    return f"{folder.rstrip('/')}/{path}"
 
 
 def folder_of(files: Sequence[str], options: PairOptions) -> str:
