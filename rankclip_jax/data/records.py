@@ -3,7 +3,7 @@
 Letters: N pictures, M candidate texts, H x W pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,7 +80,7 @@ class EvalSplit:
 
     Attributes:
       name: split name as it appears in metrics, e.g. ``test_style``.
-      images: uint8 [N, H, W, 3].
+      images: uint8 [N, H, W, 3], or `LazyPictures`: N pictures of any size, decoded when asked for.
       image_ids: int [N].
       texts: M candidate texts.
       text_ids: int [M].
@@ -88,7 +88,7 @@ class EvalSplit:
     """
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | Sequence
     image_ids: np.ndarray
     texts: tuple[str, ...]
     text_ids: np.ndarray
