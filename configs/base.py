@@ -76,7 +76,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "every": "10%",
                 "during": ("val",),  # splits evaluated while training
                 "names": ("retrieval", "zero_shot", "rank_consistency", "geometry"),
-                "shown": "test_style",  # split whose pictures the report shows
+                "shown": "",  # split whose pictures the report shows; "" for the last
             },
             "checkpoint": {
                 "every": "10%",

@@ -18,9 +18,10 @@ import grain
 import numpy as np
 
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
+from rankclip_jax.data.picture_types import WHITE, check_picture
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.data.transforms import WHITE, make_augment
+from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import UserError
 
 MAX_CHUNK = 32  # examples a thread makes at a time: large against overhead, small against a batch
@@ -207,8 +208,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         """Record `index` as the row of a step: an entry for each array of the batch."""
         record, draw = self._source[index], functools.partial(self._plan.rng, step, row)
         image = record.image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"expected a uint8 [H, W, 3] picture, found {image.dtype} {image.shape}")
+        check_picture(image)
         rng = draw(FIRST)
         example = {"index": index, "tokens": self._one_of(record.captions, rng), "images": self._augment(image, rng)}
         if "caption_tokens" in self._arrays:
