@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def write_all(folder: Path, count: int = COUNT) -> dict[str, str]:
     (folder / "coco.json").write_text(json.dumps(coco))
     write_saved_dataset(folder / "saved", numbers)
     write_array_record(folder / "pairs.array_record", numbers)
+    write_tars(folder / "tars", numbers)
     return {
         "csv": "pairs.csv",
         "tsv": "pairs.tsv",
@@ -80,7 +82,22 @@ def write_all(folder: Path, count: int = COUNT) -> dict[str, str]:
         "coco": "coco.json",
         "huggingface": "saved#train",
         "arrayrecord": "pairs.array_record",
+        "webdataset": "tars/{00000..00002}.tar",
     }
+
+
+def write_tars(folder: Path, numbers: range, shards: int = 3) -> Path:
+    """Tars as img2dataset writes them, by Python's own tarfile."""
+    folder.mkdir()
+    size = -(-len(numbers) // shards)
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for number in numbers[shard * size : (shard + 1) * size]:
+                for extension, data in (("jpg", jpeg(number)), ("txt", caption(number).encode())):
+                    member = tarfile.TarInfo(f"{number:09d}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return folder
 
 
 def write_saved_dataset(folder: Path, numbers: range, split: str = "train") -> Path:

@@ -12,12 +12,14 @@ from rankclip_jax.data.sources.formats import FORMATS, Place, parse_places
 from rankclip_jax.errors import UserError
 from tests.pair_files import jpeg, write_all, write_csv, write_jsonl, write_pictures
 
+LOCATIONS = {}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Pairs in every format, and tables without pictures, of 100, 30 and 7 pairs: a0 ..., b0 ..., c0 ...."""
     folder = tmp_path_factory.mktemp("pairs")
-    write_all(folder)
+    LOCATIONS.update(write_all(folder))
     for letter, count in (("a", 100), ("b", 30), ("c", 7)):
         rows = [(f"{letter}{i}", f"caption of {letter}{i}") for i in range(count)]
         write_csv(folder, rows, name=f"{letter}.csv")
@@ -69,24 +71,12 @@ def test_places_that_are_none(text, message):
 
 
 def test_every_format_gives_the_same_data(folder):
-    for name, location in write_all_locations(folder).items():
+    for name, location in LOCATIONS.items():
         assert name in FORMATS
         data = load(folder, name, train=location, val_pairs=4)
         assert data.counts == {"train": 20, "val": 4} and data.name == name
         other = load(folder, "csv", train=f"{name}:{location}", val_pairs=4)
         assert keys(other.train) == keys(data.train) and other.digest == data.digest
-
-
-def write_all_locations(folder):
-    return {
-        "csv": "pairs.csv",
-        "tsv": "pairs.tsv",
-        "jsonl": "pairs.jsonl",
-        "parquet": "*.parquet",
-        "coco": "coco.json",
-        "huggingface": "saved#train",
-        "arrayrecord": "pairs.array_record",
-    }
 
 
 def test_what_is_not_there(folder):
