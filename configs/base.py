@@ -40,6 +40,10 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "train_limit": 0,  # train on so many pairs only, chosen by a fixed permutation; 0 for all
                 "augment": "none",  # steps of data/transforms, such as "shift|color_jitter(brightness=0.3)"
                 "text_augment": "none",  # the same for captions, such as "eda": data/text_augment
+                # What the second views get that some objectives contrast (CyCLIP with augmented=True): "" for
+                # another draw of `augment`, and of `text_augment`.
+                "view_augment": "",
+                "view_text_augment": "",
                 "num_threads": 2,  # threads that decode, augment and tokenize
                 "prefetch": 4,  # batches made ahead
                 "max_bad_fraction": 0.01,  # share of unreadable records at which the run stops

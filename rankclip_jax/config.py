@@ -46,6 +46,8 @@ MAY_CHANGE = (
 
 # Keys that older runs lack, with what they ran with.
 ADDED = {
+    "data.view_augment": "",
+    "data.view_text_augment": "",
     "init_from": "",
     **{f"data.{name}": "" for name in ("train", "val", "test", "pictures", "index_dir", "quarantine")},
     **{f"data.{name}": "" for name in ("image_key", "caption_key", "second_caption_key")},

@@ -19,6 +19,7 @@ from rankclip_jax.config import check_batch, has_progress, resolve
 from rankclip_jax.data.loader import check_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.text_augment import make_text_augment
 from rankclip_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import UserError, lookup
@@ -112,7 +113,10 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     check_micro_batches(config.micro_batches, batch_size // mesh.size)
     check_ema_decay(config.optimizer.ema_decay)
     check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
-    make_augment(data.augment, config.model.image.image_size, config.model.image.get("resize", "crop"))
+    for pipeline in (data.augment, data.view_augment):
+        make_augment(pipeline, config.model.image.image_size, config.model.image.get("resize", "crop"))
+    for pipeline in (data.text_augment, data.view_text_augment):
+        make_text_augment(pipeline)
     block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
     check_names(config, dataset)
 
