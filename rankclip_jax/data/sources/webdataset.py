@@ -17,21 +17,22 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, takewhile
 from typing import NamedTuple
+
+import numpy as np
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.tars.build import Indexed, open_indexes
 from rankclip_jax.data.tars.report import summary, troubles
-from rankclip_jax.data.tars.shard import Part
+from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
 from rankclip_jax.data.tars.walk import BLOCK, member_name
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-EXTENSIONS = (".tar", *COMPRESSED)  # of files in a folder; compressed ones to refuse them by name
 PICTURES: Part = ("jpg", "jpeg", "png", "webp")
 CAPTION = "txt"
 NEAR = 1 << 18  # bytes that are read in vain rather than asking a server twice
@@ -63,24 +64,37 @@ class WebDataset:
 
     def key(self, index: int) -> str:
         file, row = self._row(index)
-        begin = row[1] * BLOCK
-        start = begin - row[0] * BLOCK
-        name = member_name(locations.read_range(file, start, begin - start)).decode(errors="replace")
-        return f"{file[len(self._folder) :].lstrip('/')}/{name}"
+        begin, headers = row[FIRST] * BLOCK, row[HEADERS] * BLOCK
+        name = member_name(self._bytes(index, file, row, begin - headers, headers))
+        return f"{self._name(file)}/{name.decode(errors='replace')}"
+
+    def find(self, keys: Iterable[str]) -> np.ndarray:
+        """int, numbers of the pairs with one of these keys, in ascending order."""
+        wanted = {self._name(file): [] for file in self._files}
+        for key in keys:
+            cuts = (i for i, character in enumerate(key) if character == "/" and key[:i] in wanted)
+            if (cut := next(cuts, None)) is not None:
+                wanted[key[:cut]].append(split_name(key[cut + 1 :].encode())[0])
+        found = []
+        for file, rows, end in zip(self._files, self._rows, self._ends, strict=True):
+            if wanted[self._name(file)]:
+                hashes = np.ascontiguousarray(rows[:, :HEADERS]).view("<u8").ravel()
+                found.append(np.flatnonzero(np.isin(hashes, key_hash(wanted[self._name(file)]))) + end - len(rows))
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._caption(index, self._captions[0])
 
     def picture(self, index: int) -> bytes:
         file, row = self._row(index)
-        if not locations.is_url(file):
-            return locations.read_range(file, row[1] * BLOCK, row[2])
-        self._fetch(index, file, row)
         return self._part(index, file, row, 0)
 
     def digest(self) -> str:
         told = [self._parts, self._captions, self._digests]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def _name(self, file: str) -> str:
+        return file[len(self._folder) :].lstrip("/")
 
     def _row(self, index: int) -> tuple[str, list[int]]:
         if not 0 <= index < len(self):
@@ -91,24 +105,24 @@ class WebDataset:
 
     def _caption(self, index: int, caption: Caption) -> tuple[str, ...]:
         file, row = self._row(index)
-        part = next(i for i, part in enumerate(self._parts) if i and part == (caption.extension,))
-        data = self._part(index, file, row, part)
+        data = self._part(index, file, row, self._parts.index((caption.extension,), 1))
         return _field(json.loads(data), caption) if caption.fields else (data.decode(),)
 
     def _part(self, index: int, file: str, row: Sequence[int], part: int) -> bytes:
-        begin, size = row[1 + 2 * part] * BLOCK, row[2 + 2 * part]
-        of, start, data = getattr(self._near, "fetched", (None, 0, b""))
-        if of == index and start <= begin and begin + size <= start + len(data):
-            return data[begin - start : begin - start + size]
-        return locations.read_range(file, begin, size)
+        return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])
 
-    def _fetch(self, index: int, file: str, row: Sequence[int]) -> None:
-        """Keep all parts of a sample at hand for this thread, if they are neighbours."""
-        begins = [block * BLOCK for block in row[1::2]]
-        ends = [begin + size for begin, size in zip(begins, row[2::2], strict=True)]
-        start, length = min(begins), max(ends) - min(begins)
-        if length <= sum(row[2::2]) + NEAR:
-            self._near.fetched = (index, start, locations.read_range(file, start, length))
+    def _bytes(self, index: int, file: str, row: Sequence[int], begin: int, size: int) -> bytes:
+        """Part of a sample. Over a network all of it is read at once and kept for what this thread asks next."""
+        if not locations.is_url(file):
+            return locations.read_range(file, begin, size)
+        of, start, data = getattr(self._near, "fetched", (None, 0, b""))
+        if of != index:
+            start, length = _extent(row)
+            if length > sum(row[FIRST + 1 :: 2]) + NEAR:
+                return locations.read_range(file, begin, size)  # its members are far apart
+            data = locations.read_range(file, start, length)
+            self._near.fetched = index, start, data
+        return data[begin - start : begin - start + size]
 
 
 class TwoCaptions(WebDataset):
@@ -179,6 +193,14 @@ def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
         f"no sample in {tars[0].file}{' and others' if tars[1:] else ''} has {wanted}: its members are "
         f"{', '.join(found) or 'none'}; set data.image_key and data.caption_key, such as txt or json.caption."
     )
+
+
+def _extent(row: Sequence[int]) -> tuple[int, int]:
+    """Where the members of a sample begin, with the picture's headers, and how many bytes they take."""
+    begins = [block * BLOCK for block in row[FIRST::2]]
+    ends = [begin + size for begin, size in zip(begins, row[FIRST + 1 :: 2], strict=True)]
+    start = min(begins[0] - row[HEADERS] * BLOCK, *begins)
+    return start, max(ends) - start
 
 
 def _common_folder(files: Sequence[str]) -> str:

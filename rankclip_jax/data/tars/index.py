@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """Entries by the shard's file name, and uint32 [pairs, 1 + 2 P] of each."""
+    """Entries by the shard's file name, and the rows of each."""
 
     entries: Mapping[str, Entry]
     rows: Mapping[str, np.ndarray]

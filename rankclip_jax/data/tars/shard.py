@@ -18,6 +18,7 @@ Part = tuple[str, ...]
 NONE = 255  # rank of a part that is not there
 MAX_SHOWN = 20  # extensions kept for messages
 MAX_SIZE = 1 << 32
+HEADERS, FIRST = 2, 3  # columns of a row
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Shard:
     Letters: N samples that have all P parts.
 
     Attributes:
-      rows: uint32 [N, 1 + 2 P]: how many 512-byte blocks of headers the first part has, and for each part its
-        first block and its size in bytes.
+      rows: uint32 [N, 3 + 2 P]: `key_hash` in two halves, how many blocks of headers the first part has, and
+        for each part its first block after those (of 512 bytes) and its size in bytes.
       members: files in the tar.
       incomplete: samples left out since a part is not there.
       duplicates: members left out since one of the same name came before.
@@ -48,7 +49,12 @@ class Shard:
 
 def width(parts: Sequence[Part]) -> int:
     """Numbers in a row for so many parts."""
-    return 1 + 2 * len(parts)
+    return FIRST + 2 * len(parts)
+
+
+def key_hash(keys: Sequence[bytes]) -> np.ndarray:
+    """uint64 [N]: 8 bytes of BLAKE2 of each. Among 10^7 keys, 10^5 others hit one by chance in 10^-7 of cases."""
+    return np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") for key in keys], "<u8")
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes]:
@@ -108,22 +114,24 @@ class _Samples:
         self._ranks[number * self._num_parts + part] = rank
         at = number * self._width
         if part == 0:
-            self._rows[at] = (begin - start) // BLOCK
-        self._rows[at + 1 + 2 * part] = begin // BLOCK
-        self._rows[at + 2 + 2 * part] = size
+            self._rows[at + HEADERS] = (begin - start) // BLOCK
+        self._rows[at + FIRST + 2 * part] = begin // BLOCK
+        self._rows[at + FIRST + 2 * part + 1] = size
 
     def shard(self, walk: Walk) -> Shard:
-        rows = np.array(self._rows, "<u4").reshape(-1, self._width)
+        all_rows = np.array(self._rows, "<u4").reshape(-1, self._width)
         ranks = np.frombuffer(self._ranks, np.uint8).reshape(-1, self._num_parts)
         complete = (ranks != NONE).all(1)
         keys = [key for key, whole in zip(self._number_of, complete, strict=True) if whole]
+        rows = all_rows[complete]
+        rows[:, :HEADERS] = key_hash(keys).view("<u4").reshape(-1, 2)
         digest = hashlib.sha256(b"\0".join(keys))
-        digest.update(np.ascontiguousarray(rows[complete, 2::2]))
+        digest.update(np.ascontiguousarray(rows[:, FIRST + 1 :: 2]))
         extensions = sorted({extension.decode(errors="replace") for extension in self._role_of})
         return Shard(
-            rows=rows[complete],
+            rows=rows,
             members=walk.members,
-            incomplete=len(rows) - len(keys),
+            incomplete=len(all_rows) - len(keys),
             duplicates=self._duplicates,
             problem=walk.problem,
             extensions=tuple(extensions[:MAX_SHOWN]),

@@ -14,6 +14,7 @@ BLOCK = 512
 EMPTY = bytes(BLOCK)
 PLAIN = ord("0")
 REGULAR = (0, PLAIN, ord("7"))
+DIGITS = b"01234567"
 WITHOUT_CONTENT = tuple(b"123456")  # links, devices, folders: whatever their size says
 LONG_NAME, PAX, SPARSE = b"LxS"
 MAX_EXTENSION = 1 << 20  # bytes of a long name or pax header; more is no tar
@@ -65,7 +66,7 @@ class Walk:
             if wrong is not None:
                 place = list(headers)[wrong]
                 self.problem = f"damaged at byte {place:,}"
-                found = [member for member in found if member[0] < place]
+                found = [member for member in found if member[1] <= place]
             found = _with_names(found, header_NB)
             self.members += len(found)
             yield found
@@ -90,7 +91,7 @@ class Walk:
                     self._look_after_end(at)
                     return found, headers, None
                 headers[at] = header
-                if header[156] == PLAIN and header[124] in b"01234567" and header[135] in b"\0 ":
+                if header[156] == PLAIN and header[124] in DIGITS and header[134] in DIGITS and header[135] in b"\0 ":
                     member = (at, at + BLOCK, int(header[124:135], 8), len(headers) - 1)
                 else:
                     member = self._unusual(at, header, headers)
@@ -154,6 +155,8 @@ SPARSE_PAX = b"\0sparse"  # no name of a file
 
 def member_name(headers: bytes) -> bytes:
     """The name of a member from all its headers, the bytes from its first header to its content."""
+    if len(headers) == BLOCK:
+        return _name(headers)
     walk = Walk(lambda at, length: headers[at : at + length], len(headers))
     walk._load(0, BLOCK)
     return walk._unusual(0, headers[:BLOCK], {})[3]
