@@ -40,6 +40,7 @@ FORMATS: dict[str, Format] = {
     "parquet": Format("parquet", (".parquet",)),
     "tfds": Format("tfds", has_splits=True, is_named=True),
     "tsv": Format("delimited", (".tsv", ".csv")),
+    "webdataset": Format("webdataset", (".tar", ".tar.gz", ".tgz")),  # compressed ones are refused by name
 }
 
 WEIGHT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s+(\S.*)")

@@ -106,16 +106,17 @@ def captions_of(found: Any) -> tuple[str, ...]:
     Those that are empty, no text or not UTF-8 are left out, as long as one remains.
 
     Raises:
-      ValueError: none remains (UnicodeDecodeError is a ValueError too).
+      ValueError: none remains (UnicodeError is a ValueError too).
     """
     captions, problem = [], ValueError("the caption is missing or empty")
     for item in found if isinstance(found, list | tuple | np.ndarray) else [found]:
         try:
-            text = bytes(item).decode("utf-8") if isinstance(item, bytes | memoryview) else item
-        except UnicodeDecodeError as error:
+            text = item.decode() if isinstance(item, bytes) else item
+            is_text = isinstance(text, str) and bool(text.encode())  # refuses half of a pair of surrogates
+        except UnicodeError as error:
             problem = error
             continue
-        if isinstance(text, str) and text.strip().casefold() not in MISSING:
+        if is_text and text.strip().casefold() not in MISSING:
             captions.append(text.strip())
     if not captions:
         raise problem
