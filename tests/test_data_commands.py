@@ -158,6 +158,12 @@ def test_preview_shows_pairs_as_the_towers_get_them(run, folder, tmp_path):
     assert grid.shape[1] > 5 * 224 and grid.shape[0] > 2 * 224  # two rows
 
 
+def test_preview_with_a_vocabulary_of_captions_that_cannot_all_be_read(run, folder, tmp_path):
+    config = config_of(folder)
+    config.tokenizer = {"name": "bpe", "vocab_size": 300}
+    assert "tokens" in run("preview", config, f"--out={tmp_path / 'grid.png'}")
+
+
 def test_preview_of_the_embedded_set(run, tmp_path):
     text = run("preview", emoji.get_config("mu"), f"--out={tmp_path / 'grid.png'}")
     assert "64 x 64 pixels" in text and "second " in text
