@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -317,3 +318,23 @@ def test_every_command_is_in_the_help():
     for name, line in COMMANDS.items():
         assert f"\n{name:<10} {line}\n" in text
         assert command_of(name).define_flags and command_of(name).run
+
+
+def test_tars_are_indexed_now_and_not_at_the_start(run, tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number:05d}.tar", "w") as tar:
+            for name, data in (("a.jpg", encoded(COLOURED, "JPEG")), ("a.txt", b"a caption")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    config = config_of(tmp_path, name="webdataset", train=str(tmp_path / "{00000..00001}.tar"))
+    text = run("index", config)
+    assert text.startswith(f"train {tmp_path}") and "shards" in text and "nothing" not in text
+    index = next(line.removeprefix("index: ") for line in text.splitlines() if line.startswith("index: "))
+    made = Path(index).stat().st_mtime_ns
+    run("index", config)
+    assert Path(index).stat().st_mtime_ns == made
+    run("index", config, "--rebuild")
+    assert Path(index).stat().st_mtime_ns > made
+    text = run("validate", config, f"--out={tmp_path / 'bad.jsonl'}")
+    assert "2 pairs, 0 of them bad" in text
