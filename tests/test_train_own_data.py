@@ -1,6 +1,7 @@
 """Training on one's own files by the command line: splits, white pictures, bad records, moved data, mistakes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests import runs
 from tests.pair_files import COUNT, caption, jpeg, write_csv, write_jsonl, write_pictures
 
 pytestmark = pytest.mark.xdist_group("own data")
+WEIGHTS = Path(__file__).parent / "golden" / "weights" / "clip"
 FLAGS = (
     "--config.batch_size=8",
     "--config.duration=4 steps",
@@ -95,12 +97,22 @@ def test_the_run_is_evaluated_again(run):
 
 def test_data_may_move_but_not_change(run, tmp_path, compile_cache):
     workdir, flags, _, _ = run
-    moved = (f"--config.data.root={write_data(tmp_path / 'moved')}", *flags[1:])
+    folder = write_data(tmp_path / "moved")
+    table = (folder / "pairs.csv").rename(folder / "renamed.csv")
+    moved = (f"--config.data.root={folder}", "--config.data.train=renamed.csv", *flags[2:])
     code, _, err = runs.train(workdir, *FLAGS, *moved, env=compile_cache)
     assert code == 0, err
-    (tmp_path / "moved" / "pairs.csv").write_text((tmp_path / "moved" / "pairs.csv").read_text().replace("é", "e"))
+    table.write_text(table.read_text().replace("é", "e"))
     code, _, err = runs.train(workdir, *FLAGS, *moved, env=compile_cache)
     assert code == 2 and "holds a run of another config: data: digest" in err and len(err.splitlines()) == 1
+
+
+def test_given_weights_need_nothing_to_train_on(data):
+    """A model of elsewhere is evaluated on test sets alone."""
+    config = base.get_config("mu", "clip")
+    config.data.update({"name": "image_folder", "root": str(data), "test": "classes"})
+    metrics = evaluate(WEIGHTS, config=config)["metrics"]
+    assert {"test/zero_shot_class_top1", "test/image_to_text_R@1"} <= metrics.keys()
 
 
 def test_without_any_split(data, tmp_path, compile_cache):
@@ -113,6 +125,7 @@ def test_without_any_split(data, tmp_path, compile_cache):
 
 MISTAKES = [
     ({"train": ""}, "config.data.name='csv' needs config.data.train: say where the pairs are."),
+    ({"train": "", "val": "pairs.csv"}, "there is nothing to train on: say in config.data.train where the pairs are."),
     ({}, "there is nothing to evaluate: name pairs in config.data.val, hold some out by config.data.val_pairs=1000"),
     ({"test": "pairs.csv"}, "unknown config.eval.during split 'val'. Known: test."),
     ({"train": "none.csv"}, "none.csv: check the path."),

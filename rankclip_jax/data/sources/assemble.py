@@ -1,7 +1,8 @@
 """From ``config.data`` to a `Dataset`: which pairs are trained on, and which splits evaluate.
 
 ``train``, ``val`` and ``test`` name places, ``[WEIGHT ][FORMAT:]LOCATION[#SPLIT]`` joined by "|". Places of `train`
-make one mixture. Each place of `val` and `test` is a split of its own: "test", or "test_1", "test_2" ... of several.
+make one mixture; without any there is nothing but to evaluate. Each place of `val` and `test` is a split of its own:
+"test", or "test_1", "test_2" ... of several.
 
 One fixed permutation of the training pairs says which are held out (``val_pairs``, its first ones) and which are
 used (``train_limit``, the next ones): the pairs of a smaller limit are among those of a larger one.
@@ -66,7 +67,7 @@ def load(config: Any) -> Dataset:
     quarantined = read_quarantine(os.path.expanduser(options["quarantine"]))
     held_out, kept = _select([part.pairs for part in parts["train"]], options, quarantined)
     weights = [part.place.weight for part in parts["train"] if part.place.weight is not None]
-    train = DecodedRecords(_together(parts["train"], kept, weights))
+    train = DecodedRecords(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
     found = {"val": _together(parts["train"], held_out)} if options["val_pairs"] else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
         found[name] = _together([part], [sound_pairs(part.pairs, quarantined)])
@@ -94,7 +95,7 @@ def open_parts(config: Any) -> dict[str, list[Part]]:
     """What each of "train", "val" and "test" of `config` names, before anything is held or left out.
 
     Raises:
-      UserError: a location, or what is there, is not as it should be; there is nothing to train on.
+      UserError: a location, or what is there, is not as it should be; there is none at all.
     """
     of_readers = reader_options(config)
     return {
@@ -125,7 +126,7 @@ def places_of(config: Any) -> dict[str, list[Place]]:
       UserError: one of them cannot be read, or there is nothing to train on.
     """
     options = _options(config)
-    if not options["train"].strip():
+    if not any(options[name].strip() for name in SPLITS):
         raise UserError(f"config.data.name={config.name!r} needs config.data.train: say where the pairs are.")
     found = {}
     for name in SPLITS:
