@@ -213,6 +213,13 @@ def test_bench_times_every_stage(run, folder):
     assert "most of the time goes into" in text
 
 
+@pytest.mark.parametrize("name", ["preview", "stats", "bench", "captions"])
+def test_without_anything_to_train_on(run, folder, tmp_path, name):
+    config = config_of(folder, train="", test=str(folder / "pairs.csv"))
+    with pytest.raises(UserError, match=r"config\.data\.train is empty"):
+        run(name, config)
+
+
 def test_bench_of_what_cannot_be_read(run, tmp_path):
     (tmp_path / "pairs.csv").write_text("filepath,caption\na.jpg,one\nb.jpg,two\n")
     config = config_of(tmp_path)
