@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Strings(Sequence[bytes]):
@@ -25,16 +28,20 @@ class Strings(Sequence[bytes]):
         ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         return cls(b"".join(parts), ends)
 
-    def arrow(self) -> pa.LargeBinaryArray:
+    def arrow(self) -> "pa.LargeBinaryArray":
         """The same for pyarrow, without a copy."""
+        import pyarrow as pa
+
         ends = np.ascontiguousarray(self._ends)
         return pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(self), [None, pa.py_buffer(ends), pa.py_buffer(self._data)]
         )
 
     @classmethod
-    def of_arrow(cls, column: pa.Array | pa.ChunkedArray) -> "Strings":
+    def of_arrow(cls, column: "pa.Array | pa.ChunkedArray") -> "Strings":
         """From a pyarrow (chunked) array of strings or binaries; null is ""."""
+        import pyarrow as pa
+
         chunks = [chunk.cast(pa.large_binary()) for chunk in getattr(column, "chunks", [column])]
         parts, lengths = [], [np.zeros(1, np.int64)]
         for chunk in chunks:
