@@ -21,7 +21,7 @@ from array_record.python import array_record_module
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.strings import captions_of
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.errors import UserError
 
 FIELDS = ("key", "image", "captions")
