@@ -32,6 +32,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "image_key": "",  # column, field or extension of the picture; "" finds the usual names
                 "caption_key": "",  # the same for the caption
                 "second_caption_key": "",  # the same for captions of another origin, which ALIP reads; "" for none
+                "second_captions": "",  # a file of them by key, such as `data captions` writes, for any format
                 "pictures": "",  # folder that picture paths in a table are relative to; "" for the table's own
                 "templates": ("a photo of a {}.",),  # captions of pictures that have only the name of a class
                 "index_dir": "",  # where indexes of tars are kept; "" for beside them

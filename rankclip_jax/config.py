@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "data.pictures",
     "data.quarantine",
     "data.root",
+    "data.second_captions",
     "data.test",
     "data.train",
     "data.val",
@@ -50,7 +51,7 @@ ADDED = {
     "data.view_text_augment": "",
     "init_from": "",
     **{f"data.{name}": "" for name in ("train", "val", "test", "pictures", "index_dir", "quarantine")},
-    **{f"data.{name}": "" for name in ("image_key", "caption_key", "second_caption_key")},
+    **{f"data.{name}": "" for name in ("image_key", "caption_key", "second_caption_key", "second_captions")},
     "data.val_pairs": 0,
     "data.templates": ["a photo of a {}."],  # as JSON has it
     "data.text_augment": "none",

@@ -76,7 +76,7 @@ def check_needs(objective: Objective, train: RecordSource, config: ConfigDict) -
     if "caption_tokens" in inputs and not hasattr(train, "second_captions"):
         raise UserError(
             f"{wanted} a second caption of each picture, and data {data.name!r} have one kind of caption only: "
-            "use data with second captions, or another objective."
+            "use data with second captions, make some (python -m rankclip_jax.data captions), or use another objective."
         )
     for key, what, option, example in VIEWS:
         if key in inputs and is_nothing(data[option]) and is_nothing(data[f"view_{option}"]):

@@ -64,6 +64,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    if not len(dataset.train):
+        raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
     config = resolve(config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count())
     check(config, dataset, mesh)
     length = RunLength(config.duration, len(dataset.train) // config.batch_size)

@@ -72,6 +72,7 @@ def write_all(folder: Path, count: int = COUNT) -> dict[str, str]:
     }
     (folder / "coco.json").write_text(json.dumps(coco))
     write_saved_dataset(folder / "saved", numbers)
+    write_saved_dataset(folder / "saved", range(11), split="test")
     write_array_record(folder / "pairs.array_record", numbers)
     write_tars(folder / "tars", numbers)
     return {

@@ -216,20 +216,26 @@ def test_a_folder_of_save_to_disk(tmp_path):
         open_folder(folder, split="trian")
 
 
-@pytest.mark.parametrize("layout", ["data/{}-00000-of-00001.parquet", "default/{}/0000.parquet", "{}.parquet"])
+@pytest.mark.parametrize("layout", ["data/{}-{:05d}-of-00002.parquet", "default/{}/{:04d}.parquet"])
 def test_a_folder_of_the_hub(tmp_path, layout):
-    for split, stop in (("train", COUNT), ("test", 7)):
-        file = tmp_path / layout.format(split)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_parquet(
-            file, {"image": pa.array([{"bytes": b, "path": None} for b in BYTES[:stop]], STRUCT), "text": TEXTS[:stop]}
-        )
+    for split, cuts in (("train", (0, 10, COUNT)), ("test", (0, 3, 7))):
+        for shard, (a, b) in enumerate(itertools.pairwise(cuts)):
+            file = tmp_path / layout.format(split, shard)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pictures = pa.array([{"bytes": data, "path": None} for data in BYTES[a:b]], STRUCT)
+            write_parquet(file, {"image": pictures, "text": TEXTS[a:b]})
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "train-00001-of-00002.parquet").write_bytes(b"none of it")
     check_all(open_folder(tmp_path, split="train"))
     assert len(open_folder(tmp_path, split="test")) == 7
     with pytest.raises(UserError, match=r"There are: (test, train|train, test)\."):
         open_folder(tmp_path)
+
+
+def test_files_named_as_their_split(tmp_path):
+    write_parquet(tmp_path / "train.parquet", {"image": BYTES, "text": TEXTS})
+    check_all(open_folder(tmp_path))
+    check_all(open_folder(tmp_path, split="train"))
 
 
 def test_folders_that_are_none(tmp_path):

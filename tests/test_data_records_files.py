@@ -42,7 +42,8 @@ def test_records_of_several_files(tmp_path):
 def test_what_is_written_is_the_layout(tmp_path):
     pairs = open_records(write_array_record(tmp_path / "a", range(COUNT)))
     pairs.second_captions = lambda index: (f"second {index}", "more")
-    array_record.write_array_record(tmp_path / "b", pairs, [5, 3])
+    records = (array_record.encode_pair(pairs, index) for index in (5, 3))
+    assert array_record.write_records(tmp_path / "b", records) == 2
     reader = ArrayRecordReader(str(tmp_path / "b"))
     expected = {"key": "k5", "image": jpeg(5), "captions": [caption(5)], "second_captions": ["second 5", "more"]}
     assert msgpack.unpackb(reader.read([0])[0]) == expected

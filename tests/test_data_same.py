@@ -1,5 +1,7 @@
 """The same pairs from files of any format are the same run: batches, parameters, resume, any number of processes."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.sharding import make_mesh, put_batch
 from rankclip_jax.step import create_state, make_init
+from tests import pair_files
 from tests.pair_files import write_all
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "coco", "huggingface", "arrayrecord", "webdataset")
@@ -100,6 +103,17 @@ def test_parameters_are_the_same_bits(parts):
     assert any(jax.tree.leaves(changed))
     for name in FORMATS:
         jax.tree.map(np.testing.assert_array_equal, ends[name], ends["csv"])
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "coco"])
+@pytest.mark.parametrize("text", ["", " \n", "nan"])
+def test_a_missing_caption_is_a_bad_record_in_every_format(tmp_path, monkeypatch, name, text):
+    """Of COCO it is a picture without captions, which is left out."""
+    monkeypatch.setattr(pair_files, "caption", lambda number: text if number == 5 else f"number {number}")
+    source = SOURCES[name](SimpleNamespace(name=name, root=str(tmp_path), train=write_all(tmp_path)[name])).train
+    assert len(source) == pair_files.COUNT and source.captions(6) == ("number 6",)
+    with pytest.raises(ValueError, match="the caption is missing or empty"):
+        source.captions(5)
 
 
 def test_held_out_pairs_are_the_same(parts):

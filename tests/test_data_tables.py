@@ -192,8 +192,9 @@ def test_digests_tell_tables_apart(tmp_path):
     ]
     assert digests[0] == digests[1]  # the same pairs
     changed = [ROWS[:-1], ROWS[::-1], [(ROWS[0][0], "other"), *ROWS[1:]], [("x.jpg", ROWS[0][1]), *ROWS[1:]]]
+    changed += [[(name, text.swapcase()) for name, text in ROWS]]  # of the same length
     digests += [open_csv(write_csv(tmp_path, rows)).digest() for rows in changed]
-    assert len(set(digests)) == 5
+    assert len(set(digests)) == 6
 
 
 def test_a_large_table_holds_no_object_for_each_row(tmp_path):

@@ -5,6 +5,7 @@ validate   decode everything; write a list of what is broken, for config.data.qu
 stats      counts, sizes of pictures, lengths of captions, repeated captions, the digest that a run stores
 bench      pairs per second of each stage, and which one limits
 index      index tars now rather than when training starts
+convert    write the training pairs as ArrayRecord files, for fast random access
 captions   write second captions, for objectives such as ALIP
 
 COMMAND --help lists its flags.

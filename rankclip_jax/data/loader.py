@@ -142,10 +142,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         self._view = make_augment(view_augment, image_size, resize) if view_augment else self._augment
         self._text = make_text_augment(text_augment)
         self._view_text = make_text_augment(view_text_augment) if view_text_augment else self._text
-        picture, text = ((image_size, image_size, 3), np.uint8), ((tokenizer.context_length,), np.int32)
-        of_key = {"images": picture, "augmented_images": picture}
-        of_key |= {"tokens": text, "caption_tokens": text, "augmented_tokens": text}
-        self._arrays = {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}
+        self._arrays = arrays_of(inputs, image_size, tokenizer.context_length)
         self._plan = Plan(len(source), batch_size, seed)
         self._tokenizer = tokenizer
         self._tokens = lru_cache(CACHED_CAPTIONS)(lambda caption: tokenizer(caption)[0])
@@ -243,6 +240,28 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
 def _one_of(captions: Sequence[str], rng: np.random.Generator) -> str:
     return captions[rng.integers(len(captions))]
+
+
+def arrays_of(inputs: Sequence[str], image_size: int, context_length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and dtype of one example in each array of a batch."""
+    picture, text = ((image_size, image_size, 3), np.uint8), ((context_length,), np.int32)
+    of_key = {"images": picture, "augmented_images": picture}
+    of_key |= {"tokens": text, "caption_tokens": text, "augmented_tokens": text}
+    return {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}
+
+
+def held_bytes(
+    inputs: Sequence[str], local_batch: int, image_size: int, context_length: int, num_threads: int, prefetch: int
+) -> int:
+    """Most bytes that a loader's examples take: those made ahead or being made, and the batch it gives.
+
+    A picture of its own size for each thread comes on top.
+    """
+    arrays = arrays_of(inputs, image_size, context_length).values()
+    example = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
+    ahead = max(num_threads * math.gcd(local_batch, MAX_CHUNK), prefetch * local_batch)
+    # The batch it gives exists twice for a moment: in chunks, and joined.
+    return example * (ahead + 2 * local_batch)
 
 
 def check_options(num_records: int, batch_size: int, process_count: int, seed: int, num_threads: int) -> None:

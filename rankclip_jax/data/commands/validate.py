@@ -162,7 +162,7 @@ def _print(found: list[Finding], notes: Counter, count: int, out: Path, is_embed
     by_kind = Counter(finding.kind for finding in found)
     for kind, number in by_kind.most_common():
         keys = [finding.key for finding in found if finding.kind == kind][:SHOWN]
-        print(f"  {number:>10,}  {kind}: {', '.join(keys)}" + (", ..." if number > SHOWN else ""))
+        print(f"  {number:>12,} {kind}: {', '.join(keys)}" + (", ..." if number > SHOWN else ""))
     rows = [(f"{notes[kind]:>12,}", f" {kind}", f": {what}") for kind, what in HANDLED.items() if notes[kind]]
     if rows:
         print("handled:")

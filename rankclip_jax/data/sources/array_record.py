@@ -5,8 +5,8 @@ A record is a msgpack map, which any language writes in a line:
     {"key": "cat/001.jpg", "image": <bytes of a JPEG file>, "captions": ["a cat"], "second_captions": [...]}
 
 The last entry is optional, in all records or in none. Files are to be written with ``group_size:1``, as
-`write_array_record` does; a larger group is read whole for each record. What TensorFlow Datasets writes has
-another layout: name the format `tfds` and its folder for that.
+`python -m rankclip_jax.data convert` does; a larger group is read whole for each record. What TensorFlow
+Datasets writes has another layout: name the format `tfds` and its folder for that.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from array_record.python import array_record_module
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.strings import captions_of
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.errors import UserError
 
 FIELDS = ("key", "image", "captions")
@@ -91,22 +91,24 @@ class ArrayRecordPairs:
         return record
 
 
-def write_array_record(path: str | os.PathLike, pairs: PairSource, indices: Iterable[int] | None = None) -> None:
-    """Write pairs as one file of the layout above; it appears under its name when it is whole.
+def encode_pair(pairs: PairSource, index: int) -> bytes:
+    """A pair of any other format as a record; whatever that raises for one that cannot be read is raised."""
+    record = {"key": pairs.key(index), "image": pairs.picture(index), "captions": pairs.captions(index)}
+    if hasattr(pairs, SECOND):
+        record[SECOND] = pairs.second_captions(index)
+    return msgpack.packb(record)
 
-    Args:
-      path: of the file.
-      pairs: from any other format; whatever it raises for a pair that cannot be read is raised.
-      indices: which of them, all by default.
-    """
+
+def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
+    """Write records as one file, which appears under its name when it is whole; return how many there were."""
     partial = f"{path}.partial"
     writer = array_record_module.ArrayRecordWriter(partial, "group_size:1")
+    count = 0
     try:
-        for index in range(len(pairs)) if indices is None else indices:
-            record = {"key": pairs.key(index), "image": pairs.picture(index), "captions": pairs.captions(index)}
-            if hasattr(pairs, SECOND):
-                record[SECOND] = pairs.second_captions(index)
-            writer.write(msgpack.packb(record))
+        for record in records:
+            writer.write(record)
+            count += 1
     finally:
         writer.close()
     os.replace(partial, path)
+    return count

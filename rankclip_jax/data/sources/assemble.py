@@ -1,7 +1,8 @@
 """From ``config.data`` to a `Dataset`: which pairs are trained on, and which splits evaluate.
 
 ``train``, ``val`` and ``test`` name places, ``[WEIGHT ][FORMAT:]LOCATION[#SPLIT]`` joined by "|". Places of `train`
-make one mixture. Each place of `val` and `test` is a split of its own: "test", or "test_1", "test_2" ... of several.
+make one mixture; without any there is nothing but to evaluate. Each place of `val` and `test` is a split of its own:
+"test", or "test_1", "test_2" ... of several.
 
 One fixed permutation of the training pairs says which are held out (``val_pairs``, its first ones) and which are
 used (``train_limit``, the next ones): the pairs of a smaller limit are among those of a larger one.
@@ -19,6 +20,7 @@ from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.pictures import DecodedRecords
 from rankclip_jax.data.quarantine import digest_of, read_quarantine, sound_pairs
 from rankclip_jax.data.records import Dataset
+from rankclip_jax.data.second_captions import CaptionFile, WithSecondCaptions
 from rankclip_jax.data.sources.formats import Place, open_place, parse_places
 from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.splits import eval_split
@@ -33,6 +35,7 @@ OPTIONS = {
     "image_key": "",
     "caption_key": "",
     "second_caption_key": "",
+    "second_captions": "",
     "pictures": "",
     "templates": ("a photo of a {}.",),
     "index_dir": "",
@@ -60,11 +63,11 @@ def load(config: Any) -> Dataset:
       UserError: a location, or what is there, is not as it should be.
     """
     options = _options(config)
-    parts = open_parts(config)
+    parts = _with_second_captions(open_parts(config), options)
     quarantined = read_quarantine(os.path.expanduser(options["quarantine"]))
     held_out, kept = _select([part.pairs for part in parts["train"]], options, quarantined)
     weights = [part.place.weight for part in parts["train"] if part.place.weight is not None]
-    train = DecodedRecords(_together(parts["train"], kept, weights))
+    train = DecodedRecords(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
     found = {"val": _together(parts["train"], held_out)} if options["val_pairs"] else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
         found[name] = _together([part], [sound_pairs(part.pairs, quarantined)])
@@ -78,17 +81,34 @@ def load(config: Any) -> Dataset:
     )
 
 
+def _with_second_captions(parts: dict[str, list[Part]], options: Mapping[str, Any]) -> dict[str, list[Part]]:
+    """The parts, those to train on with the captions of ``second_captions``."""
+    if not options["second_captions"]:
+        return parts
+    if options["second_caption_key"]:
+        raise UserError("config.data.second_captions and second_caption_key both name second captions: set one.")
+    captions = CaptionFile(os.path.expanduser(options["second_captions"]))
+    return parts | {"train": [Part(part.place, WithSecondCaptions(part.pairs, captions)) for part in parts["train"]]}
+
+
 def open_parts(config: Any) -> dict[str, list[Part]]:
     """What each of "train", "val" and "test" of `config` names, before anything is held or left out.
 
     Raises:
-      UserError: a location, or what is there, is not as it should be; there is nothing to train on.
+      UserError: a location, or what is there, is not as it should be; there is none at all.
     """
+    of_readers = reader_options(config)
+    return {
+        name: [Part(place, open_place(place, of_readers)) for place in places]
+        for name, places in places_of(config).items()
+    }
+
+
+def reader_options(config: Any) -> PairOptions:
+    """What readers of files need of `config`."""
     options = _options(config)
-    if not options["train"].strip():
-        raise UserError(f"config.data.name={config.name!r} needs config.data.train: say where the pairs are.")
     pictures = os.path.expanduser(options["pictures"])
-    of_readers = PairOptions(
+    return PairOptions(
         image_key=options["image_key"],
         caption_key=options["caption_key"],
         second_caption_key=options["second_caption_key"],
@@ -97,14 +117,25 @@ def open_parts(config: Any) -> dict[str, list[Part]]:
         index_dir=os.path.expanduser(options["index_dir"]),
         root=options["root"],
     )
-    parts: dict[str, list[Part]] = {}
+
+
+def places_of(config: Any) -> dict[str, list[Place]]:
+    """The places that each of "train", "val" and "test" of `config` names.
+
+    Raises:
+      UserError: one of them cannot be read, or there is nothing to train on.
+    """
+    options = _options(config)
+    if not any(options[name].strip() for name in SPLITS):
+        raise UserError(f"config.data.name={config.name!r} needs config.data.train: say where the pairs are.")
+    found = {}
     for name in SPLITS:
         key = f"config.data.{name}"
         places = parse_places(options[name], config.name, key) if options[name].strip() else []
         if name != "train" and any(place.weight is not None for place in places):
             raise UserError(f"{key} has weights, and splits are evaluated one by one: leave them out.")
-        parts[name] = [Part(place, open_place(place, of_readers)) for place in places]
-    return parts
+        found[name] = places
+    return found
 
 
 def _options(config: Any) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, PICTURES, find_column, find_usual, text_columns
 from rankclip_jax.data.sources.labels import class_captions, in_words
 from rankclip_jax.data.sources.paths import join
-from rankclip_jax.data.sources.strings import Strings, captions_of
+from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs
 from rankclip_jax.errors import UserError
 

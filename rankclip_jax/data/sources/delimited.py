@@ -5,7 +5,6 @@ the header, is left out with a warning; a caption that is empty or not UTF-8 mak
 """
 
 import csv
-import io
 import re
 from collections.abc import Sequence
 
@@ -59,8 +58,10 @@ def _read(file: str, options: PairOptions) -> pa.Table:
     broken: list[str] = []
     table = _parse(file, data, separator, names, wanted, broken).select(wanted)
     is_given = pc.greater(pc.binary_length(table.column(0)), 0)
-    broken += ["a row without a picture"] * (len(table) - (pc.sum(is_given).as_py() or 0))
-    table = table.filter(is_given)
+    lacking = len(table) - (pc.sum(is_given).as_py() or 0)
+    if lacking:
+        broken += ["a row without a picture"] * lacking
+        table = table.filter(is_given)
     check_broken(file, broken, len(table))
     if not len(table):
         raise UserError(f"{file} has a header and no rows: add some.")
@@ -75,7 +76,7 @@ def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: lis
 
     try:
         return pyarrow.csv.read_csv(
-            io.BytesIO(data),
+            pa.BufferReader(data),
             # Line numbers are only known to one thread, and the names as they are without spaces around.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
             pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out),

@@ -6,6 +6,7 @@ A new format is one file here with ``open_pairs(files, options) -> PairSource``,
 import importlib
 import re
 from dataclasses import replace
+from types import ModuleType
 from typing import NamedTuple
 
 from rankclip_jax.data import locations
@@ -93,10 +94,15 @@ def _parse(term: str, default_format: str, key: str) -> Place:
     return Place(weight, name, term, split)
 
 
+def module_of(place: Place) -> ModuleType:
+    """The file that reads the format of a place."""
+    return importlib.import_module(f"{__package__}.{FORMATS[place.format].module}")
+
+
 def open_place(place: Place, options: PairOptions) -> PairSource:
     """Open the pairs at one place; `UserError` if they cannot be."""
     format_ = FORMATS[place.format]
-    module = importlib.import_module(f"{__package__}.{format_.module}")
+    module = module_of(place)
     options = replace(options, split=place.split)
     if format_.is_named:
         return module.open_pairs([place.location], options)

@@ -16,8 +16,9 @@ import numpy as np
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.labels import class_captions, in_words
-from rankclip_jax.data.sources.strings import Strings, captions_of
+from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-MISSING = ("", "nan")  # what tables have where a caption is missing; pandas writes the second
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Strings(Sequence[bytes]):
@@ -28,16 +28,20 @@ class Strings(Sequence[bytes]):
         ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         return cls(b"".join(parts), ends)
 
-    def arrow(self) -> pa.LargeBinaryArray:
+    def arrow(self) -> "pa.LargeBinaryArray":
         """The same for pyarrow, without a copy."""
+        import pyarrow as pa
+
         ends = np.ascontiguousarray(self._ends)
         return pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(self), [None, pa.py_buffer(ends), pa.py_buffer(self._data)]
         )
 
     @classmethod
-    def of_arrow(cls, column: pa.Array | pa.ChunkedArray) -> "Strings":
+    def of_arrow(cls, column: "pa.Array | pa.ChunkedArray") -> "Strings":
         """From a pyarrow (chunked) array of strings or binaries; null is ""."""
+        import pyarrow as pa
+
         chunks = [chunk.cast(pa.large_binary()) for chunk in getattr(column, "chunks", [column])]
         parts, lengths = [], [np.zeros(1, np.int64)]
         for chunk in chunks:
@@ -98,26 +102,3 @@ class StringLists:
         self._values.update(sha)
         for array in (self._starts, self._order):
             sha.update(b"" if array is None else np.ascontiguousarray(array))
-
-
-def captions_of(found: Any) -> tuple[str, ...]:
-    """The captions in what a file holds for a record: a text, its bytes, or a list of them.
-
-    Those that are empty, no text or not UTF-8 are left out, as long as one remains.
-
-    Raises:
-      ValueError: none remains (UnicodeError is a ValueError too).
-    """
-    captions, problem = [], ValueError("the caption is missing or empty")
-    for item in found if isinstance(found, list | tuple | np.ndarray) else [found]:
-        try:
-            text = item.decode() if isinstance(item, bytes) else item
-            is_text = isinstance(text, str) and bool(text.encode())  # refuses half of a pair of surrogates
-        except UnicodeError as error:
-            problem = error
-            continue
-        if is_text and text.strip().casefold() not in MISSING:
-            captions.append(text.strip())
-    if not captions:
-        raise problem
-    return tuple(captions)

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.paths import join
-from rankclip_jax.data.sources.strings import StringLists, Strings, captions_of
+from rankclip_jax.data.sources.strings import StringLists, Strings
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, PICTURES, find_column, find_usual, text_columns
 from rankclip_jax.data.sources.labels import class_captions, in_words
-from rankclip_jax.data.sources.strings import captions_of
 from rankclip_jax.errors import UserError, lookup
 
 

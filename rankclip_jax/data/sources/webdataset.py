@@ -25,6 +25,7 @@ import numpy as np
 
 from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.tars.build import Indexed, open_indexes
 from rankclip_jax.data.tars.report import summary, troubles
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
@@ -106,7 +107,7 @@ class WebDataset:
     def _caption(self, index: int, caption: Caption) -> tuple[str, ...]:
         file, row = self._row(index)
         data = self._part(index, file, row, self._parts.index((caption.extension,), 1))
-        return _field(json.loads(data), caption) if caption.fields else (data.decode(),)
+        return captions_of(_field(json.loads(data), caption) if caption.fields else data)
 
     def _part(self, index: int, file: str, row: Sequence[int], part: int) -> bytes:
         return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])
