@@ -73,6 +73,8 @@ PACKAGES = (
     "ml_collections",
     "numpy",
     "pillow",
+    "pillow-simd",
+    "nltk",
     "tokenizers",
 )
 

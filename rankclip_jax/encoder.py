@@ -111,8 +111,8 @@ class Encoder:
     def _pixels(self, picture: Picture) -> np.ndarray:
         if isinstance(picture, str | os.PathLike):
             picture = _open(Path(picture))
-        if isinstance(picture, Image.Image):
-            picture = np.asarray(picture.convert("RGB"))
+        if isinstance(picture, Image.Image):  # stays one: the resize is Pillow's
+            return self._resize(picture if picture.mode == "RGB" else picture.convert("RGB"), self.image_size)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise UserError(
                 f"a picture must be uint8 [H, W, 3], found {picture.dtype} {list(picture.shape)}: convert it to RGB."

@@ -29,9 +29,15 @@ def batch_inputs(needs: Iterable[str]) -> tuple[str, ...]:
 
 
 def captions_for_vocabulary(source: RecordSource, index: int, needs: Iterable[str]) -> tuple[str, ...]:
-    """Captions of a record that its vocabulary should know: the second ones where they are read."""
-    second = source.second_captions(index) if "caption_embeds" in needs else ()
-    return (*source.captions(index), *second)
+    """Captions of a record that its vocabulary should know: the second ones where they are read.
+
+    None of a record that cannot be read: the loader counts it when its turn comes.
+    """
+    try:
+        second = source.second_captions(index) if "caption_embeds" in needs else ()
+        return (*source.captions(index), *second)
+    except Exception:  # whatever a reader raises
+        return ()
 
 
 def embeds_of(model: ConfigDict, objective: Objective) -> str:

@@ -158,6 +158,12 @@ def test_preview_shows_pairs_as_the_towers_get_them(run, folder, tmp_path):
     assert grid.shape[1] > 5 * 224 and grid.shape[0] > 2 * 224  # two rows
 
 
+def test_preview_with_a_vocabulary_of_captions_that_cannot_all_be_read(run, folder, tmp_path):
+    config = config_of(folder)
+    config.tokenizer = {"name": "bpe", "vocab_size": 300}
+    assert "tokens" in run("preview", config, f"--out={tmp_path / 'grid.png'}")
+
+
 def test_preview_of_the_embedded_set(run, tmp_path):
     text = run("preview", emoji.get_config("mu"), f"--out={tmp_path / 'grid.png'}")
     assert "64 x 64 pixels" in text and "second " in text
@@ -205,6 +211,13 @@ def test_bench_times_every_stage(run, folder):
         assert any(line.startswith(f"{stage} ") for line in text.splitlines()), text
     assert "x bare Pillow" in text and "  1 threads" in text and "  2 threads" in text
     assert "most of the time goes into" in text
+
+
+@pytest.mark.parametrize("name", ["preview", "stats", "bench", "captions"])
+def test_without_anything_to_train_on(run, folder, tmp_path, name):
+    config = config_of(folder, train="", test=str(folder / "pairs.csv"))
+    with pytest.raises(UserError, match=r"config\.data\.train is empty"):
+        run(name, config)
 
 
 def test_bench_of_what_cannot_be_read(run, tmp_path):

@@ -1,6 +1,8 @@
 """Pixels: CLIP's preprocessing against PIL, and the train augmentations."""
 
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from rankclip_jax.data.augmentations import affine, color_jitter, flip, random_resized_crop, recolor, shift
 from rankclip_jax.data.pictures import decode
+from rankclip_jax.data.steps import defaults_of
 from rankclip_jax.data.transforms import AUGMENTATIONS, LONG, make_augment, resize_and_crop
 from rankclip_jax.errors import UserError
 
@@ -285,3 +288,14 @@ def test_bad_pipelines_are_named(pipeline, message):
     with pytest.raises(UserError) as caught:
         make_augment(pipeline, 64)
     assert message in str(caught.value)
+
+
+def test_the_page_names_every_step_with_its_defaults():
+    page = Path("docs/pictures.md").read_text()
+    for name, function in AUGMENTATIONS.items():
+        assert f"`{name}`" in page
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
+        given = dict(found.split("=") for found in re.findall(r"\w+=[\d.]+", row.split("|")[2])) if row else {}
+        defaults = {key: value for key, value in defaults_of(function).items() if isinstance(value, int | float)}
+        if row:
+            assert {key: float(value) for key, value in given.items()} == pytest.approx(defaults, abs=1e-3)

@@ -196,6 +196,7 @@ def test_the_vocabulary_knows_second_captions_where_they_are_read():
     both = (*source.captions(7), *source.second_captions(7))
     assert captions_for_vocabulary(source, 7, build("alip").needs) == both
     assert captions_for_vocabulary(OneKind(), 7, build("clip").needs) == source.captions(7)
+    assert captions_for_vocabulary(OneKind(), 7, build("alip").needs) == ()  # cannot be read
 
 
 # The towers.

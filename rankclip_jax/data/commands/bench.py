@@ -15,15 +15,14 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rankclip_jax.data.commands.sections import sample, tokenizer_of
+from rankclip_jax.data.commands.sections import sample, tokenizer_of, training_set
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.pictures import DecodedRecords, decode
 from rankclip_jax.data.records import Dataset, RecordSource
-from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text_augment import make_text_augment
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.data.transforms import make_augment
-from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.errors import UserError
 from rankclip_jax.text_table import text_table
 
 Stages = dict[str, tuple[Callable[[Any], Any], Sequence]]
@@ -41,7 +40,7 @@ def define_flags() -> None:
 
 def run(config: ConfigDict) -> None:
     """Time the stages, then the loader."""
-    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    dataset = training_set(config)
     tokenizer = tokenizer_of(config, dataset.train)
     train = dataset.train
     numbers = [number for number in sample(len(train), flags.FLAGS.pairs).tolist() if _is_sound(train, number)]

@@ -42,6 +42,8 @@ def run(config: ConfigDict) -> None:
     if config.data.name not in FORMATS:
         raise UserError(f"data {config.data.name!r} come with their captions: name your own in config.data.train.")
     pairs = [section.pairs for section in sections_of(config) if section.name.startswith("train")]
+    if not pairs:
+        raise UserError("config.data.train is empty: name what to caption there.")
     caption = _by_keywords if given.by == KEYWORDS else _by_model(given.by)
     if given.by == KEYWORDS and given.template.count("{}") != 1:
         raise UserError(f"--template={given.template!r} must have one {{}}, where the keywords go.")

@@ -7,13 +7,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.commands.grid import picture_grid
-from rankclip_jax.data.commands.sections import tokenizer_of
+from rankclip_jax.data.commands.sections import tokenizer_of, training_set
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.picture_types import height_width
 from rankclip_jax.data.records import RecordSource
-from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.errors import UserError
 
 SHOWN_CAPTIONS = 5
 
@@ -26,7 +25,7 @@ def define_flags() -> None:
 
 def run(config: ConfigDict) -> None:
     """Print and draw the first pairs of a run's data, augmented as the run would do it."""
-    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    dataset = training_set(config)
     tokenizer = tokenizer_of(config, dataset.train)
     batch = _batch(config, dataset.train, tokenizer)
     print(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))

@@ -11,12 +11,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.records import RecordSource
+from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.assemble import open_parts
 from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.errors import lookup
+from rankclip_jax.errors import UserError, lookup
 
 T = TypeVar("T")
 CHUNK = 64  # pairs that a thread takes at a time
@@ -60,6 +60,14 @@ def sections_of(config: ConfigDict) -> list[Section]:
     for split, parts in open_parts(config.data).items():
         found += [Section(split if len(parts) == 1 else f"{split} {p.place.location}", p.pairs) for p in parts]
     return found
+
+
+def training_set(config: ConfigDict) -> Dataset:
+    """What `config` trains on; `UserError` where it only evaluates."""
+    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    if not len(dataset.train):
+        raise UserError("config.data.train is empty, and this command is about what is trained on: name it.")
+    return dataset
 
 
 def tokenizer_of(config: ConfigDict, train: RecordSource) -> Tokenizer:

@@ -12,12 +12,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax.data.commands.sections import in_parallel, sample, tokenizer_of
+from rankclip_jax.data.commands.sections import in_parallel, sample, tokenizer_of, training_set
 from rankclip_jax.data.pictures import DecodedRecords, open_picture
 from rankclip_jax.data.records import Dataset, RecordSource
-from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.errors import lookup
 
 BINS = 10
 BAR = 40  # characters of the longest bar
@@ -49,7 +47,7 @@ def define_flags() -> None:
 
 def run(config: ConfigDict) -> None:
     """Print the statistics of what `config` trains on."""
-    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    dataset = training_set(config)
     tokenizer = tokenizer_of(config, dataset.train)
     print(_counts(dataset))
     print(_captions(dataset.train))
