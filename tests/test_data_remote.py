@@ -114,10 +114,13 @@ def test_a_server_that_is_down_is_asked_so_many_times(server):
     with pytest.raises(OSError, match="the server answers 503"):
         locations.read(server.files[0])
     assert len(server.requests) == remote_files.ATTEMPTS
+    with pytest.raises(UserError, match=r"00000.tar cannot be read .*the server answers 503"):
+        open_pairs(server.files[:1], PairOptions())
+    assert len(server.requests) == 2 * remote_files.ATTEMPTS
     with pytest.raises(FileNotFoundError):
         server.refuse_every = 0
         locations.read(f"{server.url}/none")
-    assert len(server.requests) == remote_files.ATTEMPTS + 1, "what is not there is not asked for again"
+    assert len(server.requests) == 2 * remote_files.ATTEMPTS + 1, "what is not there is not asked for again"
 
 
 def test_nobody_answers(monkeypatch):
