@@ -159,6 +159,7 @@ cli.run(main)
 """
 
 
+@pytest.mark.slow  # what they do together is in test_distributed
 def test_two_processes_read_a_half_each_and_agree(encoder):
     expected, _ = evaluate_splits(encoder, dataset_of(split_of(Pairs(bad=(3, 12, 39)))), ("test",), ("retrieval",))
     results = processes.run_together(TOGETHER, count=2)

@@ -36,6 +36,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     columns = [[table.column(i) for table in tables] for i in range(tables[0].num_columns)]
     pictures, *texts = [Strings.of_arrow(pa.chunked_array([c for t in column for c in t.chunks])) for column in columns]
     own = np.arange(count)
+    del tables, columns
     return TablePairs(Rows(pictures, *((text, own) for text in texts)), folder)
 
 
@@ -95,6 +96,6 @@ def _bytes(file: str) -> bytes:
         data = locations.read(file)
     except OSError as error:
         raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
-    if not data.strip():
+    if not re.search(rb"\S", data):
         raise UserError(f"{file} is empty: a table needs a header line with the names of its columns.")
     return data

@@ -81,8 +81,11 @@ def _distinct(names: Strings) -> tuple[Strings, np.ndarray]:
     """The distinct names in the order of their first rows, and int [n] which of them each row has."""
     encoded = names.arrow().dictionary_encode()
     of_row = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    is_unique = len(encoded.dictionary) == len(names)
-    return (names if is_unique else Strings.of_arrow(encoded.dictionary)), of_row
+    if len(encoded.dictionary) < len(names):
+        names = Strings.of_arrow(encoded.dictionary)
+    del encoded
+    pa.default_memory_pool().release_unused()  # what it was read and told apart with is twice its size
+    return names, of_row
 
 
 def _as_bytes(key: str) -> set[bytes]:
