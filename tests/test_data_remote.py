@@ -67,7 +67,9 @@ def test_large_members_that_are_not_neighbours(server, monkeypatch):
     """What lies between them is not read in vain."""
     monkeypatch.setattr("rankclip_jax.data.sources.webdataset.NEAR", 100)
     pairs = open_pairs(server.files, PairOptions())
+    before = len(server.requests)
     assert read(pairs) == read(open_pairs(server.local, PairOptions()))
+    assert len(server.requests) == before + 3 * 120, "header, caption and picture by themselves"
 
 
 @pytest.mark.parametrize("trouble", [{"refuse_every": 5}, {"break_every": 5}, {"refuse_every": 5, "break_every": 7}])
