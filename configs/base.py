@@ -6,6 +6,7 @@ Any key may be set on the command line: --config.optimizer.learning_rate=5e-4
 
 from ml_collections import ConfigDict
 
+from rankclip_jax.evals import linear_probe
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.objectives import objective_config
 
@@ -77,6 +78,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "during": ("val",),  # splits evaluated while training
                 "names": ("retrieval", "zero_shot", "rank_consistency", "geometry"),
                 "shown": "test_style",  # split whose pictures the report shows
+                "linear_probe": linear_probe.DEFAULTS,  # of `evaluate --linear_probe`: evals/linear_probe
             },
             "checkpoint": {
                 "every": "10%",

@@ -38,7 +38,7 @@ def pixel_reference(
     """
     if not np.isin(split.image_ids, train_ids).any():
         return {}
-    scores = _concept_scores(split.images, train_images, train_ids)
+    scores = concept_scores(split.images, train_images, train_ids)
     concepts = np.unique(train_ids)
     known = np.isin(split.text_ids, concepts)
     column = np.minimum(np.searchsorted(concepts, split.text_ids), len(concepts) - 1)
@@ -56,8 +56,8 @@ def pixel_reference(
     return named | {f"{split.name}/text_to_image_{key}": value for key, value in to_image.items()}
 
 
-def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
-    """Return float32 [N, C]: best cosine to the training pictures of each concept (ids sorted)."""
+def concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
+    """Return float32 [N, C]: best cosine to the training pictures of each concept that has any (ids sorted)."""
     order = np.argsort(train_ids, kind="stable")
     starts = np.unique(train_ids[order], return_index=True)[1]
     train_PT = _pixel_vectors(train_images)[order].T

@@ -107,6 +107,16 @@ class TwoTowers(nn.Module):
         """Token ids, int32 [B, L], to unit-norm float32 [B, D], or [B, K]."""
         return self._encode("text", tokens_BL)
 
+    def image_features(self, images_BSSC: jax.Array) -> jax.Array:
+        """uint8 [B, S, S, 3] RGB to float32 [B, D], not normalised: what `encode_image` gives, with its length.
+
+        Of a model that encodes to distributions, what their head reads.
+        """
+        x = normalize_pixels(images_BSSC, self.pixel_mean, self.pixel_std)
+        if self.embeds == "distribution":
+            return self.image(x, with_trunk=True)[1].astype(jnp.float32)
+        return self.image(x).astype(jnp.float32)
+
     def _encode(self, tower: str, x: jax.Array) -> jax.Array:
         if self.embeds == "distribution":
             return distribution_embeds(self._run(tower, x, heads=True)["logits"])
