@@ -14,8 +14,8 @@ from tqdm import tqdm
 from rankclip_jax.data.records import Classes, Dataset, EvalSplit, RecordSource
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.linear_probe import accuracies, checked_options, commonest_class, fit, logits_of
-from rankclip_jax.evals.pixels import concept_scores
+from rankclip_jax.evals.linear_probe import Probe, accuracies, checked_options, commonest_class, fit, logits_of
+from rankclip_jax.evals.pixels import pixel_vectors
 
 CHUNK = 1024  # training pictures in memory at a time
 Metrics = dict[str, float]
@@ -27,6 +27,14 @@ class Labelled(NamedTuple):
     rows: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
+
+
+class Test(NamedTuple):
+    """A labelling of a split, with the class of each picture as a column of the probe's logits (`columns_of`)."""
+
+    split: EvalSplit
+    kind: str
+    columns: np.ndarray
 
 
 def linear_probe(
@@ -43,45 +51,60 @@ def linear_probe(
 
     Returns:
       {"metrics", "chance", "pixels"}, each flat: ``<split>/linear_probe_<labelling>_top1`` and ``_per_class``. Chance
-      is what a classifier that looks at no picture reaches, pixels what the class of the nearest training picture
-      does, where the training pictures are in memory.
+      is what a classifier that looks at no picture reaches, pixels what the same probe does that is fitted to their
+      pixels, averaged down, where the training pictures are in memory.
 
     Raises:
       UserError: there are no labels to train on, or none of the splits has a class with training pictures.
     """
     options = checked_options(options)
-    targets = [(split, kind) for split in map(dataset.evals.__getitem__, splits) for kind in split.classes]
-    wanted = {kind: labelled(dataset, kind) for _, kind in targets if kind in getattr(dataset.train, "classes", {})}
-    tests = [(split, kind, columns_of(split, kind, wanted[kind].names)) for split, kind in targets if kind in wanted]
-    tests = [test for test in tests if np.isin(test[2], wanted[test[1]].labels).any()]
+    tests = _tests(dataset, splits)
+    kept, features_ND = training_features(encoder, dataset.train, data)
+    wanted = {test.kind: readable(labelled(dataset, test.kind), kept) for test in tests}
+    features = {"metrics": lambda split: encoder.image_features(split.images)}
+    probes = {"metrics": _fit_all(kept, features_ND, wanted, options)}
+    if hasattr(dataset.train, "images"):
+        features["pixels"] = lambda split: pixel_vectors(split.images)
+        probes["pixels"] = _fit_all(kept, pixel_vectors(dataset.train.images[kept]), wanted, options)
+    found: dict[str, Metrics] = {"metrics": {}, "chance": {}, "pixels": {}}
+    for split, of_split in itertools.groupby(tests, key=lambda test: test.split):
+        made = {part: of(split) for part, of in features.items()}
+        for _, kind, columns in of_split:
+            scores = {part: np.asarray(logits_of(probes[part][kind]._asdict(), made[part])) for part in made}
+            scores["chance"] = commonest_class(wanted[kind].labels, len(wanted[kind].names), len(columns))
+            for part, of_part in scores.items():
+                values = accuracies(of_part, columns)
+                found[part] |= {f"{split.name}/linear_probe_{kind}_{key}": value for key, value in values.items()}
+    return found
+
+
+def _tests(dataset: Dataset, splits: Sequence[str]) -> list[Test]:
+    """What there is to evaluate: labellings of splits, some of whose classes have training pictures."""
+    trained = {kind: labelled(dataset, kind) for kind in getattr(dataset.train, "classes", {})}
+    tests = [
+        Test(split, kind, columns_of(split, kind, trained[kind].names))
+        for split in map(dataset.evals.__getitem__, splits)
+        for kind in split.classes
+        if kind in trained
+    ]
+    tests = [test for test in tests if np.isin(test.columns, trained[test.kind].labels).any()]
     if not tests:
         raise UserError(
             f"a linear probe needs labels, and data set {dataset.name!r} has no labelling with classes both of "
             f"training pictures and of {', '.join(splits)}: give labelled data, such as --config=configs/emoji.py."
         )
-    kept, features_ND = training_features(encoder, dataset.train, data)
-    wanted = {kind: readable(wanted[kind], kept) for _, kind, _ in tests}
-    place = np.full(len(dataset.train), -1)
-    place[kept] = np.arange(len(kept))
-    probes = {
-        kind: fit(features_ND[place[part.rows]], part.labels, len(part.names), options)
-        for kind, part in tqdm(wanted.items(), desc="fitting probes", leave=False, disable=None)
+    return tests
+
+
+def _fit_all(
+    kept: np.ndarray, features_ND: np.ndarray, wanted: Mapping[str, Labelled], options: Mapping[str, Any]
+) -> dict[str, Probe]:
+    """A probe for each labelling; `features_ND` are those of the records `kept`."""
+    bar = tqdm(wanted.items(), desc="fitting probes", leave=False, disable=None)
+    return {
+        kind: fit(features_ND[np.searchsorted(kept, part.rows)], part.labels, len(part.names), options)
+        for kind, part in bar
     }
-    found: dict[str, Metrics] = {"metrics": {}, "chance": {}, "pixels": {}}
-    for split, of_split in itertools.groupby(tests, key=lambda test: test[0]):
-        features = encoder.image_features(split.images)
-        for _, kind, columns in of_split:
-            part = wanted[kind]
-            scores = {
-                "metrics": np.asarray(logits_of(probes[kind]._asdict(), features)),
-                "chance": commonest_class(part.labels, len(part.names), len(columns)),
-            }
-            if hasattr(dataset.train, "images"):
-                scores["pixels"] = _nearest(split.images, dataset.train.images, part)
-            for name, of_name in scores.items():
-                values = accuracies(of_name, columns)
-                found[name] |= {f"{split.name}/linear_probe_{kind}_{key}": value for key, value in values.items()}
-    return found
 
 
 def labelled(dataset: Dataset, kind: str) -> Labelled:
@@ -154,10 +177,3 @@ def _chunks(encoder: Encoder, train: RecordSource, threads: int) -> Iterator[tup
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(train), CHUNK):
             yield start, list(pool.map(picture, range(start, min(start + CHUNK, len(train)))))
-
-
-def _nearest(images: np.ndarray, train_images: np.ndarray, part: Labelled) -> np.ndarray:
-    """Scores [M, K] by the nearest training picture of each class, of their pixels; -inf for a class without any."""
-    scores = np.full((len(images), len(part.names)), -np.inf, np.float32)
-    scores[:, np.unique(part.labels)] = concept_scores(images, train_images[part.rows], part.labels)
-    return scores

@@ -142,8 +142,8 @@ def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
 
 
 def unit_norm(features: jax.Array) -> jax.Array:
-    """Rows of length 1 in float32; a row of zeros stays zero, with a finite gradient."""
-    features = features.astype(jnp.float32)
+    """Rows of length 1 in at least float32; a row of zeros stays zero, with a finite gradient."""
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     squared = jnp.sum(features * features, axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 

@@ -55,7 +55,7 @@ FAMILIES = (
     (
         "Linear probe",
         "A linear classifier on features of the training pictures: share of pictures, and mean of the classes' shares, "
-        "in percent. Pixels: the class of the nearest training picture; chance: always the commonest class.",
+        "in percent. Pixels: the same classifier on pixels; chance: always the commonest class.",
         (("by {}", r"linear_probe_(\w+)_(?:top1|per_class)", "percent"),),
     ),
     (
