@@ -62,7 +62,8 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "weight_decay": 0.1,  # on matrices and embeddings only
                 "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for never
                 # Parameters that stay as they are: a regular expression for their whole path, such as
-                # "towers/image/.*" for the image tower (the start-up card counts them). "" for none.
+                # "towers/image/.*" for the image tower (the start-up card counts them), which then runs as in
+                # evaluation. "" for none.
                 "freeze": "",
                 "ema_decay": 0.0,  # evaluate a moving average of the weights, such as 0.999; 0 for none
             },

@@ -82,12 +82,13 @@ class TwoTowers(nn.Module):
         return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
 
     def compute(
-        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False
+        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False, locked: Sequence[str] = ()
     ) -> dict[str, jax.Array]:
         """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
 
         With `train` the towers drop what they drop in training, and normalise with the statistics of what they
-        are given; running statistics are updated by each input of a tower in turn.
+        are given; running statistics are updated by each input of a tower in turn. Not those that are `locked`
+        ("image", "text", "image_head", "text_head"): they run as in evaluation.
         """
         names: dict[tuple[str, str], dict[str, str]] = {}
         for name in needs:
@@ -95,7 +96,7 @@ class TwoTowers(nn.Module):
             names.setdefault((tower, given), {})[kind] = name
         found = {}
         for (tower, given), of_kind in names.items():
-            made = self._run(tower, batch[given], heads="logits" in of_kind, train=train)
+            made = self._run(tower, batch[given], "logits" in of_kind, train, locked)
             found |= {name: made[kind] for kind, name in of_kind.items()}
         return found
 
@@ -122,13 +123,16 @@ class TwoTowers(nn.Module):
             return distribution_embeds(self._run(tower, x, heads=True)["logits"])
         return self._run(tower, x, heads=False)["embeds"]
 
-    def _run(self, tower: str, x: jax.Array, heads: bool, train: bool = False) -> dict[str, jax.Array]:
+    def _run(
+        self, tower: str, x: jax.Array, heads: bool, train: bool = False, locked: Sequence[str] = ()
+    ) -> dict[str, jax.Array]:
         run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
         x = normalize_pixels(x, self.pixel_mean, self.pixel_std) if tower == "image" else x
+        in_tower, in_head = (train and part not in locked for part in (tower, f"{tower}_head"))
         if not heads:
-            return {"embeds": unit_norm(run(x, train=train))}
-        features, trunk = run(x, with_trunk=True, train=train)
-        return {"embeds": unit_norm(features), "logits": head(trunk, train=train)}
+            return {"embeds": unit_norm(run(x, train=in_tower))}
+        features, trunk = run(x, with_trunk=True, train=in_tower)
+        return {"embeds": unit_norm(features), "logits": head(trunk, train=in_head)}
 
 
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
