@@ -47,7 +47,7 @@ def train(workdir, env):
 @pytest.fixture
 def less_compiling():
     """The same in this process: then programs are the same to the bit."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
