@@ -85,8 +85,9 @@ def check_needs(objective: Objective, train: RecordSource, config: ConfigDict) -
             "use data with second captions, make some (python -m rankclip_jax.data captions), or use another objective."
         )
     for key, what, option, example in VIEWS:
-        if key in inputs and is_nothing(data[option]) and is_nothing(data[f"view_{option}"]):
+        of_view = f"view_{option}"
+        if key in inputs and is_nothing(data[option]) and is_nothing(data[of_view]):
             raise UserError(
                 f"{wanted} a second view of each {what}, and with config.data.{option}={data[option]!r} it is the "
-                f"first again: name augmentations there or in config.data.view_{option}, such as {example!r}."
+                f"first again: name augmentations there or in config.data.{of_view}, such as {example!r}."
             )

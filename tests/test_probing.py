@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import base
 from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
@@ -35,10 +36,11 @@ class Mean:
     """Encodes a picture to its mean colour."""
 
     def pixels(self, picture):
-        return picture[:4, :4]
+        return np.asarray(picture)[:4, :4]
 
     def image_features(self, images):
-        return np.asarray(images).reshape(len(images), -1, 3).mean(axis=1).astype(np.float32) / 255
+        pixels = np.stack([np.asarray(images[i]) for i in range(len(images))])
+        return pixels.reshape(len(images), -1, 3).mean(axis=1).astype(np.float32) / 255
 
 
 class Pictures:
@@ -275,3 +277,20 @@ def test_the_command(run):
         processes.start_python(*arguments, "--config=configs/base.py:mu", "--splits=x"), 120
     )
     assert (code, err.count("\n")) == (2, 1) and "unknown evaluation split 'x'" in err
+
+
+def test_folders_of_classes(tmp_path):
+    """Splits may have some of the classes, which are then known by their names."""
+    rng = np.random.default_rng(0)
+    for split, colours, count in (("train", COLOURS, 30), ("test", COLOURS[::2], 10)):
+        for colour in colours:
+            (tmp_path / split / colour).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (4, 4, 3)) + 180 * np.eye(3, dtype=int)[COLOURS.index(colour)]
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / colour / f"{i}.png")
+    (tmp_path / "train" / "red" / "broken.png").write_bytes(b"no picture")
+    config = ConfigDict({"name": "image_folder", "root": str(tmp_path), "train": "train", "test": "test"})
+    dataset = SOURCES["image_folder"](config)
+    found = linear_probe(Mean(), dataset, ["test"], {"learning_rate": 0.2}, DATA)
+    assert found["metrics"]["test/linear_probe_class_top1"] == 1
+    assert 0.3 < found["chance"]["test/linear_probe_class_top1"] <= 0.5

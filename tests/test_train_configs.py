@@ -14,6 +14,7 @@ import rankclip_jax
 from configs import base
 from rankclip_jax.config import DURATIONS, MAY_CHANGE, flatten, resolve
 from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.evals import linear_probe
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import RunLength, build_objective
@@ -22,9 +23,11 @@ from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
 # Every config file, with the arguments that it knows.
 VARIANTS = {
     "base": (None, *PRESETS),
+    "cc3m_vit_b32": (None, "tuned", "tuned,siglip", "runlocal"),
     "emoji": (None, "rankclip", "clip", "mu"),
     "finetune": (str(Path(__file__).parent / "golden" / "weights" / "clip"),),
 }
+EXAMPLES = {"cc3m_vit_b32": 2_806_772}  # one user's count; the others are for thousands
 CONFIGS = Path(configs.__file__).parent
 PACKAGE = Path(rankclip_jax.__file__).parent
 KEYS = dict(flatten(base.get_config()))
@@ -41,10 +44,11 @@ def test_every_config_file_is_tested_here():
 
 @pytest.mark.parametrize("name, variant", [(name, variant) for name in VARIANTS for variant in VARIANTS[name]])
 def test_a_config_builds(name, variant):
-    config = resolve(get_config(name, variant), examples=4608, device_count=1)
+    examples = EXAMPLES.get(name, 4608)
+    config = resolve(get_config(name, variant), examples=examples, device_count=1)
     assert config.data.name in SOURCES
     build_towers(config.model, 1000, 999)
-    build_objective(config.objective, RunLength(config.duration, 4608 // config.batch_size))
+    build_objective(config.objective, RunLength(config.duration, examples // config.batch_size))
     make_optimizer(config.optimizer, learning_rate_schedule(config.optimizer, config.duration))
     unknown = [key for key, _ in flatten(config) if key not in KEYS and not key.startswith("model.")]
     assert not unknown, unknown
@@ -74,6 +78,7 @@ def test_every_key_is_read_somewhere():
     read = reads()
     modules = (importlib.import_module(f"rankclip_jax.data.sources.{name}") for name in ("emoji", "assemble"))
     options = {f"data.{name}" for module in modules for name in module.OPTIONS}
+    options |= {f"eval.linear_probe.{name}" for name in linear_probe.DEFAULTS}
     dead = []
     for key in KEYS.keys() - options:
         section, _, leaf = key.rpartition(".")
