@@ -21,6 +21,7 @@ PROCESS_ID = "RANKCLIP_PROCESS_ID"
 INIT_TIMEOUT = "RANKCLIP_INIT_TIMEOUT"  # seconds to wait for all processes, 300 if unset
 
 HEARTBEAT_SECONDS = 30  # a dead machine is noticed after this; jax's default is 100
+LONG_SECONDS = 24 * 3600  # while others may make an index of their data
 SHUTDOWN_SECONDS = 60  # the longest wait for the others at a normal end
 
 
@@ -157,6 +158,31 @@ def union(numbers: Iterable[int], size: int) -> set[int]:
     mask = np.zeros(size, bool)
     mask[list(numbers)] = True
     return set(np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist())
+
+
+def check_same(what: str, digest: str, timeout: int = LONG_SECONDS) -> None:
+    """Refuse to go on if processes have different ones of something; all of them call this together.
+
+    Args:
+      what: what it is, for the message.
+      digest: hex digits that tell it, as many in every process.
+      timeout: seconds to wait for the others, which may read a lot first. One that ends is noticed much sooner.
+
+    Raises:
+      UserError: in every process, with the number of one that differs from process 0.
+    """
+    if not is_multi_process():
+        return
+    barrier(f"{what} read", timeout)
+    from jax.experimental import multihost_utils
+
+    digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    different = np.flatnonzero((digests != digests[0]).any(axis=1))
+    if len(different):
+        raise UserError(
+            f"process {different[0]} has other {what} than process 0: make them the same on every machine "
+            f"({len(different)} of {len(digests)} processes differ)."
+        )
 
 
 def barrier(name: str, timeout: int = 300) -> None:

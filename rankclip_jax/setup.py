@@ -66,6 +66,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
     if not len(dataset.train):
         raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
+    # Each machine may read disks of its own; from different data no process would train on what it should.
+    distributed.check_same("data", dataset.digest)
     config = resolve(config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count())
     check(config, dataset, mesh)
     length = RunLength(config.duration, len(dataset.train) // config.batch_size)

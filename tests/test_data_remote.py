@@ -67,7 +67,9 @@ def test_large_members_that_are_not_neighbours(server, monkeypatch):
     """What lies between them is not read in vain."""
     monkeypatch.setattr("rankclip_jax.data.sources.webdataset.NEAR", 100)
     pairs = open_pairs(server.files, PairOptions())
+    before = len(server.requests)
     assert read(pairs) == read(open_pairs(server.local, PairOptions()))
+    assert len(server.requests) == before + 3 * 120, "header, caption and picture by themselves"
 
 
 @pytest.mark.parametrize("trouble", [{"refuse_every": 5}, {"break_every": 5}, {"refuse_every": 5, "break_every": 7}])
@@ -114,10 +116,13 @@ def test_a_server_that_is_down_is_asked_so_many_times(server):
     with pytest.raises(OSError, match="the server answers 503"):
         locations.read(server.files[0])
     assert len(server.requests) == remote_files.ATTEMPTS
+    with pytest.raises(UserError, match=r"00000.tar cannot be read .*the server answers 503"):
+        open_pairs(server.files[:1], PairOptions())
+    assert len(server.requests) == 2 * remote_files.ATTEMPTS
     with pytest.raises(FileNotFoundError):
         server.refuse_every = 0
         locations.read(f"{server.url}/none")
-    assert len(server.requests) == remote_files.ATTEMPTS + 1, "what is not there is not asked for again"
+    assert len(server.requests) == 2 * remote_files.ATTEMPTS + 1, "what is not there is not asked for again"
 
 
 def test_nobody_answers(monkeypatch):

@@ -149,7 +149,8 @@ def test_the_digest_is_that_of_the_pairs(tmp_path):
     others = [open_pairs(files[::-1], PairOptions()), open_pairs(files[:1], PairOptions()), open_pairs(files, JSON)]
     write_tar(Path(moved[0]), [member for number in range(1, 6) for member in sample(number)])
     others.append(open_pairs(moved, PairOptions()))
-    assert len({digest, *(other.digest() for other in others)}) == 5
+    others.append(open_pairs(files, PairOptions(caption_key="json.other.long")))
+    assert len({digest, *(other.digest() for other in others)}) == 6
 
 
 def test_threads_read_the_same(tmp_path):

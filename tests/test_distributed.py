@@ -86,6 +86,40 @@ def test_when_one_fails_all_end_soon(how, who, code, line):
         assert "error: [process 0 of 2] process 0 has had enough" in results[0][2]
 
 
+SAME = """
+import sys
+from rankclip_jax import cli, distributed
+from rankclip_jax.errors import UserError
+def main(argv):
+    distributed.initialize()
+    distributed.check_same("data", "aa01")
+    if argv[1] == "stop" and distributed.is_main():
+        raise UserError("no tar there")
+    distributed.check_same("data", "aa02" if distributed.is_main() or argv[1] == "same" else "aa03")
+    print("done")
+cli.run(main, positional=True)
+"""
+
+
+def test_the_same_data_in_every_process():
+    for code, out, err in processes.run_together(SAME, "same", count=2):
+        assert code == 0 and out.endswith("done\n"), err
+
+
+def test_other_data_in_one_process_end_all():
+    for code, out, err in processes.run_together(SAME, "other", count=2):
+        assert code == 2 and "done" not in out
+        assert "process 1 has other data than process 0: make them the same" in err
+
+
+def test_one_that_cannot_read_its_data_keeps_nobody_waiting():
+    """Whoever waits for a day, in case another makes an index, hears of its end."""
+    began = time.monotonic()
+    (code, _, err), (other, _, _) = processes.run_together(SAME, "stop", count=2)
+    assert code == 2 and "no tar there" in err and other != 0
+    assert time.monotonic() - began < 45
+
+
 def test_a_missing_process_is_a_sentence():
     env = SOUND | {
         "RANKCLIP_COORDINATOR": "localhost:29871",

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.tars import build
 from rankclip_jax.data.tars.build import FOLDER, open_indexes
 from rankclip_jax.data.tars.index import EMPTY, MAGIC, Entry, Index, read_index, write_index
@@ -289,7 +290,7 @@ def test_gaps(names, missing):
 
 
 CODE = """
-    import sys, logging
+    import sys, time, logging
     logging.basicConfig(level="WARNING", format="%(message)s")
     from rankclip_jax.data.tars import build
     {patch}
@@ -305,15 +306,16 @@ def start(files, patch=""):
 
 
 SLOWLY = """
-import time
 scan = build.scan
-build.scan = lambda *args: (print("scan"), time.sleep(0.3), scan(*args))[2]
+build.scan = lambda *args: (print("scan", flush=True), time.sleep(0.3), scan(*args))[2]
 """
 
 
 def test_several_processes_at_once(tmp_path):
     files = write_shards(tmp_path, [20] * 4)
-    outputs = [process.communicate(timeout=60) for process in [start(files, SLOWLY) for _ in range(4)]]
+    outputs = [
+        process.communicate(timeout=60) for process in [start(files, "build.THREADS = 1\n" + SLOWLY) for _ in range(4)]
+    ]
     assert [out.splitlines()[-1] for out, _ in outputs] == ["80"] * 4, outputs
     assert sum(out.count("scan") for out, _ in outputs) == 4, "one of them reads the tars"
     assert sum("waiting for another process" in err for _, err in outputs) >= 1
@@ -336,7 +338,6 @@ KILLS = {
         build.write_index.__globals__['os'].fsync = half
     """,
     "with some shards saved": """
-        import time
         build.SAVE_SECONDS, build.THREADS, writes = 0, 1, []
         scan, write = build.scan, build.write_index
         build.scan = lambda *args: (time.sleep(0.2), scan(*args))[1]
@@ -357,12 +358,34 @@ def test_killed_while_it_is_made(tmp_path, when, scans):
 
 
 def test_interrupted_while_it_is_made(tmp_path, scans):
-    """What was done by then is kept, and threads do not go on."""
+    """What was done by then is kept."""
     files = write_shards(tmp_path, [20] * 40)
-    process = start(files, "import time\nbuild.THREADS = 1" + SLOWLY)
-    time.sleep(2.5)
+    process = start(files, "build.THREADS = 1\n" + SLOWLY)
+    told = [process.stdout.readline() for _ in range(4)]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
-    assert "KeyboardInterrupt" in err
+    out, err = process.communicate(timeout=20)
+    assert told == ["scan\n"] * 4 and "KeyboardInterrupt" in err
     assert len(opened(files)) == 40
-    assert 40 - len(scans) in (out.count("scan") - 1, out.count("scan"))
+    assert 40 - len(scans) in range(3, 4 + out.count("scan") + 1)
+
+
+def test_an_interrupted_thread_does_not_read_on(tmp_path):
+    """A shard of minutes, by 0.2 s for each of its parts."""
+    files = write_shards(tmp_path, [400])
+    slow = """
+        build.CHUNK, read = 512, build.locations.read_range
+        build.locations.read_range = lambda *args: (print("read", flush=True), time.sleep(0.2), read(*args))[2]
+    """
+    process = start(files, slow)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
+
+
+def test_a_file_that_was_replaced_while_it_was_open(tmp_path):
+    """Downloaders write a new file and rename it: the descriptor of the old one is still there."""
+    files = write_shards(tmp_path, [3])
+    open_pairs(files, PairOptions()).picture(0)
+    os.replace(write_tar(tmp_path / "new", [*sample(8), *sample(9)]), files[0])
+    pairs = open_pairs(files, PairOptions())
+    assert [pairs.captions(i) for i in range(len(pairs))] == [("number 8",), ("number 9",)]

@@ -81,6 +81,15 @@ def test_pax_headers_that_name_size_or_nothing_of_ours():
     assert [name for *_, name in found] == [b"0.jpg", b"1.jpg", b"of/the/record.txt"]
 
 
+def test_a_size_in_a_pax_header_counts():
+    """As it must above 8 GiB; the header's own is 0 here."""
+    info = tarfile.TarInfo("a.jpg")
+    info.size, info.pax_headers = 0, {"size": "700"}
+    data = info.tobuf(tarfile.PAX_FORMAT) + b"x" * 700 + bytes(324) + one_header(3, "last.txt") + bytes(BLOCK) + END
+    found, problem = walk(data)
+    assert found == expected(data) and [size for _, _, size, _ in found] == [700, 3] and problem == ""
+
+
 def patched(header, at, field):
     """A header with other bytes in a place, and its checksum right."""
     header = bytearray(header)

@@ -237,7 +237,9 @@ def _stamp(file: str) -> tuple[int, str]:
     try:
         return locations.stamp(file)
     except FileNotFoundError as error:
-        raise UserError(f"no tar at {file}: check data.train, or leave it out of the range ({error}).") from None
+        raise UserError(f"no tar at {file}: check the location, or leave it out of the range ({error}).") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}): check the location, and whether you may.") from None
 
 
 def _cache() -> str:

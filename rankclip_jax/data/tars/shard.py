@@ -59,8 +59,9 @@ def key_hash(keys: Sequence[bytes]) -> np.ndarray:
 
 def split_name(name: bytes) -> tuple[bytes, bytes]:
     """Key and extension of a member: ``a.b/c.seg.PNG`` is (``a.b/c``, ``seg.PNG``). (b"", b"") if it has no key."""
-    cut = name.find(b".", name.rfind(b"/") + 1)
-    return (name[:cut], name[cut + 1 :]) if cut > name.rfind(b"/") + 1 else (b"", b"")
+    base = name.rfind(b"/") + 1
+    cut = name.find(b".", base)
+    return (name[:cut], name[cut + 1 :]) if cut > base else (b"", b"")
 
 
 def scan(read: Callable[[int, int], bytes], size: int, parts: Sequence[Part], chunk: int = 1 << 20) -> Shard:
@@ -92,9 +93,11 @@ class _Samples:
         new_row, new_ranks = array("I", bytes(4 * self._width)), bytes([NONE] * self._num_parts)
         number_of, role_of, last_key, number = self._number_of, self._role_of, None, 0
         for start, begin, size, name in members:
-            key, extension = split_name(name)
-            if not key:
+            base = name.rfind(b"/") + 1  # as in `split_name`: a call would cost a tenth of all the time
+            cut = name.find(b".", base)
+            if cut <= base:
                 continue
+            key, extension = name[:cut], name[cut + 1 :]
             if key != last_key:
                 last_key, number = key, number_of.setdefault(key, len(number_of))
                 if number * self._width == len(self._rows):

@@ -217,7 +217,7 @@ def _with_names(found: list[tuple], header_NB: np.ndarray) -> list[Member]:
     ended_early = (name_NC[:, :-1] == 0) & (name_NC[:, 1:] != 0)
     for i in np.flatnonzero(ended_early.any(1) | (header_NB[:, PREFIX] != 0)):
         names[i] = _name(header_NB[i].tobytes())
-    named = (member if type(member[3]) is bytes else (*member[:3], names[member[3]]) for member in found)
+    named = [(start, begin, size, name if type(name) is bytes else names[name]) for start, begin, size, name in found]
     return [member for member in named if member[3]]
 
 
