@@ -6,6 +6,7 @@ Any key may be set on the command line: --config.optimizer.learning_rate=5e-4
 
 from ml_collections import ConfigDict
 
+from rankclip_jax.evals import linear_probe
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.objectives import objective_config
 
@@ -66,7 +67,8 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "weight_decay": 0.1,  # on matrices and embeddings only
                 "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for never
                 # Parameters that stay as they are: a regular expression for their whole path, such as
-                # "towers/image/.*" for the image tower (the start-up card counts them). "" for none.
+                # "towers/image/.*" for the image tower (the start-up card counts them), which then runs as in
+                # evaluation. "" for none.
                 "freeze": "",
                 "ema_decay": 0.0,  # evaluate a moving average of the weights, such as 0.999; 0 for none
             },
@@ -81,7 +83,12 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "every": "10%",
                 "during": ("val",),  # splits evaluated while training
                 "names": ("retrieval", "zero_shot", "rank_consistency", "geometry"),
+<<<<<<< HEAD
                 "shown": "",  # split whose pictures the report shows; "" for the last
+=======
+                "shown": "test_style",  # split whose pictures the report shows
+                "linear_probe": linear_probe.DEFAULTS,  # of `evaluate --linear_probe`: evals/linear_probe
+>>>>>>> d-probe
             },
             "checkpoint": {
                 "every": "10%",

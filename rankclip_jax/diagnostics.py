@@ -6,7 +6,7 @@ Letters: B global rows, N rows of a sample of the batch, D embedding, L tokens.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rankclip_jax.models.two_towers import OUTPUTS
 from rankclip_jax.objectives.clip import CLIP, NEEDS
 from rankclip_jax.objectives.objective import Objective, Term, cosine
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
+from rankclip_jax.optimizer import frozen_mask, locked_parts
 from rankclip_jax.passes import make_forward
 from rankclip_jax.sharding import settled
 
@@ -28,12 +30,18 @@ Arrays = Mapping[str, jax.Array]
 
 
 def make_diagnostics(
-    towers: nn.Module, objective: Objective, mesh: Mesh, block_rows: int = 0, micro_batches: int = 1, seed: int = 0
+    towers: nn.Module,
+    objective: Objective,
+    mesh: Mesh,
+    block_rows: int = 0,
+    micro_batches: int = 1,
+    seed: int = 0,
+    freeze: str = "",
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> {name: float32 scalar}, a pure function.
 
     For each term, of its gradient with respect to the embeddings (the part along the sphere, which is all that
-    the towers get to see):
+    the towers get to see; not the embeddings of a tower that `freeze` locks, which nothing pulls on):
 
         loss_<term>              the term, unweighted
         grad_norm_<term>         |g|, unweighted
@@ -61,12 +69,14 @@ def make_diagnostics(
     def diagnostics(
         params: dict, batch: Arrays, weights: Arrays, objective_state: dict | None = None, step=0, model_state=None
     ):
-        embeds, _, _ = forward(params["towers"], model_state or {}, batch, step)
+        frozen = frozen_mask(params, freeze)["towers"] if freeze else None
+        embeds, _, _ = forward(params["towers"], model_state or {}, batch, step, frozen)
         scalars = params["scalars"]
         results = {
             name: function(embeds, scalars, {name: jnp.float32(1.0)}, objective_state, step)
             for name, function in functions.items()
         }
+        results = without_locked(results, locked_parts(frozen or {}))
         image_ND, text_ND = (embeds[name][:SAMPLE] for name in NEEDS)
         return {
             **of_terms(objective.terms, results, embeds, weights),
@@ -89,6 +99,19 @@ def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> 
 
     compiled = jax.jit(of_state, out_shardings=NamedSharding(mesh, P()))
     return lambda state, batch: settled(compiled(state, batch))  # the step after it does not depend on it
+
+
+def without_locked(results: Mapping[str, LossAndGradients], locked: Sequence[str]) -> dict[str, LossAndGradients]:
+    """Results without the gradients that reach locked towers and heads only."""
+
+    def trains(name: str) -> bool:
+        tower, _, kind = OUTPUTS[name]
+        return not {tower, f"{tower}_head" if kind == "logits" else tower} <= set(locked)
+
+    return {
+        term: result._replace(d_embeds={name: d for name, d in result.d_embeds.items() if trains(name)})
+        for term, result in results.items()
+    }
 
 
 def _only(objective: Objective, name: str, term: Term) -> Objective:

@@ -68,6 +68,7 @@ class Encoder:
             return jax.jit(apply, out_shardings=everywhere)
 
         self._image, self._text = compiled("encode_image"), compiled("encode_text")
+        self._features = compiled("image_features")
 
     @property
     def logit_scale(self) -> float:
@@ -90,6 +91,7 @@ class Encoder:
         Raises:
           UserError: a file that is missing or no picture, or an array of another shape or dtype.
         """
+<<<<<<< HEAD
         single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
         pictures = [images] if single else images
         if len(pictures) == 0:
@@ -100,6 +102,17 @@ class Encoder:
                 return np.stack(list(pool.map(lambda row: self._pixels(pictures[row]), rows)))
 
             return self._encode(self._image, len(pictures), read)
+=======
+        return self._encode(self._image, self._fitted(images))
+
+    def image_features(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+        """Features of pictures before they are normalised, float32 [N, D], as a linear probe reads them.
+
+        `encode_image` gives their directions; only where a model encodes to distributions they are what its head
+        reads. Pictures and errors as there.
+        """
+        return self._encode(self._features, self._fitted(images))
+>>>>>>> d-probe
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Encode texts as unit-norm float32 [N, D]."""
@@ -108,7 +121,15 @@ class Encoder:
         tokens = self.tokenizer(texts)
         return self._encode(self._text, len(tokens), tokens.__getitem__)
 
-    def _pixels(self, picture: Picture) -> np.ndarray:
+    def _fitted(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+        single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
+        pictures = [images] if single else images
+        if len(pictures) == 0:
+            raise UserError("encode_image was given no pictures: pass at least one.")
+        return np.stack([self.pixels(picture) for picture in pictures])
+
+    def pixels(self, picture: Picture) -> np.ndarray:
+        """One picture as the image tower sees it, uint8 [S, S, 3]; pictures and errors as of `encode_image`."""
         if isinstance(picture, str | os.PathLike):
             picture = _open(Path(picture))
         if isinstance(picture, Image.Image):  # stays one: the resize is Pillow's

@@ -2,6 +2,7 @@
 
     python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style]
     python -m rankclip_jax.evaluate WEIGHTS --config=configs/emoji.py [--config.data.KEY=VALUE] [--splits=...]
+    python -m rankclip_jax.evaluate RUN_DIR|WEIGHTS --linear_probe [--config=FILE] [--splits=...]
 
 Prints a table for each kind of metric, with the level of chance and of nearest pixels. Without --splits it
 also writes ``eval.json`` and ``embeddings.npz`` into the run folder, as the end of training does; some of the
@@ -10,6 +11,10 @@ splits are only printed, so that the folder never holds a part of an evaluation.
 WEIGHTS are an imported folder, which gets those files too, or directly a file, folder or hub id of OpenAI,
 open_clip or transformers, whose results are only printed. Of their config `data` and `eval` are read. Whether they
 were trained on these pictures nobody knows.
+
+--linear_probe fits a linear classifier on features of the labelled training pictures of the data instead
+(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. For a run too --config may then name
+other data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +28,22 @@ from rankclip_jax.config import load_run_config
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
+<<<<<<< HEAD
 from rankclip_jax.evals.results import write_embeddings, write_eval
 from rankclip_jax.evaluation import evaluate_splits, references, shown_split
+=======
+from rankclip_jax.evals.results import (
+    EMBEDDINGS_FILE,
+    EVAL_FILE,
+    PROBE_FILE,
+    write_embeddings,
+    write_eval,
+    write_probe,
+)
+from rankclip_jax.evaluation import evaluate_splits, references
+>>>>>>> d-probe
 from rankclip_jax.loading import find_run, is_imported, is_run, load
+from rankclip_jax.probing import linear_probe
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.text_table import text_table
 from rankclip_jax.weights.source import is_source
@@ -63,11 +81,40 @@ def evaluate(
     return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
 
 
+def probe(
+    path: str | Path, step: int | str | None = None, splits: Sequence[str] = (), config: ConfigDict | None = None
+) -> dict:
+    """Fit and evaluate linear probes; with all splits (none named), add the results to ``linear_probe.json``.
+
+    Args, returns and raises as those of `evaluate`, but `config` may be given for a run, to probe it on other data:
+    then the splits are named ``<data>/<split>``, after the folder the data are in.
+    """
+    own = config is None
+    run, config, dataset = _data_of(path, config) if own else (_folder_of(path), config, _load_data(config))
+    chosen = splits or tuple(dataset.evals)
+    for name in chosen:
+        lookup(dataset.evals, name, "evaluation split")
+    encoder = load(path, step)
+    found = linear_probe(encoder, dataset, chosen, config.eval.get("linear_probe", {}), config.data)
+    if not own:
+        prefix = Path(config.data.get("root", "")).name or dataset.name
+        found = {part: {f"{prefix}/{key}": value for key, value in of.items()} for part, of in found.items()}
+    results = {"step": encoder.step, **found}
+    if not splits and run is not None:
+        write_probe(run, results)
+    return results
+
+
+def _folder_of(path: str | Path) -> Path | None:
+    """The folder that results belong in: a run's or an imported one."""
+    return None if not is_run(path) and is_source(path) else find_run(Path(path).expanduser())[0]
+
+
 def _data_of(path: str | Path, config: ConfigDict | None) -> tuple[Path | None, ConfigDict, Dataset]:
     """The folder that results belong in, if any, the config that says what to evaluate, and the data."""
-    if not is_run(path) and is_source(path):
+    run = _folder_of(path)
+    if run is None:
         return None, _given(path, config), _load_data(_given(path, config))
-    run, _ = find_run(Path(path).expanduser())
     record = load_run_config(str(run))
     if is_imported(record):
         return run, _given(path, config), _load_data(_given(path, config))
@@ -125,6 +172,7 @@ def define_flags() -> None:
     flags.DEFINE_string("step", None, "which checkpoint: a step, or best; the newest if not given")
     cli.define_config(required=False)
     flags.DEFINE_list("splits", [], "evaluation splits to print the metrics of; all of them if not given")
+    flags.DEFINE_boolean("linear_probe", False, "fit linear probes on the labelled training pictures instead")
 
 
 def main(argv: list[str]) -> None:
@@ -132,9 +180,11 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise UserError(f"expected one run folder, found {len(argv) - 1}: python -m rankclip_jax.evaluate RUN_DIR")
     given = flags.FLAGS
-    print(describe(evaluate(argv[1], given.step, given.splits, given.config)))
+    measure = probe if given.linear_probe else evaluate
+    print(describe(measure(argv[1], given.step, given.splits, given.config)))
     if not given.splits and is_run(argv[1]):
-        print(f"\neval.json and embeddings.npz written; python -m rankclip_jax.report {argv[1]} draws them anew")
+        written = PROBE_FILE if given.linear_probe else f"{EVAL_FILE} and {EMBEDDINGS_FILE}"
+        print(f"\n{written} written; python -m rankclip_jax.report {argv[1]} draws them anew")
 
 
 if __name__ == "__main__":

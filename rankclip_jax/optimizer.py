@@ -1,9 +1,12 @@
 """AdamW as CLIP uses it: decay on matrices and embeddings only, optional clipping by global norm.
 
-Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): they keep their bits, and cost no moments.
+Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): they keep their bits, and cost no moments. A tower
+all of whose parameters are frozen is locked: it computes what it would in evaluation, so that a ResNet's running
+statistics stay too. In a tower frozen in part norms go on as in training, whatever becomes of their parameters.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -63,6 +66,11 @@ def frozen_mask(params: Any, pattern: str) -> Any:
     if all(frozen):
         raise UserError(f"{key} matches every parameter: nothing would train; leave some out.")
     return mask
+
+
+def locked_parts(frozen: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a mask of the towers' parameters, the towers and heads that are frozen as a whole."""
+    return tuple(part for part, mask in frozen.items() if all(jax.tree.leaves(mask)))
 
 
 def _compiled(pattern: str) -> re.Pattern:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.optimizer import locked_parts
 from rankclip_jax.sharding import BATCH, gathered
 
 Arrays = dict[str, jax.Array]
@@ -51,10 +52,12 @@ def make_forward(
 
     `model_state` holds the towers' mutable collections; the one returned has this batch in it. `pull_back`
     takes gradients with respect to the embeddings to those with respect to the parameters; they are zero, and
-    nothing is computed for them, where the tree of bools `frozen` says so.
+    nothing is computed for them, where the tree of bools `frozen` says so. A tower that is frozen as a whole runs
+    as in evaluation: its norms use their running statistics, and leave them as they are.
     """
 
     def embed(tower_params, model_state, batch, key, frozen):
+        locked = locked_parts(frozen) if frozen is not None else ()
         if frozen is not None:
             tower_params = jax.tree.map(lambda p, held: lax.stop_gradient(p) if held else p, tower_params, frozen)
         variables = gathered({"params": tower_params, **model_state}, mesh)
@@ -63,6 +66,7 @@ def make_forward(
             needs,
             batch,
             train=True,
+            locked=locked,
             method="compute",
             mutable=list(model_state),
             rngs={"patch_dropout": key},

@@ -30,7 +30,13 @@ from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.needs import captions_for_vocabulary, check_needs, embeds_of
 from rankclip_jax.objectives import Objective, RunLength, build_objective
 from rankclip_jax.objectives.rows import block_size
-from rankclip_jax.optimizer import check_ema_decay, learning_rate_schedule, make_optimizer
+from rankclip_jax.optimizer import (
+    check_ema_decay,
+    frozen_mask,
+    learning_rate_schedule,
+    locked_parts,
+    make_optimizer,
+)
 from rankclip_jax.passes import check_micro_batches
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.sharding import make_mesh
@@ -70,7 +76,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     distributed.check_same("data", dataset.digest)
     config = resolve(config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count())
     check(config, dataset, mesh)
-    length = RunLength(config.duration, len(dataset.train) // config.batch_size)
+    length = RunLength(config.duration, len(dataset.train) // config.batch_size, config.seed)
     objective = build_objective(config.objective, length)
     check_needs(objective, dataset.train, config)
     config.model.embeds = embeds_of(config.model, objective)
@@ -79,8 +85,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
-    if config.optimizer.freeze:  # what it matches is only known of parameters, of which shapes are enough
-        jax.eval_shape(make_init(towers, objective, optimizer), jax.random.key(0))
+    if config.optimizer.freeze:
+        _check_freeze(config, make_init(towers, objective, optimizer))
     return Setup(
         config=config,
         mesh=mesh,
@@ -123,6 +129,17 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
         make_text_augment(pipeline)
     block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
     check_names(config, dataset)
+
+
+def _check_freeze(config: ConfigDict, init: Callable) -> None:
+    """Refuse a pattern that does not fit the parameters, of which shapes are enough to know."""
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    locked = locked_parts(frozen_mask(params, config.optimizer.freeze)["towers"])
+    if "image" in locked and config.model.image.get("patch_dropout", 0):
+        raise UserError(
+            f"config.optimizer.freeze={config.optimizer.freeze!r} locks the image tower, which then drops no patches: "
+            "set config.model.image.patch_dropout=0."
+        )
 
 
 def build_tokenizer(

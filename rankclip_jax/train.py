@@ -183,6 +183,7 @@ class _Loop:
             config.objective.block_rows,
             config.micro_batches,
             config.seed,
+            config.optimizer.freeze,
         )
         return jit_diagnostics(diagnostics, parts.objective, parts.mesh)
 

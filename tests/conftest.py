@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from tests import runs
+
 
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory) -> dict[str, str]:
@@ -18,3 +20,16 @@ def compile_cache(tmp_path_factory) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory, compile_cache):
+    """A finished run of 20 steps with its best checkpoint and the newest two, for tests that only read it.
+
+    Made once by a worker: such tests are in the group "trouble".
+    """
+    workdir = tmp_path_factory.mktemp("short") / "run"
+    flags = ("--config.duration=20", "--config.checkpoint.every=5", "--config.checkpoint.keep=2")
+    code, _, err = runs.train(workdir, *flags, env=compile_cache)
+    assert code == 0, err
+    return workdir

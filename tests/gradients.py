@@ -3,6 +3,7 @@
 python -m tests.gradients OUT.npz CASE ...          a CASE is OBJECTIVE:FSDP:BLOCK_ROWS
 """
 
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -56,9 +57,9 @@ def parts(objective: str):
 def compute(case: str) -> dict[str, np.ndarray]:
     """Loss and gradient; of the initial state a digest, and how it is spread."""
     name, fsdp, block_rows = case.split(":")
-    towers, objective, optimizer = parts(name)
+    towers, objective, _ = parts(name)
     mesh = sharding.make_mesh(fsdp=int(fsdp))
-    state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), mesh)
+    state, facts = initial(int(fsdp))
     batch = make_batch(towers.image.image_size, towers.text.context_length)
     local, index = B // jax.process_count(), jax.process_index()
     batch = sharding.put_batch({k: v[index * local : (index + 1) * local] for k, v in batch.items()}, mesh)
@@ -67,8 +68,15 @@ def compute(case: str) -> dict[str, np.ndarray]:
     # Half way the ranking terms weigh as much as they ever do.
     weights = {term: jnp.float32(2.0) for term in objective.terms} | {"clip": jnp.float32(1.0)}
     result, grads, _ = jax.jit(gradients, out_shardings=everywhere)(state["params"], batch, weights)
-    facts = {"state": np.array(tree_digests(state)), "bytes": np.array(bytes_per_device(state))}
     return {"loss": result.loss, **facts, **dict(_named(grads))}
+
+
+@functools.cache
+def initial(fsdp: int):
+    """A state, the same for every objective here, and its facts: compiled once for each division of it."""
+    towers, objective, optimizer = parts("clip")
+    state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), sharding.make_mesh(fsdp=fsdp))
+    return state, {"state": np.array(tree_digests(state)), "bytes": np.array(bytes_per_device(state))}
 
 
 def bytes_per_device(state) -> list[int]:

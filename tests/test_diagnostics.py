@@ -160,7 +160,7 @@ class Table(nn.Module):
     """Embeddings that are parameters."""
 
     @nn.compact
-    def compute(self, needs, batch, train=False):
+    def compute(self, needs, batch, train=False, locked=()):
         shape = (len(batch["tokens"]), DIM)
         rows = {name: self.param(name, nn.initializers.normal(1.0), shape) for name in ("image_embeds", "text_embeds")}
         return {name: rows[name] / jnp.linalg.norm(rows[name], axis=1, keepdims=True) for name in needs}
@@ -273,6 +273,7 @@ def test_the_metrics_carry_their_prefix_and_are_of_the_state_given():
 
 def loop(on):
     config = ConfigDict({"log": {"diagnostics": on}, "objective": {"block_rows": 0}, "micro_batches": 1, "seed": 0})
+    config.optimizer = ConfigDict({"freeze": ""})
     parts = SimpleNamespace(towers=Table(), objective=objective(), mesh=make_mesh(jax.devices()[:1]))
     return SimpleNamespace(config=config, parts=parts)
 

@@ -10,16 +10,12 @@ from rankclip_jax.data.transforms import resize_and_crop
 from rankclip_jax.errors import UserError
 from tests import runs
 
-FLAGS = ("--config.duration=20", "--config.checkpoint.every=5", "--config.checkpoint.keep=2")
-pytestmark = pytest.mark.xdist_group("trouble")  # the same worker has compiled the same program
+pytestmark = pytest.mark.xdist_group("trouble")  # the same worker has made the same run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compile_cache):
-    workdir = tmp_path_factory.mktemp("loading") / "run"
-    code, _, err = runs.train(workdir, *FLAGS, env=compile_cache)
-    assert code == 0, err
-    return workdir
+def run(short_run):
+    return short_run
 
 
 @pytest.fixture(scope="module")

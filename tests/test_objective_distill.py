@@ -7,6 +7,8 @@ import pytest
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives.distill import lowest, unaligned_share
+from rankclip_jax.objectives.rows import loss_and_gradients
+from rankclip_jax.sharding import make_mesh
 from tests import objective_checks as checks
 from tests.objective_checks import build, distance, evaluate, pairs
 
@@ -195,3 +197,16 @@ def test_equations(changes, equation):
 def test_mistakes(changes, message):
     with pytest.raises(UserError, match=message):
         build("distill", **changes)
+
+
+def test_the_seed_of_the_run_chooses_a_random_subset():
+    embeds = pairs(24)
+
+    def distilled(seed):
+        objective = build("distill", length=(100, 10, seed), unaligned_start=0.5)
+        compute = jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1])))
+        weights = {name: jnp.float32(1) for name in TERMS}
+        return float(compute(embeds, {"log_scale": jnp.float32(2.0)}, weights).terms["distilled"])
+
+    assert distilled(0) == distilled(0)
+    assert abs(distilled(0) - distilled(1)) > 1e-3

@@ -49,6 +49,26 @@ def test_a_sum_of_terms():
         assert weights_at(objective, step) == pytest.approx(expected)
 
 
+def test_weights_that_move():
+    objective = build(extra="0.5 rank_cross:ramp + siglip : fall + 2 cyclip_cross:rise + soft_targets:constant")
+    names = "0.5 ramp(t) rank_cross + fall(t) siglip + 2 rise(t) cyclip_cross + soft_targets"
+    assert objective.equation == f"L = CLIP, plus {names}"
+    for step, ramp, rise in ((0, 0, 0), (50, 1.5, 0.5), (100, 2, 1)):
+        expected = {"clip": 1, "rank_cross": ramp / 2, "siglip": 1 - rise, "cyclip_cross": 2 * rise, "soft_targets": 1}
+        assert weights_at(objective, step) == pytest.approx(expected)
+
+
+def test_parts_of_objectives_add_up_to_them():
+    """SoftCLIP and self-distillation put together from their terms."""
+    for name, base, extra in (
+        ("softclip", "clip", "soft_targets + soft_negatives"),
+        ("distill", "siglip", "aligned + distilled"),
+    ):
+        own, mixed = build(name), build(base, extra=extra)
+        given = {term: jnp.float32(term in own.terms) for term in mixed.terms}
+        np.testing.assert_allclose(evaluate(mixed, given).loss, evaluate(own).loss, rtol=1e-6)
+
+
 def test_the_loss_and_the_gradient_are_sums():
     mixed = build(extra="0.25 rank_in_modal + 0.5 siglip")
     whole = evaluate(mixed)
@@ -115,6 +135,7 @@ def test_a_config_without_the_option():
         ("1.2.3 rank_cross", "'1.2.3 rank_cross' is no weighted term"),
         ("0.25", "'0.25' is no weighted term"),
         ("rank_cross + 2 rank_cross", "names 'rank_cross' twice; add the weights up"),
+        ("rank_cross:rmp", "unknown schedule of 'rank_cross' in objective.extra 'rmp'. Did you mean 'ramp'"),
         ("0.5 clip", "adds 'clip', which is part of objective 'clip' already"),
     ],
 )

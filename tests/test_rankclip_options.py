@@ -1,8 +1,6 @@
 """RankCLIP's options: position weights and top k with ties, one list of all pairs, own pairs, fixed and detached."""
 
-import dataclasses
 import functools
-import json
 import math
 import pathlib
 
@@ -12,15 +10,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import emoji
-from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunLength, build_objective, listmle, objective_config, rank_batch_list
-from rankclip_jax.objectives.list_positions import Positions, mean_weights, weights_in_order
-from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
+from rankclip_jax.objectives.list_positions import Positions
 from rankclip_jax.objectives.rank_terms import without_own
 from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.sharding import make_mesh
-from tests import processes
 
 # One worker for all: the tests share compiled functions.
 pytestmark = pytest.mark.xdist_group("rankclip_options")
@@ -74,109 +68,6 @@ def lists(rows, items, scale, levels=0, seed=0):
 def assert_close(found, expected, tolerance):
     for value, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(value, wanted, rtol=tolerance, atol=tolerance)
-
-
-# Weights of positions.
-
-
-def three_items(reference, positions):
-    loss, gradient = loss_and_gradient(listmle_exact, np.float32([[1, 0, -1]]), np.float32([reference]), positions)
-    return float(loss[0]), np.asarray(gradient[0])
-
-
-A, B, C = math.e, 1.0, 1 / math.e  # exponentials of the three utilities
-LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
-
-
-def test_three_items_with_falling_weights_by_hand():
-    """Order by reference: item 2, item 0, item 1; they weigh 1/ln 2, 1/ln 3, 1/ln 4."""
-    loss, gradient = three_items([0.2, 0.1, 0.3], Positions(0, "log"))
-    first, second = (math.log(A + B + C) + 1) / LN2, (math.log(A + B) - 1) / LN3
-    assert loss == pytest.approx(first + second, rel=1e-6)  # the last one is alone
-    of_item_0 = A / (A + B + C) / LN2 + A / (A + B) / LN3 - 1 / LN3
-    np.testing.assert_allclose(gradient[[0, 2]], [of_item_0, C / (A + B + C) / LN2 - 1 / LN2], rtol=1e-5)
-    assert gradient.sum() == pytest.approx(0, abs=1e-6)
-
-
-def test_three_items_of_which_one_counts_by_hand():
-    loss, gradient = three_items([0.2, 0.1, 0.3], Positions(1, "none"))
-    assert loss == pytest.approx(math.log(A + B + C) + 1, rel=1e-6)
-    np.testing.assert_allclose(gradient, np.array([A, B, C]) / (A + B + C) - [0, 0, 1], rtol=1e-5)
-
-
-def test_three_items_with_a_tie_by_hand():
-    """Items 0 and 1 share ranks 1 and 2: both weigh the mean, and both count where the first does."""
-    loss, _ = three_items([0.3, 0.3, 0.1], Positions(1, "log"))
-    mean = (1 / LN2 + 1 / LN3) / 2
-    assert loss == pytest.approx(mean * (2 * math.log(A + B + C) - 1 - 0), rel=1e-6)
-    # At ranks 2 and 3, the first of them counts: both do.
-    loss, _ = three_items([0.1, 0.1, 0.3], Positions(2, "log"))
-    mean = (1 / LN3 + 1 / LN4) / 2
-    assert loss == pytest.approx((math.log(A + B + C) + 1) / LN2 + mean * (2 * math.log(A + B) - 1), rel=1e-6)
-
-
-@POSITIONS
-@pytest.mark.parametrize("levels", [0, 1, 4])
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_weighted_lists_against_the_oracle(positions, levels, scale):
-    utility, reference = lists(4, 23, scale, levels)
-    expected = oracle(utility, reference, *positions)
-    assert_close(loss_and_gradient(listmle_exact, utility, reference, positions), expected, 2e-5 + 1e-6 * scale)
-
-
-@POSITIONS
-def test_weighted_lists_in_float64(positions):
-    with jax.enable_x64(True):
-        given = [np.float64(x) for x in lists(3, 23, 14.3, levels=6)]
-        found = loss_and_gradient(listmle_exact, *given, positions)
-        assert {x.dtype for x in found} == {np.dtype("float64")}
-        assert_close(found, oracle(*given, *positions), 1e-11)
-
-
-@pytest.mark.parametrize("levels", [0, 4])
-def test_few_long_lists_take_the_other_recurrence(levels, monkeypatch):
-    """On CPU too: a scan over the ranks of one list is slow. It is also what accelerators run."""
-    monkeypatch.setattr(listmle, "FEW_LISTS", 10)
-    assert listmle._recurrences(30, 2)[0] is listmle._prefix_sums_associative
-    given = lists(2, 30, 14.3, levels)
-    found = loss_and_gradient(lambda *x: listmle_exact(*x), *given, Positions(7, "log"))
-    assert_close(found, oracle(*given, 7, "log"), 2e-5)
-
-
-def test_counting_every_position_is_the_plain_list():
-    given = lists(4, 23, 14.3, levels=5)
-    plain = loss_and_gradient(listmle_exact, *given, Positions())
-    assert_close(loss_and_gradient(listmle_exact, *given, Positions(23)), plain, 1e-6)
-
-
-def test_weights_are_exact_far_down_a_long_list():
-    """A pair of ties at the end of 30,000 items, where sums over the list have lost their digits."""
-    items = 30_000
-    tied = np.ones((items, 1), np.float32)
-    tied[[1, 15_001]] = 2.0
-    found = np.asarray(mean_weights(tied, Positions(0, "log")))[:, 0]
-    each = weights_in_order(items, Positions(0, "log"))
-    assert each[0] == 1 / math.log(items + 1) and each[-1] == 1 / LN2
-    for place in (1, 15_001):
-        assert found[place] == pytest.approx((each[place] + each[place - 1]) / 2, rel=3e-7)
-    np.testing.assert_allclose(found[2:15_000], each[2:15_000], rtol=3e-7)
-
-
-@POSITIONS
-def test_ties_make_the_order_of_weighted_items_irrelevant(positions):
-    utility, reference = lists(4, 40, 14.3, levels=5)
-    order = np.random.default_rng(1).permutation(40)
-    loss, gradient = loss_and_gradient(listmle_exact, utility, reference, positions)
-    permuted = loss_and_gradient(listmle_exact, utility[:, order], reference[:, order], positions)
-    np.testing.assert_allclose(permuted[0], loss, rtol=1e-6)
-    np.testing.assert_allclose(permuted[1], gradient[:, order], rtol=1e-4, atol=1e-5)
-
-
-@POSITIONS
-def test_released_lists_are_weighted_by_argsort_position(positions):
-    """Without ties, and at a scale where its epsilon is nothing, it is the exact loss."""
-    given = lists(4, 23, 2.0)
-    assert_close(loss_and_gradient(listmle_released, *given, positions), oracle(*given, *positions), 1e-5)
 
 
 # The objective.
@@ -313,151 +204,3 @@ def test_a_single_pair_without_its_own_pair():
 def test_without_own():
     rows = jnp.arange(8).reshape(2, 4)
     np.testing.assert_array_equal(without_own(rows, jnp.array([1, 3])), [[0, 2, 3], [4, 5, 6]])
-
-
-# One list of all pairs.
-
-
-def batch_list_cases():
-    for path in sorted(VECTORS.glob("*.json")):
-        content = json.loads(path.read_text())
-        for case in content["cases"]:
-            if case["term"].endswith("_batch_list"):
-                scale = math.exp(case["log_scale"])
-                yield pytest.param(content, case, id=f"{path.stem[11:]}-{case['term']}-scale{scale:.0f}")
-
-
-@pytest.mark.parametrize(("content", "case"), list(batch_list_cases()))
-def test_one_list_against_the_vectors(content, case):
-    term = case["term"].removesuffix("_batch_list")
-    expected = [case["d_image"], case["d_text"], case["d_log_scale"]]
-    exact = len(content["image"]) < 12  # compilations saved
-    for dtype, loss_tolerance, tolerance in ((jnp.float32, 1e-6, 1e-5), (jnp.float64, 1e-10, 1e-10))[: 1 + exact]:
-        with jax.enable_x64(dtype is jnp.float64):
-            given = content["image"], content["text"], math.exp(case["log_scale"])
-            result = evaluate(*given, term, dtype, list_scope="batch")
-            assert float(result.loss) == pytest.approx(case["loss"], rel=loss_tolerance)
-            assert distance(gradients(result), expected) < tolerance
-
-
-def test_every_file_has_lists_of_all_pairs():
-    assert len(list(batch_list_cases())) == 18
-
-
-def test_one_list_is_refused_for_a_large_batch(monkeypatch):
-    monkeypatch.setattr(rank_batch_list, "MAX_BATCH", 8)
-    objective = build(list_scope="batch")
-    f = loss_and_gradients(objective, make_mesh(jax.devices()[:1]))
-    embeds = dict.fromkeys(objective.needs, jnp.zeros((9, 2)))
-    weights = dict.fromkeys(TERMS, jnp.float32(1))
-    with pytest.raises(UserError, match="goes up to a batch of 8, not 9: use list_scope='row'"):
-        jax.eval_shape(f, embeds, {"log_scale": jnp.float32(1)}, weights)
-    assert rank_batch_list.MAX_BATCH == 8
-
-
-def test_eight_devices_are_one():
-    code, out, err = processes.run(
-        """
-        import jax
-        from tests import test_rankclip_options as t
-        from rankclip_jax.sharding import make_mesh
-        for changes, _ in t.OPTIONS[1:]:
-            f = jax.jit(t.loss_and_gradients(t.build(**changes), make_mesh()))
-            t.compiled = lambda *_, **__: f
-            result = t.evaluate(*t.pairs(t.BATCH), 14.3, **changes)
-            assert len(result.d_embeds["image_embeds"].sharding.device_set) == 8
-            print([float(result.loss), *(x.tolist() for x in t.gradients(result))])
-        """,
-        devices=8,
-        seconds=120,
-    )
-    assert code == 0, err
-    for (changes, _), line in zip(OPTIONS[1:], out.splitlines(), strict=True):
-        loss, *found = json.loads(line)
-        one = evaluate(*pairs(BATCH), 14.3, **changes)
-        assert loss == pytest.approx(float(one.loss), rel=1e-6)
-        assert distance(found, gradients(one)) < 1e-5
-
-
-# Weights, the scale, presets.
-
-
-def weight_at(objective, step):
-    return {name: float(value) for name, value in objective.weights(jnp.int32(step)).items()}
-
-
-def test_fixed_weight():
-    objective = build(fixed_weight=0.5, in_modal_weight=2.0)
-    for step in (0, 99):
-        assert weight_at(objective, step) == {"clip": 1.0, "rank_cross": 0.5, "rank_in_modal": 1.0}
-
-
-def test_detached_scale_leaves_the_scale_to_clip():
-    image, text = pairs(BATCH)
-    for term in TERMS[1:]:
-        result = evaluate(image, text, 14.3, term, detach_scale=True)
-        loss, *expected = term_oracle(image, text, 14.3, term)
-        assert float(result.loss) == pytest.approx(loss, rel=1e-5)
-        assert distance(gradients(result)[:2], expected[:2]) < 1e-4
-        assert float(result.d_scalars["log_scale"]) == 0.0
-    everything, clip = (evaluate(image, text, 14.3, term, detach_scale=True) for term in (None, "clip"))
-    assert float(everything.d_scalars["log_scale"]) == pytest.approx(float(clip.d_scalars["log_scale"]), rel=1e-5)
-    assert float(clip.d_scalars["log_scale"]) != 0.0
-
-
-def test_the_released_preset():
-    config = emoji.get_config("rankclip_released").objective
-    assert (config.arithmetic, config.ramp, config.list_scope) == ("released", "epoch", "row")
-    objective = build_objective(config, RunLength(70, 10))
-    assert objective.name == "rankclip_released"
-    assert objective.equation == "L = CLIP + clip(3 (e-1)/(E-1), 0, 2) (cross + in_modal), released ListMLE"
-    assert [weight_at(objective, step)["rank_cross"] for step in (0, 10, 69)] == [0.0, 0.5, 2.0]
-    with pytest.raises(UserError, match="needs 2 epochs or more, not 1"):
-        build_objective(config, RunLength(10, 10))
-
-
-def test_the_released_preset_has_the_released_terms():
-    content = json.loads((VECTORS / "objectives_b24_d8.json").read_text())
-    case = next(c for c in content["cases"] if c["term"] == "rank_in_modal_released" and c["log_scale"] > 4)
-    config = objective_config("rankclip_released")
-    objective = build_objective(config, RunLength(70, 10))
-    only = dataclasses.replace(objective, terms={"rank_in_modal": objective.terms["rank_in_modal"]})
-    result = jax.jit(loss_and_gradients(only, make_mesh(jax.devices()[:1])))(
-        {"image_embeds": jnp.float32(content["image"]), "text_embeds": jnp.float32(content["text"])},
-        {"log_scale": jnp.float32(case["log_scale"])},
-        {"rank_in_modal": jnp.float32(1)},
-    )
-    assert float(result.loss) == pytest.approx(case["loss"], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("changes", "equation"),
-    [
-        ({"fixed_weight": 0.5}, "L = CLIP + 0.5 (cross + in_modal), exact ListMLE"),
-        ({"top_k": 10}, "L = CLIP + (cross + in_modal), exact ListMLE, top 10"),
-        (
-            {"list_scope": "batch", "position_weight": "log", "include_diagonal": False, "detach_scale": True},
-            "L = CLIP + (cross + in_modal), exact ListMLE, one list of all pairs, rank k weighs 1/ln(k+1), "
-            "without own pairs, scale detached",
-        ),
-    ],
-)
-def test_equations(changes, equation):
-    assert build(**changes).equation == equation
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"list_scope": "rows"}, r"unknown objective.list_scope 'rows'. Did you mean 'row'\? Known: batch, row."),
-        ({"position_weight": "ln"}, "unknown objective.position_weight 'ln'. Known: log, none."),
-        ({"top_k": -1}, "objective.top_k=-1 must be a whole number"),
-        ({"top_k": 2.5}, "objective.top_k=2.5 must be a whole number"),
-        ({"fixed_weight": -1.0}, "objective.fixed_weight=-1.0 must be above 0"),
-        ({"fixed_weight": float("nan")}, "objective.fixed_weight=nan must be above 0"),
-        ({"fixed_weight": 0.5, "ramp": "step"}, "fixed_weight=0.5 has no meaning with objective.ramp='step'"),
-    ],
-)
-def test_mistakes(changes, message):
-    with pytest.raises(UserError, match=message):
-        build(**changes)

@@ -40,6 +40,10 @@ class RecordSource(Protocol):
 
     A source whose concepts are known may also have `ids`, int [N] in the numbering of the evaluation
     splits, and `images`, uint8 [N, H, W, 3]: then evaluation adds a pixel nearest-neighbour reference.
+
+    A source whose records are labelled, which a linear probe needs, has `classes`, the names of the classes of
+    each labelling, and `labels(labelling)`, int [N]: an index into those names, or -1 for a record without a
+    label. Labellings have the names they have in the evaluation splits, and classes too.
     """
 
     def __len__(self) -> int: ...

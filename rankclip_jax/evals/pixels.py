@@ -57,11 +57,11 @@ def pixel_reference(
 
 
 def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
-    """Return float32 [N, C]: best cosine to the training pictures of each concept (ids sorted)."""
+    """Return float32 [N, C]: best cosine to the training pictures of each concept that has any (ids sorted)."""
     order = np.argsort(train_ids, kind="stable")
     starts = np.unique(train_ids[order], return_index=True)[1]
-    train_PT = _pixel_vectors(train_images)[order].T
-    queries = _pixel_vectors(images)
+    train_PT = pixel_vectors(train_images)[order].T
+    queries = pixel_vectors(images)
     scores = np.empty((len(images), len(starts)), np.float32)
     size = max(1, BLOCK_ELEMENTS // len(train_ids))
     for start in range(0, len(images), size):
@@ -70,7 +70,7 @@ def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.
     return scores
 
 
-def _pixel_vectors(images: np.ndarray) -> np.ndarray:
+def pixel_vectors(images: np.ndarray) -> np.ndarray:
     """Return float32 [N, P]: pictures averaged down to `SIDE`, flattened, mean 0, norm 1."""
     n, height, width, _ = images.shape
     factor = max(1, min(height, width) // SIDE)

@@ -4,6 +4,7 @@ Letters: N pictures, M texts, D embedding, K classes, h x w pixels of the kept t
 
 * ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``, the last three flat dicts of floats under
   ``<split>/<metric>``.
+* ``linear_probe.json``: the same of linear probes; a split of other data than the run's own is ``<data>/<split>``.
 * ``embeddings.npz`` of one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
   ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP picture that holds
   the N thumbnails row by row, ``columns`` of them a row, each ``cell`` = (h, w) pixels; ``labellings``, names
@@ -17,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,9 @@ from rankclip_jax.data.transforms import resize_and_crop
 from rankclip_jax.evals import SplitEmbeddings
 
 EVAL_FILE = "eval.json"
+PROBE_FILE = "linear_probe.json"
 EMBEDDINGS_FILE = "embeddings.npz"
+PARTS = ("metrics", "chance", "pixels")
 MAX_KEPT = 1500
 THUMBNAIL_SIDE = 64
 SHEET_QUALITY = 80
@@ -42,8 +45,24 @@ def write_eval(
 ) -> Path:
     """Write ``eval.json`` and return its path."""
     content = {"step": step, "metrics": dict(metrics), "chance": dict(chance), "pixels": dict(pixels)}
+    return _write_json(Path(run_dir) / EVAL_FILE, content)
+
+
+def write_probe(run_dir: str | os.PathLike, results: Mapping[str, Any]) -> Path:
+    """Add ``{"step", "metrics", "chance", "pixels"}`` to ``linear_probe.json``, which holds one step only."""
+    path = Path(run_dir) / PROBE_FILE
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        same = kept["step"] == results["step"]
+        merged = {part: kept[part] | results[part] for part in PARTS} if same else {}
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
+        merged = {}
+    return _write_json(path, dict(results) | merged)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    return _replace(Path(run_dir) / EVAL_FILE, lambda file: file.write(text.encode()))
+    return _replace(path, lambda file: file.write(text.encode()))
 
 
 def write_embeddings(

@@ -83,12 +83,13 @@ class TwoTowers(nn.Module):
         return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
 
     def compute(
-        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False
+        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False, locked: Sequence[str] = ()
     ) -> dict[str, jax.Array]:
         """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
 
         With `train` the towers drop what they drop in training, and normalise with the statistics of what they
-        are given; running statistics are updated by each input of a tower in turn.
+        are given; running statistics are updated by each input of a tower in turn. Not those that are `locked`
+        ("image", "text", "image_head", "text_head"): they run as in evaluation.
         """
         names: dict[tuple[str, str], dict[str, str]] = {}
         for name in needs:
@@ -96,7 +97,7 @@ class TwoTowers(nn.Module):
             names.setdefault((tower, given), {})[kind] = name
         found = {}
         for (tower, given), of_kind in names.items():
-            made = self._run(tower, batch[given], heads="logits" in of_kind, train=train)
+            made = self._run(tower, batch[given], "logits" in of_kind, train, locked)
             found |= {name: made[kind] for kind, name in of_kind.items()}
         return found
 
@@ -108,18 +109,31 @@ class TwoTowers(nn.Module):
         """Token ids, int32 [B, L], to unit-norm float32 [B, D], or [B, K]."""
         return self._encode("text", tokens_BL)
 
+    def image_features(self, images_BSSC: jax.Array) -> jax.Array:
+        """uint8 [B, S, S, 3] RGB to float32 [B, D], not normalised: what `encode_image` gives, with its length.
+
+        Of a model that encodes to distributions, what their head reads.
+        """
+        x = normalize_pixels(images_BSSC, self.pixel_mean, self.pixel_std)
+        if self.embeds == "distribution":
+            return self.image(x, with_trunk=True)[1].astype(jnp.float32)
+        return self.image(x).astype(jnp.float32)
+
     def _encode(self, tower: str, x: jax.Array) -> jax.Array:
         if self.embeds == "distribution":
             return distribution_embeds(self._run(tower, x, heads=True)["logits"])
         return self._run(tower, x, heads=False)["embeds"]
 
-    def _run(self, tower: str, x: jax.Array, heads: bool, train: bool = False) -> dict[str, jax.Array]:
+    def _run(
+        self, tower: str, x: jax.Array, heads: bool, train: bool = False, locked: Sequence[str] = ()
+    ) -> dict[str, jax.Array]:
         run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
         x = normalize_pixels(x, self.pixel_mean, self.pixel_std) if tower == "image" else x
+        in_tower, in_head = (train and part not in locked for part in (tower, f"{tower}_head"))
         if not heads:
-            return {"embeds": unit_norm(run(x, train=train))}
-        features, trunk = run(x, with_trunk=True, train=train)
-        return {"embeds": unit_norm(features), "logits": head(trunk, train=train)}
+            return {"embeds": unit_norm(run(x, train=in_tower))}
+        features, trunk = run(x, with_trunk=True, train=in_tower)
+        return {"embeds": unit_norm(features), "logits": head(trunk, train=in_head)}
 
 
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
@@ -133,8 +147,8 @@ def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
 
 
 def unit_norm(features: jax.Array) -> jax.Array:
-    """Rows of length 1 in float32; a row of zeros stays zero, with a finite gradient."""
-    features = features.astype(jnp.float32)
+    """Rows of length 1 in at least float32; a row of zeros stays zero, with a finite gradient."""
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     squared = jnp.sum(features * features, axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 

@@ -3,6 +3,7 @@
 A line in `TERMS` offers one of its terms to every objective, through the option `extra`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -38,17 +39,22 @@ OBJECTIVES = {
 
 # Terms for `extra`: how each is made from the options of its objective, and the defaults of those options.
 TERMS = {
-    "alip_caption": TermRecipe(lambda options: alip.alip_term("alip_caption", options), alip.DEFAULTS),
-    "alip_text": TermRecipe(lambda options: alip.alip_term("alip_text", options), alip.DEFAULTS),
-    "clip": TermRecipe(lambda options: clip.CLIP, clip.DEFAULTS),
-    "cyclip_cross": TermRecipe(lambda options: cyclip.TERMS["cyclip_cross"], cyclip.DEFAULTS),
-    "cyclip_in_modal": TermRecipe(lambda options: cyclip.TERMS["cyclip_in_modal"], cyclip.DEFAULTS),
-    "nclip_cross_entropy": TermRecipe(lambda options: nclip.TERMS["nclip_cross_entropy"], nclip.DEFAULTS),
-    "nclip_sharpness": TermRecipe(lambda options: nclip.TERMS["nclip_sharpness"], nclip.DEFAULTS),
-    "nclip_smoothness": TermRecipe(lambda options: nclip.TERMS["nclip_smoothness"], nclip.DEFAULTS),
-    "rank_cross": TermRecipe(rank.cross_term, rank.DEFAULTS),
-    "rank_in_modal": TermRecipe(rank.in_modal_term, rank.DEFAULTS),
-    "siglip": TermRecipe(siglip.siglip_term, siglip.DEFAULTS),
+    "alip_caption": TermRecipe(lambda options, _: alip.alip_term("alip_caption", options), alip.DEFAULTS),
+    "alip_text": TermRecipe(lambda options, _: alip.alip_term("alip_text", options), alip.DEFAULTS),
+    "aligned": TermRecipe(functools.partial(distill.distill_term, "aligned"), distill.DEFAULTS),
+    "augmented": TermRecipe(lambda options, _: cyclip.TERMS["augmented"], cyclip.DEFAULTS),
+    "clip": TermRecipe(lambda options, _: clip.CLIP, clip.DEFAULTS),
+    "cyclip_cross": TermRecipe(lambda options, _: cyclip.TERMS["cyclip_cross"], cyclip.DEFAULTS),
+    "cyclip_in_modal": TermRecipe(lambda options, _: cyclip.TERMS["cyclip_in_modal"], cyclip.DEFAULTS),
+    "distilled": TermRecipe(functools.partial(distill.distill_term, "distilled"), distill.DEFAULTS),
+    "nclip_cross_entropy": TermRecipe(lambda options, _: nclip.TERMS["nclip_cross_entropy"], nclip.DEFAULTS),
+    "nclip_sharpness": TermRecipe(lambda options, _: nclip.TERMS["nclip_sharpness"], nclip.DEFAULTS),
+    "nclip_smoothness": TermRecipe(lambda options, _: nclip.TERMS["nclip_smoothness"], nclip.DEFAULTS),
+    "rank_cross": TermRecipe(lambda options, _: rank.cross_term(options), rank.DEFAULTS),
+    "rank_in_modal": TermRecipe(lambda options, _: rank.in_modal_term(options), rank.DEFAULTS),
+    "siglip": TermRecipe(lambda options, _: siglip.siglip_term(options), siglip.DEFAULTS),
+    "soft_negatives": TermRecipe(lambda options, _: softclip.soft_term("soft_negatives", options), softclip.DEFAULTS),
+    "soft_targets": TermRecipe(lambda options, _: softclip.soft_term("soft_targets", options), softclip.DEFAULTS),
 }
 
 
@@ -60,7 +66,7 @@ def objective_config(name: str) -> ConfigDict:
     """
     recipe = lookup(OBJECTIVES, name, "objective")
     # block_rows: rows of the loss computed at once; 0 chooses by memory.
-    # extra: terms of `TERMS` with constant weights, added to the loss: "0.25 rank_cross + 0.1 siglip".
+    # extra: terms of `TERMS` added to the loss, with weights that may move: "0.25 rank_cross:ramp + 0.1 siglip".
     return ConfigDict({"name": name, "block_rows": 0, "extra": "", **recipe.defaults})
 
 
@@ -79,4 +85,4 @@ def build_objective(config: ConfigDict, length: RunLength) -> Objective:
             f"Set it in the config file by objective_config({config.name!r}), as configs/emoji.py:{config.name} does."
         )
     extra = config.extra if "extra" in config else ""
-    return add_terms(recipe.build(config, length), extra, TERMS)
+    return add_terms(recipe.build(config, length), extra, TERMS, length)

@@ -6,6 +6,8 @@ that the teacher is the current student, that predictions are swapped, the sched
 how the subset is chosen.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,8 +24,6 @@ DEFAULTS = {
     "target_temperature": 0.07,  # cosines are divided by it in the targets
     "subset": "random",  # which rows: "random", or "similarity": those least similar to their own pair
 }
-# Of the draws of random subsets: one key for every run, with other rows at every step.
-SUBSET_SEED = 0
 
 
 def build(config, length: RunLength) -> Objective:
@@ -43,8 +43,8 @@ def build(config, length: RunLength) -> Objective:
 
         f = start + (end - start) (1 - cos(pi t)) / 2,   t the fraction of training done
 
-    ``subset="random"`` draws them anew at every step as a function of step and row alone, so that neither
-    devices nor blocks nor a restart change them. ``"similarity"`` takes the rows least similar to their own
+    ``subset="random"`` draws them anew at every step as a function of the run's seed, step and row alone, so that
+    neither devices nor blocks nor a restart change them. ``"similarity"`` takes the rows least similar to their own
     pair; rows that tie come in together, whatever their order in the batch.
 
     Not known from the paper: start and end, temperature, which subset. The defaults are ours.
@@ -56,7 +56,18 @@ def build(config, length: RunLength) -> Objective:
     Raises:
       UserError: a share outside [0, 1], a temperature that is not positive, or an unknown subset.
     """
-    order = lookup(ORDERS, config.subset, "objective.subset")
+    weights = {"aligned": 1.0, "distilled": 1.0}
+    terms = {name: distill_term(name, config, length) for name in weights}
+    equation = (
+        f"{weighted_sum(weights)}, unaligned share {config.unaligned_start:g} to {config.unaligned_end:g} by cosine, "
+        f"chosen {CHOSEN[config.subset]}, targets at temperature {config.target_temperature:g}"
+    )
+    return Objective("distill", equation, terms, fixed(weights))
+
+
+def distill_term(name: str, config, length: RunLength) -> Term:
+    """One of the two terms, "aligned" or "distilled"; args and raises as those of `build`."""
+    order = functools.partial(lookup(ORDERS, config.subset, "objective.subset"), length.seed)
     start, end = fraction(config, "unaligned_start"), fraction(config, "unaligned_end")
     temperature = positive(config, "target_temperature")
 
@@ -68,13 +79,7 @@ def build(config, length: RunLength) -> Objective:
         "aligned": lambda view: _sum_where(~unaligned(view), symmetric_rows(view, *NEEDS)),
         "distilled": lambda view: _sum_where(unaligned(view), _distilled_rows(view, temperature)),
     }
-    weights = dict.fromkeys(rows, 1.0)
-    equation = (
-        f"{weighted_sum(weights)}, unaligned share {start:g} to {end:g} by cosine, chosen {CHOSEN[config.subset]}, "
-        f"targets at temperature {temperature:g}"
-    )
-    terms = {name: Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=f) for name, f in rows.items()}
-    return Objective("distill", equation, terms, fixed(weights))
+    return Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=rows[name])
 
 
 def unaligned_share(step: jax.Array | int, total_steps: int, start: float, end: float) -> jax.Array:
@@ -92,14 +97,15 @@ def lowest(order_B: jax.Array, index_C: jax.Array, count: jax.Array) -> jax.Arra
     return below_C < count
 
 
-def _random_order(view: View) -> jax.Array:
-    """Random numbers [B] of this step: every device and block draws the same."""
-    key = jax.random.fold_in(jax.random.key(SUBSET_SEED, impl="threefry2x32"), view.step)
+def _random_order(seed: int, view: View) -> jax.Array:
+    """Random numbers [B] of this run and step: every device and block draws the same."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), view.step)
     return jax.random.bits(key, (view.batch,))
 
 
-def _similarity_order(view: View) -> jax.Array:
+def _similarity_order(seed: int, view: View) -> jax.Array:
     """Cosine [B] of every row and its own pair; only their order is used."""
+    del seed
     image_BD, text_BD = (lax.stop_gradient(view.everyone[name]) for name in NEEDS)
     return jnp.sum(image_BD * text_BD, axis=1)
 

@@ -27,10 +27,11 @@ class Scalar:
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is, for weights that change over training."""
+    """How long a run is, for weights that change over training, and its seed, for what is drawn."""
 
     total_steps: int
     steps_per_epoch: int
+    seed: int = 0
 
 
 class View:

@@ -54,8 +54,7 @@ def loss_and_gradients(objective: Objective, mesh: Mesh, block_rows: int = 0) ->
     Args:
       objective: what to compute.
       mesh: every axis shards the batch.
-      block_rows: C; it must divide the rows of one device. 0 chooses the largest divisor for which
-        C * B suits the backend's memory.
+      block_rows: C; rows left over are a smaller block. 0 chooses by the C * B that suits the backend's memory.
 
     The returned function takes `embeds` {name: [B, D] unit-norm}, `scalars` {name: scalar}, `weights`
     {term: scalar}, for objectives that have one `state`, and `step` for those that read it; it computes in
@@ -123,13 +122,23 @@ def _walk_blocks(objective, rows_loss, axes, block_rows, embeds_KD, everyone_BD,
         return _add(totals, [terms, *d_shared]), d_rows_CD
 
     index_K = lax.axis_index(axes) * local + jnp.arange(local)
-    inputs_K = (embeds_KD, index_K)
-    blocks = jax.tree.map(lambda x: x.reshape(local // block, block, *x.shape[1:]), inputs_K)
     no_terms = {name: jnp.zeros_like(one) for name, term in objective.terms.items() if term.rows}
     zeros = [no_terms, *jax.tree.map(jnp.zeros_like, (everyone_BD, scalars, sums))]
-    (terms, *d_shared), d_rows = lax.scan(visit, zeros, blocks)
-    d_rows_KD = jax.tree.map(lambda d, x: d.reshape(x.shape), d_rows, embeds_KD)
+    (terms, *d_shared), d_rows_KD = _over_blocks(visit, zeros, (embeds_KD, index_K), block)
     return terms, d_rows_KD, *d_shared
+
+
+def _over_blocks(visit, totals, inputs_K, block):
+    """`lax.scan` of `visit` over blocks of rows; those left over are a smaller block, visited last."""
+    local = inputs_K[1].shape[0]
+    even = local - local % block
+    blocks = jax.tree.map(lambda x: x[:even].reshape(-1, block, *x.shape[1:]), inputs_K)
+    totals, found = lax.scan(visit, totals, blocks)
+    found = jax.tree.map(lambda x: x.reshape(even, *x.shape[2:]), found)
+    if even < local:
+        totals, rest = visit(totals, jax.tree.map(lambda x: x[even:], inputs_K))
+        found = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found, rest)
+    return totals, found
 
 
 def _rows_loss(objective, weights, state, step, batch, index_C, rows_CD, everyone_BD, scalars, sums):
@@ -182,21 +191,20 @@ def _add(*trees):
 
 
 def block_size(local: int, batch: int, requested: int = 0) -> int:
-    """Rows of one block: `requested`, or the largest divisor of `local` within the memory budget.
+    """Rows of one block: `requested`, or as many as the memory budget allows, a divisor of `local` if one is near.
 
     Raises:
-      UserError: `requested` does not divide `local`.
+      UserError: `requested` is negative.
     """
+    if requested < 0:
+        raise UserError(f"objective.block_rows={requested}: use a number of rows, or 0 to choose by memory.")
     if requested:
-        if requested < 0 or local % requested:
-            raise UserError(
-                f"objective.block_rows={requested} does not divide the {local} rows of one device: "
-                "use a divisor, or 0 to choose by memory."
-            )
-        return requested
+        return min(requested, local)
     elements = CPU_BLOCK_ELEMENTS if jax.default_backend() == "cpu" else BLOCK_ELEMENTS
-    limit = max(1, elements // batch, min(SMALLEST_BLOCK, BLOCK_ELEMENTS // batch))
-    return max(rows for rows in range(1, min(local, limit) + 1) if local % rows == 0)
+    limit = min(local, max(1, elements // batch, min(SMALLEST_BLOCK, BLOCK_ELEMENTS // batch)))
+    divisor = max(rows for rows in range(1, limit + 1) if local % rows == 0)
+    # A left-over block has to be compiled too: only where no divisor is near.
+    return divisor if 2 * divisor > limit else limit
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:

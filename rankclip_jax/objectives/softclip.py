@@ -58,8 +58,6 @@ def build(config, length: RunLength) -> Objective:
         divergence.
     """
     del length
-    divergence = lookup(DIVERGENCES, config.divergence, "objective.divergence")
-    temperature = positive(config, "target_temperature")
     soft = read_weights(config, WEIGHT_OPTIONS)
     if not soft:
         raise UserError(
@@ -67,14 +65,24 @@ def build(config, length: RunLength) -> Objective:
             "raise one of them, or use the objective clip."
         )
     weights = {"clip": 1.0} | soft
-    terms = {"clip": CLIP} | {name: soft_term(divergence, temperature, name == "soft_negatives") for name in soft}
-    equation = f"{weighted_sum(weights)}, {config.divergence} KL, targets at temperature {temperature:g}"
+    terms = {"clip": CLIP} | {name: soft_term(name, config) for name in soft}
+    equation = f"{weighted_sum(weights)}, {config.divergence} KL, targets at temperature {config.target_temperature:g}"
     return Objective("softclip", equation, terms, fixed(weights))
 
 
-def soft_term(divergence, temperature: float, negatives_only: bool) -> Term:
-    """Both directions of `divergence` between targets and predictions."""
-    rows = functools.partial(_rows, divergence, temperature, negatives_only)
+def soft_term(name: str, config) -> Term:
+    """Both directions of the divergence between targets and predictions.
+
+    Args:
+      name: "soft_targets" | "soft_negatives".
+      config: `target_temperature`, `divergence`.
+
+    Raises:
+      UserError: an option out of range.
+    """
+    divergence = lookup(DIVERGENCES, config.divergence, "objective.divergence")
+    temperature = positive(config, "target_temperature")
+    rows = functools.partial(_rows, divergence, temperature, name == "soft_negatives")
     return Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from rankclip_jax.report.chart import Chart, Series
 
 TERMS = ("Loss", "CLIP term", "Ranking, cross-modal", "Ranking, in-modal")
-CLAMP = 100.0  # CLIP's ceiling of the scale, exp(log_scale)
+CLAMP = 100.0  # CLIP's ceiling of the scale, exp(log_scale); drawn only where a run stays below: not all clamp there
 TRAIN = "train/"
 
 # Title and options of the numbers that a training step logs; anything else is plotted under its own name.
@@ -49,7 +49,10 @@ def training_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
         short = name.removeprefix(TRAIN)
         title, options = KNOWN.get(short, (_readable(short), {}))
-        charts.append(Chart(_key(name), title, (_series(history, name, title),), **options))
+        series = _series(history, name, title)
+        if "mark" in options and np.any(series.values > 1.001 * options["mark"][0]):
+            options = {key: value for key, value in options.items() if key != "mark"}
+        charts.append(Chart(_key(name), title, (series,), **options))
     terms = sum(chart.title in TERMS for chart in charts)
     return [*charts[:terms], *_weight_charts(history), *charts[terms:]]
 

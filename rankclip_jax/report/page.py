@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -63,11 +65,20 @@ def _header(run: Run) -> dict:
         "equation": summary.equation(run.config),
         "facts": summary.facts(run),
         "headline": tables.headline(run.results, order, run.shown.split if run.shown else None),
-        "tables": tables.result_tables(run.results, order),
+        "tables": tables.result_tables(run.results, order) + _probe_tables(run, order),
         "eval_step": run.results.get("step"),
         "config": _pretty(run.config),
         "record": _pretty({key: value for key, value in run.record.items() if key != "config"}),
     }
+
+
+def _probe_tables(run: Run, order: Sequence[str]) -> list[tables.Table]:
+    """Of linear probes, which may have been fitted to another checkpoint than was evaluated."""
+    found = tables.result_tables(run.probes, order)
+    if not found or run.probes["step"] == run.results.get("step"):
+        return found
+    after = f" Fitted after {run.probes['step']:,} steps."
+    return [replace(table, note=table.note + after) for table in found]
 
 
 def _curves(run: Run) -> dict:

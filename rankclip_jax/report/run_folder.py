@@ -15,11 +15,11 @@ import numpy as np
 
 from rankclip_jax import metrics
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE
+from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, PROBE_FILE
 from rankclip_jax.report.sprites import Sheet
 
 CONFIG_FILE = "config.json"
-KNOWN_FILES = (CONFIG_FILE, metrics.FILE, EVAL_FILE, EMBEDDINGS_FILE)
+KNOWN_FILES = (CONFIG_FILE, metrics.FILE, EVAL_FILE, PROBE_FILE, EMBEDDINGS_FILE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Run:
       record: ``config.json``, empty if missing.
       history: lines of ``metrics.jsonl``.
       results: ``eval.json``, empty if missing.
+      probes: ``linear_probe.json``, empty if missing.
       shown: ``embeddings.npz``, None if missing.
     """
 
@@ -61,6 +62,7 @@ class Run:
     record: Mapping[str, Any]
     history: list[dict[str, float]]
     results: Mapping[str, Any]
+    probes: Mapping[str, Any]
     shown: Shown | None
 
     @property
@@ -80,6 +82,7 @@ def read_run(run_dir: str | os.PathLike) -> Run:
         record=_read_json(folder / CONFIG_FILE),
         history=metrics.read_metrics(str(folder)),
         results=_read_results(folder / EVAL_FILE),
+        probes=_read_results(folder / PROBE_FILE),
         shown=_read_embeddings(folder / EMBEDDINGS_FILE),
     )
 

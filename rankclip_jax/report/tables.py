@@ -53,6 +53,12 @@ FAMILIES = (
         (("by {}", r"zero_shot_(\w+)_top\d+", "percent"),),
     ),
     (
+        "Linear probe",
+        "A linear classifier on features of the training pictures: share of pictures, and mean of the classes' shares, "
+        "in percent. Pixels: the same classifier on pixels; chance: always the commonest class.",
+        (("by {}", r"linear_probe_(\w+)_(?:top1|per_class)", "percent"),),
+    ),
+    (
         "Rank consistency",
         "Do pictures and texts order the world alike? τ and ρ compare the list of an anchor's similarities in one "
         "modality with its list in the other (1 same order, 0 unrelated); NDCG grades the first ten by subgroup.",
@@ -141,13 +147,15 @@ def _groups(patterns: Sequence[tuple[str, str, str]], names: Sequence[str]) -> t
 
 def _heading(name: str, found: str) -> str:
     top = re.search(r"_top(\d+)$", name)
+    if name.endswith("_per_class"):
+        return "per class"
     return f"top-{top[1]}" if top else SYMBOLS.get(found, found)
 
 
 def _number(column: Column) -> int:
-    """Sort R@5 before R@10, and the median rank after both."""
+    """Sort R@5 before R@10, and what is no such number after both."""
     digits = re.search(r"(\d+)$", column.metric)
-    return int(digits[1]) if digits else (1000 if column.style == "rank" else 0)
+    return int(digits[1]) if digits else 1000
 
 
 def _table(title: str, note: str, groups: tuple, results: Mapping, splits: Sequence[str]) -> Table:

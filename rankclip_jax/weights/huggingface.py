@@ -27,51 +27,18 @@ WEIGHTS = (
 # transformers' hidden_act: ours.
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # What a config that leaves a key out means by it.
+BASE_DEFAULTS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_DEFAULTS = BASE_DEFAULTS | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+CLIP_TEXT_DEFAULTS = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+SIGLIP_DEFAULTS = BASE_DEFAULTS | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 TOWER_DEFAULTS = {
     "clip": {
-        "text_config": {
-            "vocab_size": 49408,
-            "hidden_size": 512,
-            "intermediate_size": 2048,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 8,
-            "max_position_embeddings": 77,
-            "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5,
-            "eos_token_id": 49407,
-        },
-        "vision_config": {
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "image_size": 224,
-            "patch_size": 32,
-            "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5,
-        },
+        "text_config": CLIP_DEFAULTS | CLIP_TEXT_DEFAULTS | {"max_position_embeddings": 77, "eos_token_id": 49407},
+        "vision_config": CLIP_DEFAULTS | {"image_size": 224, "patch_size": 32},
     },
     "siglip": {
-        "text_config": {
-            "vocab_size": 32000,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "max_position_embeddings": 64,
-            "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": 1e-6,
-        },
-        "vision_config": {
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "image_size": 224,
-            "patch_size": 16,
-            "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": 1e-6,
-        },
+        "text_config": SIGLIP_DEFAULTS | {"vocab_size": 32000, "max_position_embeddings": 64},
+        "vision_config": SIGLIP_DEFAULTS | {"image_size": 224, "patch_size": 16},
     },
 }
 # Fields of our towers that make them the towers of each kind.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankclip_jax.config import load_run_config
-from rankclip_jax.evals.results import EVAL_FILE
+from rankclip_jax.evals.results import EVAL_FILE, PROBE_FILE
 from rankclip_jax.loading import Model, find_run, is_run
 
 
@@ -53,16 +53,22 @@ def _origin(model: Model) -> str:
 
 
 def _results(model: Model) -> list[str]:
-    """The metrics of ``eval.json``, where the run has one of this very step."""
-    path = find_run(Path(model.origin))[0] / EVAL_FILE if is_run(model.origin) else None
-    if path is None or not path.is_file():
+    """The metrics of ``eval.json`` and ``linear_probe.json``, where the run has them of this very step."""
+    if not is_run(model.origin):
         return []
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if results["step"] != model.step:
+    folder, rows = find_run(Path(model.origin))[0], []
+    for name in (EVAL_FILE, PROBE_FILE):
+        rows += _rows(folder / name, model.step)
+    title = f"Results at step {model.step:,}:" if model.step else "Results:"
+    return ["", title, "", "| metric | value | chance |", "|---|---|---|", *rows] if rows else []
+
+
+def _rows(path: Path, step: int) -> list[str]:
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if results.get("step") != step:
         return []
     chance = results.get("chance", {})
-    rows = [
+    return [
         f"| {key.replace('|', '/')} | {value:.4f} | {f'{chance[key]:.4f}' if key in chance else ''} |"
         for key, value in sorted(results["metrics"].items())
     ]
-    return ["", f"Results at step {results['step']:,}:", "", "| metric | value | chance |", "|---|---|---|", *rows]

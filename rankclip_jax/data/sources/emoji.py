@@ -35,6 +35,10 @@ TEMPLATES = (
 )
 
 
+# Labellings of the drawings, and what a hyphen in a name of theirs stands for.
+LABELLINGS = {"group": " and ", "subgroup": " "}
+
+
 @dataclass(frozen=True)
 class Drawing:
     """One concept in one style: the unit that splits are made of."""
@@ -50,8 +54,10 @@ class Drawing:
 class DrawingSource:
     """The training drawings, in memory; see `RecordSource`."""
 
-    def __init__(self, drawings: Sequence[Drawing], images: np.ndarray):
+    def __init__(self, drawings: Sequence[Drawing], images: np.ndarray, concepts: Sequence[Concept]):
         self._drawings = tuple(drawings)
+        self._numbers = {kind: _numbers(kind, concepts) for kind in LABELLINGS}
+        self.classes = {kind: _class_names(kind, concepts) for kind in LABELLINGS}
         self.images = images  # uint8 [N, H, W, 3]
         # int32 [N], numbered as in the evaluation splits: the pixel reference looks concepts up by them.
         self.ids = np.array([drawing.concept.cell for drawing in drawings], np.int32)
@@ -71,6 +77,10 @@ class DrawingSource:
 
     def second_captions(self, index: int) -> tuple[str, ...]:
         return second_captions_of(self._drawings[index])
+
+    def labels(self, labelling: str) -> np.ndarray:
+        number = self._numbers[labelling]
+        return np.array([number[getattr(drawing.concept, labelling)] for drawing in self._drawings], np.int32)
 
 
 def captions_of(drawing: Drawing) -> tuple[str, ...]:
@@ -124,7 +134,7 @@ def load(config: Any) -> Dataset:
         if not drawings:
             raise UserError(f"split {name!r} of emoji is empty with styles={','.join(styles)}; add styles.")
     sheets = _read_sheets(folder, styles, len(concepts))
-    train = DrawingSource(splits["train"], _pixels(splits["train"], sheets))
+    train = DrawingSource(splits["train"], _pixels(splits["train"], sheets), concepts)
     evals = {name: _eval_split(name, splits[name], concepts, sheets) for name in SPLITS if name != "train"}
     return Dataset(
         name="emoji",
@@ -184,10 +194,7 @@ def _eval_split(
         image_ids=np.array([concept.cell for concept in pictured], np.int32),
         texts=tuple(concept.label for concept in candidates),
         text_ids=np.array([concept.cell for concept in candidates], np.int32),
-        classes={
-            kind: _classes(kind, join, concepts, pictured, candidates)
-            for kind, join in (("group", " and "), ("subgroup", " "))
-        },
+        classes={kind: _classes(kind, concepts, pictured, candidates) for kind in LABELLINGS},
     )
 
 
@@ -200,18 +207,22 @@ def _candidates(name: str, drawings: list[Drawing], concepts: Sequence[Concept])
     return [concept for concept in concepts if split_of(concept, style, held_out) == name]
 
 
+def _numbers(kind: str, concepts: Sequence[Concept]) -> dict[str, int]:
+    """Groups or subgroups of the data set, by which the classes of every split are numbered."""
+    return {name: i for i, name in enumerate(dict.fromkeys(getattr(concept, kind) for concept in concepts))}
+
+
+def _class_names(kind: str, concepts: Sequence[Concept]) -> tuple[str, ...]:
+    return tuple(name.replace("-", LABELLINGS[kind]) for name in _numbers(kind, concepts))
+
+
 def _classes(
-    kind: str,
-    join: str,
-    concepts: Sequence[Concept],
-    pictured: Sequence[Concept],
-    candidates: Sequence[Concept],
+    kind: str, concepts: Sequence[Concept], pictured: Sequence[Concept], candidates: Sequence[Concept]
 ) -> Classes:
     """Label by group or subgroup. All classes of the data set are candidates in every split."""
-    names = list(dict.fromkeys(getattr(concept, kind) for concept in concepts))
-    number = {name: index for index, name in enumerate(names)}
+    number = _numbers(kind, concepts)
     return Classes(
-        names=tuple(name.replace("-", join) for name in names),
+        names=_class_names(kind, concepts),
         image_labels=np.array([number[getattr(concept, kind)] for concept in pictured], np.int32),
         text_labels=np.array([number[getattr(concept, kind)] for concept in candidates], np.int32),
         templates=TEMPLATES,

@@ -1,0 +1,168 @@
+"""OpenAI's own model definition at full size beside ours: what both compute from the same state dict.
+
+    python -m tests.golden.compare_openai MODEL_PY [ViT-B/32|RN50]
+
+MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). A model that it draws at random goes
+through ``python -m rankclip_jax.weights import``; compared are embeddings and logits in float32, and the gradient of
+CLIP's loss for one training step. The reference of gradients is OpenAI's definition in float64: pictures that a model
+drawn at random hardly tells apart cost both libraries digits in float32. Needs torch, and a few minutes. The table
+in docs/weights.md is from here.
+"""
+
+import copy
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankclip_jax.encoder import Encoder
+from rankclip_jax.loading import read_model
+from rankclip_jax.models.pixels import normalize_pixels
+from rankclip_jax.models.two_towers import build_towers
+from rankclip_jax.objectives import RunLength, build_objective, objective_config
+from rankclip_jax.sharding import make_mesh
+from rankclip_jax.step import make_gradients
+from rankclip_jax.text_table import text_table
+from rankclip_jax.weights.foreign import array_shapes
+from rankclip_jax.weights.mapping import to_ours
+from rankclip_jax.weights.openai_table import rules
+
+BATCH = 6
+# Arguments of its class: embedding, picture, layers, width, patch; context, vocabulary, width, heads, layers.
+SIZES = {
+    "ViT-B/32": (512, 224, 12, 768, 32, 77, 49_408, 512, 8, 12),
+    "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49_408, 512, 8, 12),
+}
+TEXTS = ("a cat", "two dogs, running", "heart", "a photo of the sea at night", "flag", "it's a red car")
+
+
+def drawn(definition, name: str):
+    """A model as its class draws it, but for norms, of which some start at zero and would hide their blocks."""
+    import torch
+
+    torch.manual_seed(0)
+    model = definition.CLIP(*SIZES[name]).float()
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        with torch.no_grad():
+            if key.endswith("running_var"):
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+            elif tensor.is_floating_point() and (".bn" in key or ".downsample.1." in key):
+                tensor.add_(0.2 * torch.randn_like(tensor))
+    return model
+
+
+def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth pictures with noise, uint8 [B, S, S, 3], and the same as PyTorch's normalised [B, 3, S, S]."""
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 200, (BATCH, size // 32, size // 32, 3)).repeat(32, 1).repeat(32, 2)
+    images = (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    return images, ((images / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def theirs(model, pixels: np.ndarray, tokens: np.ndarray) -> list[np.ndarray]:
+    """Embeddings and logits in evaluation."""
+    import torch
+
+    images, ids = torch.tensor(pixels), torch.tensor(tokens).long()
+    with torch.no_grad():
+        model.eval()
+        embeds = [x / x.norm(dim=1, keepdim=True) for x in (model.encode_image(images), model.encode_text(ids))]
+        logits, _ = model(images, ids)
+    return [x.numpy() for x in (*embeds, logits)]
+
+
+def their_gradient(model, pixels: np.ndarray, tokens: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """The gradient of a training step by tensor, float32 or float64."""
+    import torch
+
+    model = copy.deepcopy(model).to(getattr(torch, dtype)).train()
+    for module in model.modules():
+        if getattr(module, "attn_mask", None) is not None:
+            module.attn_mask = module.attn_mask.to(getattr(torch, dtype))
+    per_image, per_text = model(torch.tensor(pixels), torch.tensor(tokens).long())
+    own = torch.arange(BATCH)
+    loss = (torch.nn.functional.cross_entropy(per_image, own) + torch.nn.functional.cross_entropy(per_text, own)) / 2
+    loss.backward()
+    return {name: p.grad.numpy() for name, p in model.named_parameters()}
+
+
+def gradient(towers, model, mesh, images: np.ndarray, tokens: np.ndarray, dtype) -> dict[str, np.ndarray]:
+    """Ours by path, computed in float32 or float64."""
+    towers = towers.clone(image=towers.image.clone(dtype=dtype), text=towers.text.clone(dtype=dtype))
+    objective = build_objective(objective_config("clip"), RunLength(10, 10))
+    gradients = make_gradients(towers, objective, mesh)
+
+    @jax.jit
+    def of(params, model_state):
+        given = {"images": images, "tokens": tokens}
+        return gradients(params, given, objective.weights(jnp.int32(0)), {}, 0, model_state).params
+
+    with jax.enable_x64(dtype == jnp.float64):
+        found = of(*jax.tree.map(lambda x: jnp.asarray(x, dtype), (model.params, model.model_state)))
+        return {"/".join(key.key for key in path): np.asarray(x) for path, x in jax.tree.leaves_with_path(found)}
+
+
+def compare(definition, name: str) -> list[tuple[str, ...]]:
+    """The rows of one model."""
+    import torch
+
+    torch_model = drawn(definition, name)
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "state.pt", Path(folder) / "imported"
+        torch.save(torch_model.state_dict(), path)
+        command = ("-m", "rankclip_jax.weights", "import", path, f"--out={out}", "--activation=quick_gelu")
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+        model = read_model(out)
+    towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
+    mesh = make_mesh(jax.devices()[:1])
+    encoder = Encoder(towers, model.params, model.tokenizer, mesh, BATCH, model_state=model.model_state)
+    images, pixels = batch(encoder.image_size)
+    tokens = encoder.tokenize(TEXTS)
+    expected = theirs(torch_model, pixels, tokens)
+    ours = [encoder.encode_image(images), encoder.encode_text(TEXTS)]
+    ours.append(encoder.logit_scale * ours[0] @ ours[1].T)
+    found = [np.abs(a - b).max() for a, b in zip(ours, expected, strict=True)]
+    with jax.enable_x64(True):  # the same numbers for both
+        seen = np.asarray(normalize_pixels(jnp.asarray(images))).transpose(0, 3, 1, 2)
+    exact, single = (as_ours(their_gradient(torch_model, seen, tokens, f"float{n}"), model) for n in (64, 32))
+    mine = [gradient(towers, model, mesh, images, tokens, dtype) for dtype in (jnp.float64, jnp.float32)]
+    apart = [distance(exact, one) for one in (*mine, single)]
+    return [(name, *(f"{error:.1e}" for error in (*found, *apart)))]
+
+
+def as_ours(torch_gradient: dict[str, np.ndarray], model) -> dict[str, np.ndarray]:
+    """Their gradient by our paths: the table of weights is linear."""
+    shapes = array_shapes(model.config, model.tokenizer) | {"scalars/log_scale": ()}
+    parameters = {path: shape for path, shape in shapes.items() if not path.startswith("batch_stats")}
+    table = [one for one in rules(model.config) if one.ours[0] in parameters]
+    return to_ours(table, torch_gradient, parameters, "the gradient")
+
+
+def distance(wanted: dict[str, np.ndarray], given: dict[str, np.ndarray]) -> float:
+    """||difference|| / ||gradient|| over all parameters."""
+    both = [
+        sum(np.sum(np.square(x, dtype=np.float64)) for x in tree) ** 0.5
+        for tree in ((given[path] - x for path, x in wanted.items()), wanted.values())
+    ]
+    return both[0] / both[1]
+
+
+def main(model_py: str, *names: str) -> None:
+    spec = importlib.util.spec_from_file_location("openai_model", model_py)
+    definition = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(definition)
+    definition.LayerNorm.forward = definition.nn.LayerNorm.forward  # which does not cast to float32
+    rows = [("", "image embeddings", "text embeddings", "logits", "gradient, float64", "float32", "torch's float32")]
+    for name in names or SIZES:
+        rows += compare(definition, name)
+    print(text_table(rows))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
