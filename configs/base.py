@@ -83,12 +83,8 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "every": "10%",
                 "during": ("val",),  # splits evaluated while training
                 "names": ("retrieval", "zero_shot", "rank_consistency", "geometry"),
-<<<<<<< HEAD
                 "shown": "",  # split whose pictures the report shows; "" for the last
-=======
-                "shown": "test_style",  # split whose pictures the report shows
                 "linear_probe": linear_probe.DEFAULTS,  # of `evaluate --linear_probe`: evals/linear_probe
->>>>>>> d-probe
             },
             "checkpoint": {
                 "every": "10%",

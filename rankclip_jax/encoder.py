@@ -91,19 +91,7 @@ class Encoder:
         Raises:
           UserError: a file that is missing or no picture, or an array of another shape or dtype.
         """
-<<<<<<< HEAD
-        single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
-        pictures = [images] if single else images
-        if len(pictures) == 0:
-            raise UserError("encode_image was given no pictures: pass at least one.")
-        with ThreadPoolExecutor(THREADS) as pool:  # decoding and resizing release the interpreter lock
-
-            def read(rows: np.ndarray) -> np.ndarray:
-                return np.stack(list(pool.map(lambda row: self._pixels(pictures[row]), rows)))
-
-            return self._encode(self._image, len(pictures), read)
-=======
-        return self._encode(self._image, self._fitted(images))
+        return self._encode_pictures(self._image, images)
 
     def image_features(self, images: Picture | Sequence[Picture]) -> np.ndarray:
         """Features of pictures before they are normalised, float32 [N, D], as a linear probe reads them.
@@ -111,8 +99,7 @@ class Encoder:
         `encode_image` gives their directions; only where a model encodes to distributions they are what its head
         reads. Pictures and errors as there.
         """
-        return self._encode(self._features, self._fitted(images))
->>>>>>> d-probe
+        return self._encode_pictures(self._features, images)
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Encode texts as unit-norm float32 [N, D]."""
@@ -121,12 +108,17 @@ class Encoder:
         tokens = self.tokenizer(texts)
         return self._encode(self._text, len(tokens), tokens.__getitem__)
 
-    def _fitted(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+    def _encode_pictures(self, encode, images: Picture | Sequence[Picture]) -> np.ndarray:
         single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
         pictures = [images] if single else images
         if len(pictures) == 0:
             raise UserError("encode_image was given no pictures: pass at least one.")
-        return np.stack([self.pixels(picture) for picture in pictures])
+        with ThreadPoolExecutor(THREADS) as pool:  # decoding and resizing release the interpreter lock
+
+            def read(rows: np.ndarray) -> np.ndarray:
+                return np.stack(list(pool.map(lambda row: self.pixels(pictures[row]), rows)))
+
+            return self._encode(encode, len(pictures), read)
 
     def pixels(self, picture: Picture) -> np.ndarray:
         """One picture as the image tower sees it, uint8 [S, S, 3]; pictures and errors as of `encode_image`."""

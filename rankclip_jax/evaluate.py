@@ -28,10 +28,6 @@ from rankclip_jax.config import load_run_config
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
-<<<<<<< HEAD
-from rankclip_jax.evals.results import write_embeddings, write_eval
-from rankclip_jax.evaluation import evaluate_splits, references, shown_split
-=======
 from rankclip_jax.evals.results import (
     EMBEDDINGS_FILE,
     EVAL_FILE,
@@ -40,8 +36,7 @@ from rankclip_jax.evals.results import (
     write_eval,
     write_probe,
 )
-from rankclip_jax.evaluation import evaluate_splits, references
->>>>>>> d-probe
+from rankclip_jax.evaluation import evaluate_splits, references, shown_split
 from rankclip_jax.loading import find_run, is_imported, is_run, load
 from rankclip_jax.probing import linear_probe
 from rankclip_jax.report.tables import Table, result_tables
