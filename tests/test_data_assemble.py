@@ -250,8 +250,11 @@ def test_splits_of_classes(folder, tmp_path):
     classes = split.classes["class"]
     assert classes.names == ("cat", "red fox") and classes.templates == templates
     assert classes.image_labels.tolist() == [0, 0, 1] and classes.text_labels.tolist() == [0, 1]
-    held_out = load(tmp_path, "image_folder", train=str(tmp_path), val_pairs=2).evals["val"]
-    assert held_out.classes["class"].names == ("cat", "red fox") and len(held_out.images) == 2
+    held_out = load(tmp_path, "image_folder", train=str(tmp_path), val_pairs=2)
+    assert held_out.evals["val"].classes["class"].names == ("cat", "red fox") and len(held_out.train) == 1
+    train = load(tmp_path, "image_folder", train=str(tmp_path)).train
+    assert train.classes == {"class": ("cat", "red fox")} and train.labels("class").tolist() == [0, 0, 1]
+    assert not hasattr(data.train, "classes")
 
 
 def test_an_unreadable_picture_is_white_and_warned_of_once(tmp_path, caplog):

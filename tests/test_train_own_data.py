@@ -8,7 +8,7 @@ import pytest
 from configs import base, emoji
 from rankclip_jax import setup
 from rankclip_jax.errors import UserError
-from rankclip_jax.evaluate import describe, evaluate
+from rankclip_jax.evaluate import describe, evaluate, probe
 from rankclip_jax.train import train
 from tests import runs
 from tests.pair_files import COUNT, caption, jpeg, write_csv, write_jsonl, write_pictures
@@ -113,6 +113,14 @@ def test_given_weights_need_nothing_to_train_on(data):
     config.data.update({"name": "image_folder", "root": str(data), "test": "classes"})
     metrics = evaluate(WEIGHTS, config=config)["metrics"]
     assert {"test/zero_shot_class_top1", "test/image_to_text_R@1"} <= metrics.keys()
+
+
+def test_a_linear_probe_of_ones_own_classes(data):
+    config = base.get_config("mu", "clip")
+    config.data.update({"name": "image_folder", "root": str(data), "train": "classes", "test": "classes"})
+    found, key = probe(WEIGHTS, config=config), f"{data.name}/test/linear_probe_class_top1"
+    assert found["chance"][key] == pytest.approx(2 / 3)  # the commoner of two classes, of which it has two of three
+    assert key in found["metrics"]
 
 
 def test_without_any_split(data, tmp_path, compile_cache):

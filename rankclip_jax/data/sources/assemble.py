@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rankclip_jax.data.class_records import records_of
 from rankclip_jax.data.mixture import Mixture, Subset
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.pictures import DecodedRecords
 from rankclip_jax.data.quarantine import digest_of, read_quarantine, sound_pairs
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.second_captions import CaptionFile, WithSecondCaptions
@@ -67,7 +67,7 @@ def load(config: Any) -> Dataset:
     quarantined = read_quarantine(os.path.expanduser(options["quarantine"]))
     held_out, kept = _select([part.pairs for part in parts["train"]], options, quarantined)
     weights = [part.place.weight for part in parts["train"] if part.place.weight is not None]
-    train = DecodedRecords(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
+    train = records_of(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
     found = {"val": _together(parts["train"], held_out)} if options["val_pairs"] else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
         found[name] = _together([part], [sound_pairs(part.pairs, quarantined)])

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rankclip_jax import distributed
+from rankclip_jax.data.class_records import LABELLING
 from rankclip_jax.data.lazy_pictures import LazyPictures
 from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairSource
@@ -72,5 +73,5 @@ def _of_classes(
         image_ids=labels,
         texts=tuple(templates[0].replace("{}", class_name) for class_name in names),
         text_ids=numbers,
-        classes={"class": Classes(names, labels, numbers, tuple(templates))},
+        classes={LABELLING: Classes(names, labels, numbers, tuple(templates))},
     )
