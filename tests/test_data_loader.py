@@ -196,6 +196,15 @@ def test_the_ceiling_stops_the_run_and_names_ten(tokenizer, caplog):
     assert "replaced: OSError: truncated file" in caplog.text
 
 
+def test_the_log_names_a_hundred(caplog):
+    tally = BadRecords(1_000_000, 0.5)
+    for index in range(300):
+        tally.add(1000, [BadRecord(index, f"r{index}", "broken")] * 2)
+    named = [line for line in caplog.messages if "replaced" in line]
+    assert len(named) == 100 and len(caplog.messages) == 101 and "100 bad records: more" in caplog.messages[-1]
+    assert tally.count == 600
+
+
 def test_at_the_ceiling_the_run_goes_on(tokenizer):
     with make(tokenizer, Source(bad=range(5)), batch_size=50, max_bad_fraction=0.05) as loader:
         for _ in range(20):

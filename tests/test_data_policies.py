@@ -77,7 +77,7 @@ REFERENCE = {
 @pytest.mark.parametrize("name", REFERENCE)
 @pytest.mark.parametrize("direction", [1, -1])
 def test_operations_against_numpy(name, direction):
-    for share in (0.0, 0.3, 0.5, 1.0):
+    for share in (0.0, 0.3, 0.45, 0.5, 1.0):
         expected = REFERENCE[name](IMAGE, share * direction if name in SIGNED else share)
         found = np.asarray(operate(Image.fromarray(IMAGE), name, share, direction)).astype(float)
         near = np.abs(found - expected) <= 1

@@ -50,7 +50,8 @@ def flat_towers(embeds="projection"):
 def flat_batch(rows=6):
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (rows, 8, 8, 3)).astype(np.uint8) for name in ("images", "augmented_images")}
-    return images | {name: rng.integers(0, 9, (rows, 6)).astype(np.int32) for name in ("tokens", "caption_tokens")}
+    texts = ("tokens", "caption_tokens", "augmented_tokens")
+    return images | {name: rng.integers(0, 9, (rows, 6)).astype(np.int32) for name in texts}
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
+MAX_LOGGED = 100  # one in a hundred of 12 million would bury everything else
+
 
 @dataclass(frozen=True)
 class BadRecord:
@@ -44,9 +46,16 @@ class BadRecords:
             self.count += 1
             if failure.index not in self._by_index:
                 self._by_index[failure.index] = failure
-                LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
+                self._log(failure)
         if self._too_many():
             raise UserError(self._message())
+
+    def _log(self, failure: BadRecord) -> None:
+        known = len(self._by_index)
+        if known <= MAX_LOGGED:
+            LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
+        if known == MAX_LOGGED:
+            LOG.warning("%d bad records: more of them are counted and not named; see data validate", known)
 
     def _too_many(self) -> bool:
         expected = self._max_fraction * self._drawn

@@ -123,7 +123,7 @@ def places_of(config: Any) -> dict[str, list[Place]]:
     """The places that each of "train", "val" and "test" of `config` names.
 
     Raises:
-      UserError: one of them cannot be read, or there is nothing to train on.
+      UserError: one of them cannot be read, or there is none at all.
     """
     options = _options(config)
     if not any(options[name].strip() for name in SPLITS):
