@@ -129,6 +129,7 @@ def test_a_damaged_index_counts_for_nothing(tmp_path):
         path.write_bytes(data)
         assert read_index(str(path), PARTS) == EMPTY
     path.write_bytes(whole)
+    assert read_index(str(path), (("jpg",), ("txt",))) == EMPTY, "of as many parts, and other ones"
     assert read_index(str(path), PARTS[:1]) == EMPTY and read_index(str(tmp_path / "none"), PARTS) == EMPTY
     assert len(read_index(str(path), PARTS).entries) == 2
 
