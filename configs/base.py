@@ -33,6 +33,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "image_key": "",  # column, field or extension of the picture; "" finds the usual names
                 "caption_key": "",  # the same for the caption
                 "second_caption_key": "",  # the same for captions of another origin, which ALIP reads; "" for none
+                "second_captions": "",  # a file of them by key, such as `data captions` writes, for any format
                 "pictures": "",  # folder that picture paths in a table are relative to; "" for the table's own
                 "templates": ("a photo of a {}.",),  # captions of pictures that have only the name of a class
                 "index_dir": "",  # where indexes of tars are kept; "" for beside them
@@ -41,6 +42,10 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "train_limit": 0,  # train on so many pairs only, chosen by a fixed permutation; 0 for all
                 "augment": "none",  # steps of data/transforms, such as "shift|color_jitter(brightness=0.3)"
                 "text_augment": "none",  # the same for captions, such as "eda": data/text_augment
+                # What the second views get that some objectives contrast (CyCLIP with augmented=True): "" for
+                # another draw of `augment`, and of `text_augment`.
+                "view_augment": "",
+                "view_text_augment": "",
                 "num_threads": 2,  # threads that decode, augment and tokenize
                 "prefetch": 4,  # batches made ahead
                 "max_bad_fraction": 0.01,  # share of unreadable records at which the run stops
@@ -78,7 +83,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "every": "10%",
                 "during": ("val",),  # splits evaluated while training
                 "names": ("retrieval", "zero_shot", "rank_consistency", "geometry"),
-                "shown": "test_style",  # split whose pictures the report shows
+                "shown": "",  # split whose pictures the report shows; "" for the last
                 "linear_probe": linear_probe.DEFAULTS,  # of `evaluate --linear_probe`: evals/linear_probe
             },
             "checkpoint": {

@@ -17,6 +17,7 @@ def get_config(variant: str = "rankclip") -> ConfigDict:
     config = base.get_config(size or "emoji", objective)
     config.duration = "800 steps"
     config.data.augment = "affine|recolor"  # test_style is drawn by a hand never seen in training
+    config.eval.shown = "test_style"
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}
     config.optimizer.learning_rate = 3e-3
     if size == "mu":

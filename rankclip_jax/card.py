@@ -5,7 +5,9 @@ import math
 import jax
 import numpy as np
 
+from rankclip_jax.data.loader import held_bytes
 from rankclip_jax.models.two_towers import dtype_of
+from rankclip_jax.needs import batch_inputs
 from rankclip_jax.optimizer import frozen_mask
 from rankclip_jax.setup import Setup
 
@@ -19,6 +21,14 @@ def tower_counts(params) -> dict[str, int]:
     """The same of parameters alone."""
     towers, scalars = params["towers"], params["scalars"]
     return {name: _size(tree) for name, tree in towers.items()} | {"scalars": _size(scalars)}
+
+
+def _loader(setup: Setup) -> str:
+    config, data = setup.config, setup.config.data
+    local_batch = config.batch_size // jax.process_count()
+    inputs, side = batch_inputs(setup.objective.needs), config.model.image.image_size
+    held = held_bytes(inputs, local_batch, side, setup.tokenizer.context_length, data.num_threads, data.prefetch)
+    return f"{data.num_threads} threads, {data.prefetch} batches ahead, at most {held / 2**20:,.0f} MiB of examples"
 
 
 def _size(tree) -> int:
@@ -68,6 +78,7 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning:
         "towers": f"{model.name}: {model.image.tower} {counts['image']} + {model.text.tower} {counts['text']} "
         f"parameters, {model.embed_dim} dimensions, {' + '.join(dtypes)}",
         "trains": trained_parameters(state, config.optimizer.freeze),
+        "loader": _loader(setup),
         "text": f"{config.tokenizer.name}, {setup.tokenizer.vocab_size:,} tokens, "
         f"context {setup.tokenizer.context_length}",
         "objective": setup.objective.equation,

@@ -31,7 +31,15 @@ MAY_CHANGE = (
     "data.max_bad_fraction",
     "data.num_threads",
     "data.prefetch",
-    "data.root",  # data may move: their digest is compared
+    # Data may move: their digest is compared.
+    "data.index_dir",
+    "data.pictures",
+    "data.quarantine",
+    "data.root",
+    "data.second_captions",
+    "data.test",
+    "data.train",
+    "data.val",
     "eval.*",
     "log.*",
     "mesh.*",
@@ -39,7 +47,14 @@ MAY_CHANGE = (
 
 # Keys that older runs lack, with what they ran with.
 ADDED = {
+    "data.view_augment": "",
+    "data.view_text_augment": "",
     "init_from": "",
+    **{f"data.{name}": "" for name in ("train", "val", "test", "pictures", "index_dir", "quarantine")},
+    **{f"data.{name}": "" for name in ("image_key", "caption_key", "second_caption_key", "second_captions")},
+    "data.val_pairs": 0,
+    "data.templates": ["a photo of a {}."],  # as JSON has it
+    "data.text_augment": "none",
     "micro_batches": 1,
     "optimizer.ema_decay": 0.0,
     "optimizer.freeze": "",
@@ -58,6 +73,8 @@ PACKAGES = (
     "ml_collections",
     "numpy",
     "pillow",
+    "pillow-simd",
+    "nltk",
     "tokenizers",
 )
 

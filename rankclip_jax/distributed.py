@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -146,6 +146,17 @@ def all_agree(yes: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.int32(yes)).all())
+
+
+def union(numbers: Iterable[int], size: int) -> set[int]:
+    """Return the numbers, each below `size`, that any process has; all of them call this together."""
+    if not is_multi_process():
+        return set(numbers)
+    from jax.experimental import multihost_utils
+
+    mask = np.zeros(size, bool)
+    mask[list(numbers)] = True
+    return set(np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist())
 
 
 def barrier(name: str, timeout: int = 300) -> None:

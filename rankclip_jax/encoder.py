@@ -4,7 +4,9 @@ Letters: N pictures or texts, L context length, D embedding.
 """
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import flax.linen as nn
@@ -19,6 +21,8 @@ from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError
 from rankclip_jax.sharding import gathered, put_batch, settled
 
+THREADS = min(16, os.cpu_count() or 1)
+AHEAD = 2  # batches in flight
 Picture = np.ndarray | Image.Image | str | os.PathLike
 
 
@@ -81,12 +85,13 @@ class Encoder:
         Args:
           images: uint8 [N, H, W, 3], or one or several of: uint8 [H, W, 3], PIL image, path. Anything
             but the tower's own size is resized as the model wants it: CLIP's the shorter side, bicubic, and
-            centre-cropped; SigLIP's both sides.
+            centre-cropped; SigLIP's both sides. Of a sequence that makes its pictures when they are asked
+            for, a few batches are in memory at a time.
 
         Raises:
           UserError: a file that is missing or no picture, or an array of another shape or dtype.
         """
-        return self._encode(self._image, self._fitted(images))
+        return self._encode_pictures(self._image, images)
 
     def image_features(self, images: Picture | Sequence[Picture]) -> np.ndarray:
         """Features of pictures before they are normalised, float32 [N, D], as a linear probe reads them.
@@ -94,46 +99,56 @@ class Encoder:
         `encode_image` gives their directions; only where a model encodes to distributions they are what its head
         reads. Pictures and errors as there.
         """
-        return self._encode(self._features, self._fitted(images))
+        return self._encode_pictures(self._features, images)
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Encode texts as unit-norm float32 [N, D]."""
         if len(texts) == 0 and not isinstance(texts, str):
             raise UserError("encode_text was given no texts: pass at least one.")
-        return self._encode(self._text, self.tokenizer(texts))
+        tokens = self.tokenizer(texts)
+        return self._encode(self._text, len(tokens), tokens.__getitem__)
 
-    def _fitted(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+    def _encode_pictures(self, encode, images: Picture | Sequence[Picture]) -> np.ndarray:
         single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
         pictures = [images] if single else images
         if len(pictures) == 0:
             raise UserError("encode_image was given no pictures: pass at least one.")
-        return np.stack([self.pixels(picture) for picture in pictures])
+        with ThreadPoolExecutor(THREADS) as pool:  # decoding and resizing release the interpreter lock
+
+            def read(rows: np.ndarray) -> np.ndarray:
+                return np.stack(list(pool.map(lambda row: self.pixels(pictures[row]), rows)))
+
+            return self._encode(encode, len(pictures), read)
 
     def pixels(self, picture: Picture) -> np.ndarray:
         """One picture as the image tower sees it, uint8 [S, S, 3]; pictures and errors as of `encode_image`."""
         if isinstance(picture, str | os.PathLike):
             picture = _open(Path(picture))
-        if isinstance(picture, Image.Image):
-            picture = np.asarray(picture.convert("RGB"))
+        if isinstance(picture, Image.Image):  # stays one: the resize is Pillow's
+            return self._resize(picture if picture.mode == "RGB" else picture.convert("RGB"), self.image_size)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise UserError(
                 f"a picture must be uint8 [H, W, 3], found {picture.dtype} {list(picture.shape)}: convert it to RGB."
             )
         return self._resize(picture, self.image_size)
 
-    def _encode(self, encode, inputs: np.ndarray) -> np.ndarray:
-        batches = range(0, len(inputs), self._batch_size)
-        # Dispatch all batches before the first result is fetched: the device does not wait for the host.
+    def _encode(self, encode, count: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Encode `count` rows, which `read` gives for their numbers when their batch is due."""
         variables = {"params": self.params["towers"], **self.model_state}
-        pending = [settled(encode(variables, self._local_rows(inputs[start:]))) for start in batches]
-        return np.concatenate([np.asarray(embeds) for embeds in pending])[: len(inputs)]
+        done, running = [], deque()
+        for start in range(0, count, self._batch_size):
+            running.append(settled(encode(variables, put_batch(self._local_rows(start, count, read), self._mesh))))
+            # The device works on one batch while the next is read; more of them would only fill its memory.
+            if len(running) > AHEAD:
+                done.append(np.asarray(running.popleft()))
+        return np.concatenate([*done, *map(np.asarray, running)])[:count]
 
-    def _local_rows(self, rest: np.ndarray) -> jax.Array:
-        """The next batch, padded by repeating its last row, as a global array."""
-        rows = np.minimum(np.arange(self._batch_size), len(rest) - 1)
+    def _local_rows(self, start: int, count: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """This process's part of the batch from `start`, padded by repeating its last row."""
         local = self._batch_size // jax.process_count() if self._mesh.is_multi_process else self._batch_size
-        first = jax.process_index() * local if self._mesh.is_multi_process else 0
-        return put_batch(rest[rows[first : first + local]], self._mesh)
+        first = start + (jax.process_index() * local if self._mesh.is_multi_process else 0)
+        rows, repeats = np.unique(np.minimum(np.arange(first, first + local), count - 1), return_inverse=True)
+        return read(rows)[repeats]
 
 
 def _open(path: Path) -> Image.Image:

@@ -36,7 +36,7 @@ from rankclip_jax.evals.results import (
     write_eval,
     write_probe,
 )
-from rankclip_jax.evaluation import evaluate_splits, references
+from rankclip_jax.evaluation import evaluate_splits, references, shown_split
 from rankclip_jax.loading import find_run, is_imported, is_run, load
 from rankclip_jax.probing import linear_probe
 from rankclip_jax.report.tables import Table, result_tables
@@ -70,7 +70,9 @@ def evaluate(
     chance, pixels = references(dataset, chosen, names)
     if not splits and run is not None:
         write_eval(run, encoder.step, metrics, chance, pixels)
-        write_embeddings(run, embeds[config.eval.shown], dataset.evals[config.eval.shown])
+        shown = shown_split(dataset, config.eval.shown)
+        if shown is not None:
+            write_embeddings(run, embeds[shown.name], shown)
     return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
 
 

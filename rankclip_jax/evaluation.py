@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rankclip_jax import distributed
-from rankclip_jax.data.records import Dataset
+from rankclip_jax.data.lazy_pictures import LazyPictures
+from rankclip_jax.data.records import Dataset, EvalSplit
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals import (
@@ -32,8 +33,13 @@ def check_names(config: ConfigDict, dataset: Dataset) -> None:
     Raises:
       UserError: names the key, and the names that are known.
     """
+    if config.eval.during and not dataset.evals:
+        raise UserError(
+            "there is nothing to evaluate: name pairs in config.data.val, hold some out by config.data.val_pairs=1000, "
+            "or train without, by --config.eval.during='()' --config.checkpoint.best_metric=''."
+        )
     during = [lookup(dataset.evals, name, "config.eval.during split") for name in config.eval.during]
-    lookup(dataset.evals, config.eval.shown, "config.eval.shown split")
+    shown_split(dataset, config.eval.shown)
     for name in config.eval.names:
         lookup(EVALS, name, "config.eval.names evaluation")
     best = config.checkpoint.best_metric
@@ -46,6 +52,13 @@ def check_names(config: ConfigDict, dataset: Dataset) -> None:
             "config.eval.during and evaluations in config.eval.names, or set best_metric to ''."
         )
     lookup(known, best, "config.checkpoint.best_metric")
+
+
+def shown_split(dataset: Dataset, name: str) -> EvalSplit | None:
+    """The split whose pictures the report shows: `config.eval.shown`, for "" the last one; None of no splits."""
+    if not name:
+        return next(reversed(dataset.evals.values()), None)
+    return lookup(dataset.evals, name, "config.eval.shown split")
 
 
 def evaluate_splits(
@@ -67,8 +80,17 @@ def evaluate_splits(
     for name in tqdm(splits, desc="evaluating", unit="split", leave=False, disable=hidden):
         split = lookup(dataset.evals, name, "evaluation split")
         embeds[name] = embed_split(encoder, split, names)
-        metrics |= evaluate_embeddings(embeds[name], split, names)
+        metrics |= evaluate_embeddings(embeds[name], split, names) | _unreadable(split)
     return metrics, embeds
+
+
+def _unreadable(split: EvalSplit) -> dict[str, float]:
+    """How many pictures of a split that was just encoded are white because they cannot be decoded, if any."""
+    if not isinstance(split.images, LazyPictures):
+        return {}
+    # Each process decodes its own part of every batch.
+    count = len(distributed.union(split.images.unreadable, len(split.images)))
+    return {f"{split.name}/unreadable_pictures": float(count)} if count else {}
 
 
 def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path, step: int) -> dict[str, float]:
@@ -84,11 +106,12 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
     Returns:
       flat metrics of all splits.
     """
-    shown = lookup(dataset.evals, config.shown, "config.eval.shown split")
+    shown = shown_split(dataset, config.shown)
     metrics, embeds = evaluate_splits(encoder, dataset, tuple(dataset.evals), config.names)
     if distributed.is_main():
         write_eval(workdir, step, metrics, *references(dataset, tuple(dataset.evals), config.names))
-        write_embeddings(workdir, embeds[shown.name], shown)
+        if shown is not None:
+            write_embeddings(workdir, embeds[shown.name], shown)
     return metrics
 
 

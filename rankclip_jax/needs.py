@@ -10,11 +10,17 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.records import RecordSource
+from rankclip_jax.data.steps import is_nothing
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.two_towers import EMBEDS, OUTPUTS
 from rankclip_jax.objectives.objective import Objective
 
 ALWAYS = ("images", "tokens")
+# Second views: key of the batch, of what, the option of `config.data` that makes it, an example of that.
+VIEWS = (
+    ("augmented_images", "picture", "augment", "shift|color_jitter"),
+    ("augmented_tokens", "caption", "text_augment", "eda"),
+)
 
 
 def batch_inputs(needs: Iterable[str]) -> tuple[str, ...]:
@@ -23,9 +29,15 @@ def batch_inputs(needs: Iterable[str]) -> tuple[str, ...]:
 
 
 def captions_for_vocabulary(source: RecordSource, index: int, needs: Iterable[str]) -> tuple[str, ...]:
-    """Captions of a record that its vocabulary should know: the second ones where they are read."""
-    second = source.second_captions(index) if "caption_embeds" in needs else ()
-    return (*source.captions(index), *second)
+    """Captions of a record that its vocabulary should know: the second ones where they are read.
+
+    None of a record that cannot be read: the loader counts it when its turn comes.
+    """
+    try:
+        second = source.second_captions(index) if "caption_embeds" in needs else ()
+        return (*source.captions(index), *second)
+    except Exception:  # whatever a reader raises
+        return ()
 
 
 def embeds_of(model: ConfigDict, objective: Objective) -> str:
@@ -70,10 +82,11 @@ def check_needs(objective: Objective, train: RecordSource, config: ConfigDict) -
     if "caption_tokens" in inputs and not hasattr(train, "second_captions"):
         raise UserError(
             f"{wanted} a second caption of each picture, and data {data.name!r} have one kind of caption only: "
-            "use data with second captions, or another objective."
+            "use data with second captions, make some (python -m rankclip_jax.data captions), or use another objective."
         )
-    if "augmented_images" in inputs and data.augment.strip() in ("", "none"):
-        raise UserError(
-            f"{wanted} a second view of each picture, and with config.data.augment={data.augment!r} it is the first "
-            "again: name augmentations there, such as 'shift|color_jitter'."
-        )
+    for key, what, option, example in VIEWS:
+        if key in inputs and is_nothing(data[option]) and is_nothing(data[f"view_{option}"]):
+            raise UserError(
+                f"{wanted} a second view of each {what}, and with config.data.{option}={data[option]!r} it is the "
+                f"first again: name augmentations there or in config.data.view_{option}, such as {example!r}."
+            )

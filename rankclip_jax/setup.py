@@ -19,6 +19,7 @@ from rankclip_jax.config import check_batch, has_progress, resolve
 from rankclip_jax.data.loader import check_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.text_augment import make_text_augment
 from rankclip_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import UserError, lookup
@@ -69,6 +70,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    if not len(dataset.train):
+        raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
     config = resolve(config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count())
     check(config, dataset, mesh)
     length = RunLength(config.duration, len(dataset.train) // config.batch_size)
@@ -118,7 +121,10 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     check_micro_batches(config.micro_batches, batch_size // mesh.size)
     check_ema_decay(config.optimizer.ema_decay)
     check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
-    make_augment(data.augment, config.model.image.image_size, config.model.image.get("resize", "crop"))
+    for pipeline in (data.augment, data.view_augment):
+        make_augment(pipeline, config.model.image.image_size, config.model.image.get("resize", "crop"))
+    for pipeline in (data.text_augment, data.view_text_augment):
+        make_text_augment(pipeline)
     block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
     check_names(config, dataset)
 

@@ -40,7 +40,8 @@ def make_init(
         images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
         tokens = jnp.zeros((1, context_length), jnp.int32)
         # Both towers whatever is needed; beside them only what is, and the same towers whatever is beside.
-        batch = {"images": images, "augmented_images": images, "tokens": tokens, "caption_tokens": tokens}
+        batch = {"images": images, "augmented_images": images}
+        batch |= {"tokens": tokens, "caption_tokens": tokens, "augmented_tokens": tokens}
         needs = ("image_embeds", "text_embeds", *objective.needs)
         model_state = dict(towers.init(key, needs, batch, method="compute"))
         params = {

@@ -106,7 +106,8 @@ class _Loop:
             start_step=self.start,
             state=restored.meta.get("clock") if restored else None,
             show=distributed.is_main(),
-            wait_hint="raise config.data.num_threads, or choose lighter augmentation",
+            wait_hint="raise config.data.num_threads, or choose lighter "
+            "augmentation; python -m rankclip_jax.data bench shows which stage limits",
         )
         self.encoder: Encoder | None = None
         self.pending: tuple[int, dict[str, Any]] | None = None
@@ -157,6 +158,9 @@ class _Loop:
             seed=self.config.seed,
             image_size=self.config.model.image.image_size,
             augment=data.augment,
+            text_augment=data.text_augment,
+            view_augment=data.view_augment,
+            view_text_augment=data.view_text_augment,
             resize=self.parts.towers.resize,
             inputs=inputs,
             start_step=self.start,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import emoji
 from rankclip_jax.config import (
     check_batch,
     check_same_run,
@@ -123,6 +124,21 @@ def test_a_run_from_before_a_key_goes_on_with_what_it_had(tmp_path):
     other = {"micro_batches": 2, "optimizer": optimizer | {"ema_decay": 0.9}}
     with pytest.raises(UserError, match=r"config: micro_batches 1 -> 2; optimizer\.ema_decay 0\.0 -> 0\.9\. Use"):
         check_same_run(tmp_path, ConfigDict(resolved().to_dict() | other))
+
+
+def test_a_run_from_before_data_had_places_goes_on(tmp_path):
+    """Every key of data that has come since has the value of then by default, and only places may change."""
+    now = emoji.get_config("mu")
+    then = now.to_dict()
+    first = ("name", "root", "styles", "train_limit", "augment", "num_threads", "prefetch", "max_bad_fraction")
+    then["data"] = {name: then["data"][name] for name in first}
+    begin_run(tmp_path, ConfigDict(then))
+    assert check_same_run(tmp_path, now) is True
+    now.data.train, now.data.test, now.data.pictures = "a.csv", "b.csv", "c"
+    assert check_same_run(tmp_path, now) is True
+    now.data.val_pairs = 5
+    with pytest.raises(UserError, match=r"data.val_pairs 0 -> 5"):
+        check_same_run(tmp_path, now)
 
 
 def test_another_config_is_refused_by_key(tmp_path):

@@ -1,20 +1,17 @@
 """Pixels: CLIP's preprocessing against PIL, and the train augmentations."""
 
+import io
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from rankclip_jax.data.transforms import (
-    AUGMENTATIONS,
-    affine,
-    color_jitter,
-    flip,
-    make_augment,
-    random_resized_crop,
-    recolor,
-    resize_and_crop,
-    shift,
-)
+from rankclip_jax.data.augmentations import affine, color_jitter, flip, random_resized_crop, recolor, shift
+from rankclip_jax.data.pictures import decode
+from rankclip_jax.data.steps import defaults_of
+from rankclip_jax.data.transforms import AUGMENTATIONS, LONG, make_augment, resize_and_crop
 from rankclip_jax.errors import UserError
 
 
@@ -57,6 +54,47 @@ def test_preprocessing_low_passes_when_it_shrinks():
 def test_a_picture_that_fits_is_not_touched():
     image = picture(32, 48)
     np.testing.assert_array_equal(resize_and_crop(image, 32), image[:, 8:40])
+
+
+def test_a_fitting_pil_picture_comes_out_as_it_is():
+    image = picture(32, 32)
+    np.testing.assert_array_equal(resize_and_crop(Image.fromarray(image), 32), image)
+
+
+@pytest.mark.parametrize("side", [224, 336])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 500), (501, 337), (256, 256), (640, 427), (180, 240)])
+def test_preprocessing_of_jpegs_equals_pil(size, side):
+    """Sizes that data sets have, from the file to the pixels, in one line of PIL's own operations."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(size[1], size[0])).save(buffer, "JPEG", quality=90)
+    reference = Image.open(buffer).convert("RGB")
+    ratio = side / min(size)
+    resized = tuple(side if edge == min(size) else int(side * edge / min(size)) for edge in size)
+    assert all(abs(edge * ratio - new) < 1 for edge, new in zip(size, resized, strict=True))
+    reference = reference.resize(resized, Image.Resampling.BICUBIC)
+    left, top = (round((edge - side) / 2) for edge in resized)
+    expected = np.asarray(reference.crop((left, top, left + side, top + side)))
+    decoded = decode(buffer.getvalue())
+    np.testing.assert_array_equal(resize_and_crop(decoded, side), expected)
+    np.testing.assert_array_equal(resize_and_crop(np.asarray(decoded), side), expected)
+
+
+def test_a_line_does_not_fill_the_memory():
+    """Whole, it would be resized to 224 x 4,480,000 pixels; where that is possible the result is the same."""
+    assert resize_and_crop(np.zeros((1, 20_000, 3), np.uint8), 224).shape == (224, 224, 3)
+    line = picture(20, 20 * (LONG + 2))
+    whole = np.asarray(Image.fromarray(line).resize((24 * (LONG + 2), 24), Image.Resampling.BICUBIC))
+    left = (24 * (LONG + 2) - 24) // 2
+    difference = resize_and_crop(line, 24).astype(int) - whole[:, left : left + 24]
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_both_forms_of_a_picture_give_the_same(name):
+    augment, image = make_augment(name, 40), picture(60, 90)
+    for seed in range(6):
+        pil = augment(Image.fromarray(image), rng(seed))
+        np.testing.assert_array_equal(pil, augment(image, rng(seed)))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -112,7 +150,7 @@ def test_random_resized_crop_stays_inside_and_varies():
     ramp = np.broadcast_to(np.arange(128, dtype=np.uint8)[:, None, None] * 2, (128, 128, 3)).copy()
     spans = []
     for seed in range(100):
-        crop = random_resized_crop(ramp, rng(seed), size=32, min_area=0.25)
+        crop = np.asarray(random_resized_crop(ramp, rng(seed), size=32, min_area=0.25))
         spans.append(int(crop[-1, 0, 0]) - int(crop[0, 0, 0]))
         assert crop.shape == (32, 32, 3)
     assert min(spans) < 140 and max(spans) > 200  # rows of 254 gray levels that a crop covers
@@ -121,6 +159,33 @@ def test_random_resized_crop_stays_inside_and_varies():
 def test_whole_crop_is_the_picture():
     image = picture()
     np.testing.assert_array_equal(random_resized_crop(image, rng(), size=64, min_area=1.0, max_ratio=1.0), image)
+
+
+def test_crops_are_those_of_torchvision(monkeypatch):
+    """Area uniform, ratio log-uniform and independent of it, every place equally likely: by what is cropped."""
+    boxes = []
+    monkeypatch.setattr(Image.Image, "crop", lambda self, box: boxes.append(box) or self)
+    image = Image.fromarray(picture(300, 400))
+    source = rng()
+    for _ in range(2000):
+        random_resized_crop(image, source, size=8, min_area=0.08)
+    left, top, right, bottom = np.array(boxes, float).T
+    area, log_ratio = (right - left) * (bottom - top) / 120_000, np.log((right - left) / (bottom - top))
+    assert left.min() >= 0 and top.min() >= 0 and right.max() <= 400 and bottom.max() <= 300
+    assert 0.078 < area.min() < 0.09 and np.abs(log_ratio).max() < np.log(4 / 3) + 0.02
+    small = area < 0.5  # the larger, the more of the tall ones do not fit and are drawn again
+    assert abs(area[small].mean() - 0.29) < 0.02 and abs(log_ratio[small].mean()) < 0.02
+    assert abs(log_ratio[small].std() - 2 * np.log(4 / 3) / np.sqrt(12)) < 0.01
+    places = left[small] / (400 - (right - left))[small]
+    assert abs(places.mean() - 0.5) < 0.03 and abs(places.std() - 1 / np.sqrt(12)) < 0.02
+
+
+@pytest.mark.parametrize(("shape", "box"), [((20, 400), (186, 0, 213, 20)), ((400, 20), (0, 186, 20, 213))])
+def test_where_no_crop_fits_the_middle_is_taken(monkeypatch, shape, box):
+    found = []
+    monkeypatch.setattr(Image.Image, "crop", lambda self, box: found.append(box) or self)
+    random_resized_crop(picture(*shape), rng(), size=8, min_area=1.0)
+    assert found == [box]
 
 
 def test_color_jitter_does_what_its_names_say():
@@ -157,10 +222,10 @@ def test_affine_at_zero_changes_nothing():
 def test_affine_turns_about_the_centre_and_fills_with_white():
     dot = np.full((33, 33, 3), 255, np.uint8)
     dot[16, 16] = 0
-    turned = affine(dot, rng(3), degrees=180, scale=0, stretch=0, translate=0)
+    turned = np.asarray(affine(dot, rng(3), degrees=180, scale=0, stretch=0, translate=0))
     assert turned[16, 16].max() < 60  # the centre stays
     black = np.zeros((32, 32, 3), np.uint8)
-    smaller = [affine(black, rng(seed), degrees=0, scale=0.5, stretch=0, translate=0) for seed in range(10)]
+    smaller = [np.asarray(affine(black, rng(i), degrees=0, scale=0.5, stretch=0, translate=0)) for i in range(10)]
     assert any((image[0] == 255).all() and (image[16, 16] == 0).all() for image in smaller)
 
 
@@ -169,7 +234,8 @@ def test_affine_moves_by_the_fraction_asked_for():
     dot[30:34, 30:34] = 0
     centres = []
     for seed in range(200):
-        dark = 255.0 - affine(dot, rng(seed), degrees=0, scale=0, stretch=0, translate=0.25)[:, :, 0]
+        moved = affine(dot, rng(seed), degrees=0, scale=0, stretch=0, translate=0.25)
+        dark = 255.0 - np.asarray(moved)[:, :, 0]
         centres.append((dark.sum(0) @ np.arange(64)) / dark.sum() - 31.5)
     assert 14 < max(centres) <= 16.5 and -16.5 <= min(centres) < -14
 
@@ -196,7 +262,7 @@ def test_recolor_clips_instead_of_wrapping():
 def test_pipeline_runs_in_order_and_ends_at_the_size():
     image = picture(90, 120)
     result = make_augment("random_resized_crop(min_area=0.3) | flip(probability=1)", 24)(image, rng(3))
-    crop = random_resized_crop(image, rng(3), size=24, min_area=0.3)
+    crop = np.asarray(random_resized_crop(image, rng(3), size=24, min_area=0.3))
     np.testing.assert_array_equal(result, crop[:, ::-1])
     assert make_augment("flip", 24)(image, rng()).shape == (24, 24, 3)
     for nothing in ("", "none"):
@@ -213,9 +279,23 @@ def test_pipeline_runs_in_order_and_ends_at_the_size():
         ("shift|", "cannot read augmentation ''"),
         ("shift.scale", "cannot read augmentation"),
         ("none|flip", "unknown augmentation 'none'"),
+        ("random_resized_crop(size=3)", "unknown option of augmentation random_resized_crop 'size'"),
+        ("randaugment(magnitude=31)", "magnitude goes from 0 to 30"),
+        ("random_resized_crop(min_area=-1)", "fails (math domain error)"),
     ],
 )
 def test_bad_pipelines_are_named(pipeline, message):
     with pytest.raises(UserError) as caught:
         make_augment(pipeline, 64)
     assert message in str(caught.value)
+
+
+def test_the_page_names_every_step_with_its_defaults():
+    page = Path("docs/pictures.md").read_text()
+    for name, function in AUGMENTATIONS.items():
+        assert f"`{name}`" in page
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
+        given = dict(found.split("=") for found in re.findall(r"\w+=[\d.]+", row.split("|")[2])) if row else {}
+        defaults = {key: value for key, value in defaults_of(function).items() if isinstance(value, int | float)}
+        if row:
+            assert {key: float(value) for key, value in given.items()} == pytest.approx(defaults, abs=1e-3)

@@ -11,6 +11,7 @@ from rankclip_jax import setup
 from rankclip_jax.data.loader import STRIDE, Loader
 from rankclip_jax.data.records import Record
 from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.text_augment import make_text_augment
 from rankclip_jax.data.tokenizer import train_tokenizer
 from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import UserError
@@ -23,8 +24,9 @@ from tests.objective_checks import build
 pytestmark = pytest.mark.xdist_group("needs")
 
 AUGMENT = "shift|color_jitter"
+TEXT = "eda(synonyms=0)"
 PLAIN = ("images", "tokens")
-EVERYTHING = (*PLAIN, "caption_tokens", "augmented_images")
+EVERYTHING = (*PLAIN, "caption_tokens", "augmented_images", "augmented_tokens")
 
 
 class Source:
@@ -64,7 +66,14 @@ def tokenizer():
 
 def take(inputs, steps=4, source=None, **options):
     """Batches of some steps, stacked by key."""
-    defaults = {"batch_size": 24, "seed": 3, "image_size": 12, "augment": AUGMENT, "num_threads": 0}
+    defaults = {
+        "batch_size": 24,
+        "seed": 3,
+        "image_size": 12,
+        "augment": AUGMENT,
+        "text_augment": TEXT,
+        "num_threads": 0,
+    }
     with Loader(source or Source(), tokenizer(), inputs=inputs, **(defaults | options)) as loader:
         batches = [next(loader) for _ in range(steps)]
     return {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
@@ -88,7 +97,9 @@ def test_inputs_follow_from_needs():
 
 def test_every_objective_is_given_what_it_needs():
     for name in OBJECTIVES:
-        config = ConfigDict({"data": {"name": "x", "augment": AUGMENT}, "model": get_preset("mu")})
+        config = ConfigDict(
+            {"data": {"name": "x", "augment": AUGMENT, "text_augment": TEXT}, "model": get_preset("mu")}
+        )
         check_needs(build(name), Source(), config)
 
 
@@ -99,7 +110,7 @@ def test_what_is_not_needed_is_not_loaded_and_what_is_changes_nothing_else():
     plain, everything = take(PLAIN), take(EVERYTHING)
     assert set(plain) == {*PLAIN, "index"}
     assert_same(plain, {key: everything[key] for key in plain})
-    for extra in ("caption_tokens", "augmented_images"):
+    for extra in ("caption_tokens", "augmented_images", "augmented_tokens"):
         assert_same({extra: take((*PLAIN, extra))[extra]}, {extra: everything[extra]})
 
 
@@ -127,6 +138,29 @@ def test_the_second_view_is_another_draw_of_the_same_picture():
     rng = np.random.Generator(np.random.Philox(key=3, counter=[0, 5, 2, 2]))
     picture = Source()[batch["index"][2, 5]].image
     np.testing.assert_array_equal(batch["augmented_images"][2, 5], make_augment(AUGMENT, 12)(picture, rng))
+
+
+def test_views_may_have_augmentations_of_their_own():
+    plain = {"augment": "none", "text_augment": "none"}
+    own = plain | {"view_augment": "flip(probability=1)", "view_text_augment": "eda(synonyms=0)"}
+    batch = take(EVERYTHING, **own)
+    for key in PLAIN:
+        assert_same({key: batch[key]}, {key: take(EVERYTHING, **plain)[key]})
+    np.testing.assert_array_equal(batch["augmented_images"], batch["images"][:, :, :, ::-1])
+    changed = (batch["augmented_tokens"] != batch["tokens"]).any(axis=2)
+    assert changed.mean() > 0.3
+
+
+def test_a_changed_caption_is_that_of_its_row_by_its_own_draw():
+    batch = take(EVERYTHING)
+    text = make_text_augment("eda(synonyms=0)")
+    for key, part in (("tokens", 3), ("augmented_tokens", 4)):
+        for row in range(4):
+            captions = Source().captions(batch["index"][1, row])
+            rng = np.random.Generator(np.random.Philox(key=3, counter=[0, row, 1, part]))
+            first = np.random.Generator(np.random.Philox(key=3, counter=[0, row, 1, 0]))
+            expected = text(captions[first.integers(2)], rng)
+            assert tokenizer().decode(batch[key][1, row]) == expected
 
 
 def test_extras_are_the_same_for_any_threads_processes_and_starts():
@@ -162,6 +196,7 @@ def test_the_vocabulary_knows_second_captions_where_they_are_read():
     both = (*source.captions(7), *source.second_captions(7))
     assert captions_for_vocabulary(source, 7, build("alip").needs) == both
     assert captions_for_vocabulary(OneKind(), 7, build("clip").needs) == source.captions(7)
+    assert captions_for_vocabulary(OneKind(), 7, build("alip").needs) == ()  # cannot be read
 
 
 # The towers.
@@ -171,8 +206,25 @@ def test_the_vocabulary_knows_second_captions_where_they_are_read():
 
 
 def test_what_nothing_gives_is_named():
-    with pytest.raises(UserError, match=r"'cyclip' needs 'text_embeds_augmented', which nothing gives; there are cap"):
-        setup.build(mu("cyclip", augmented=True))
+    objective = Needing("image_embeds", "depth")
+    with pytest.raises(UserError, match=r"needs 'depth', which nothing gives; there are caption_embeds, image_emb"):
+        check_needs(objective, Source(), ConfigDict({"data": {"name": "x"}, "model": {"heads": {}}}))
+
+
+def test_cyclip_with_augmented_views_trains_on_them():
+    """From the config to a step: refused without augmentations of both kinds, and each is named."""
+    config = mu("cyclip", augmented=True)
+    config.data.augment = "none"
+    with pytest.raises(UserError, match=r"second view of each picture, .*data\.augment='none' .*data\.view_augment"):
+        setup.build(config)
+    config.data.view_augment = "autoaugment"
+    with pytest.raises(
+        UserError, match=r"second view of each caption, .* in config\.data\.view_text_augment, such as 'eda'"
+    ):
+        setup.build(config)
+    config.data.view_text_augment = "eda(synonyms=0)"
+    parts = setup.build(config)
+    assert set(batch_inputs(parts.objective.needs)) == {"images", "tokens", "augmented_images", "augmented_tokens"}
 
 
 def test_second_captions_that_the_data_lack(monkeypatch):
@@ -193,10 +245,13 @@ class OneKindOfMany(OneKind):
 
 def test_a_second_view_without_augmentation():
     objective = Needing("image_embeds", "image_embeds_augmented")
-    config = ConfigDict({"data": {"name": "x", "augment": "none"}, "model": {"heads": {}}})
+    data = {"name": "x", "augment": "none", "view_augment": ""}
+    config = ConfigDict({"data": data, "model": {"heads": {}}})
     with pytest.raises(UserError, match=r"needs a second view .* config\.data\.augment='none' it is the first again"):
         check_needs(objective, Source(), config)
     config.data.augment = AUGMENT
+    check_needs(objective, Source(), config)
+    config.data.augment, config.data.view_augment = "none", AUGMENT
     check_needs(objective, Source(), config)
 
 

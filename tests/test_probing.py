@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import base
 from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
@@ -250,6 +251,26 @@ def test_foreign_weights_and_imported_folders(imported):
     assert {key.split("/")[0] for key in found["metrics"]} == {"emoji"}
     with pytest.raises(UserError, match="add --config="):
         probe(CLIP)
+
+
+def test_folders_of_classes_as_files_hold_them(tmp_path):
+    """Another order of folders, an unreadable file, and a class without training pictures."""
+    root, rng = tmp_path / "paint", np.random.default_rng(0)
+    for split, names in (("train", COLOURS), ("test", ("amber", *COLOURS[1:]))):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for i in range(40):
+                light = 200 * np.eye(3)[COLOURS.index(name)] if name in COLOURS else np.full(3, 90)
+                noisy = np.clip(light + rng.normal(0, 20, (20, 24, 3)) + 20, 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(root / split / name / f"{i}.png")
+    (root / "train" / "red" / "7.png").write_bytes(b"no picture")
+    config = small(**{"data.name": "image_folder", "data.root": str(root), "data.train": "train", "data.test": "test"})
+    config.data.train_limit = 0
+    config.eval.linear_probe.update(epochs=20, learning_rate=0.05)
+    found = probe(CLIP, config=config)
+    assert set(found["metrics"]) == {f"paint/test/linear_probe_class_{key}" for key in ("top1", "per_class")}
+    assert found["metrics"]["paint/test/linear_probe_class_top1"] == pytest.approx(2 / 3, abs=0.03)
+    assert found["chance"]["paint/test/linear_probe_class_per_class"] == pytest.approx(1 / 3)
 
 
 def test_results_of_another_step_or_of_a_damaged_file_are_replaced(tmp_path):

@@ -72,7 +72,8 @@ def reads() -> set[tuple[str, str]]:
 
 def test_every_key_is_read_somewhere():
     read = reads()
-    options = {f"data.{name}" for name in importlib.import_module("rankclip_jax.data.sources.emoji").OPTIONS}
+    modules = (importlib.import_module(f"rankclip_jax.data.sources.{name}") for name in ("emoji", "assemble"))
+    options = {f"data.{name}" for module in modules for name in module.OPTIONS}
     dead = []
     for key in KEYS.keys() - options:
         section, _, leaf = key.rpartition(".")

@@ -1,5 +1,6 @@
 """Measure speed: ``python -m rankclip_jax.benchmark NAME [--FLAG=VALUE ...]``; NAME --help lists its flags.
 
+data          batches from tars, beside the webdataset library with PyTorch's DataLoader
 objectives    loss and gradients alone, by batch size, beside the released arithmetic in PyTorch
 step          the train step of one config with several objectives
 towers        the train step of a model by its name, beside transformers' CLIP in PyTorch

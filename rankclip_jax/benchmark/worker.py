@@ -3,12 +3,15 @@
 The worker reads questions, one a line, and answers each with a line of JSON.
 """
 
+import contextlib
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rankclip_jax.errors import UserError
@@ -18,13 +21,16 @@ Answers = Mapping[str, Callable[[], dict]]
 
 
 class Worker:
-    """A case in its own process; it computes only while it is asked."""
+    """A case in its own process; it computes only while it is asked, or while it is `awake` if it works ahead."""
 
     def __init__(self, module: str, case: dict):
         self.case = case
         command = [sys.executable, "-m", f"rankclip_jax.benchmark.{module}", json.dumps(case)]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        # A session of its own, so that the processes that it starts are stopped and ended with it.
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
         self._read()
 
     def ask(self, question: str) -> dict:
@@ -32,9 +38,26 @@ class Worker:
         self._process.stdin.flush()
         return self._read()
 
+    def pause(self) -> None:
+        """Stop it and its processes, as they are."""
+        self._signal(signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let a paused worker run for a while."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.pause()
+
     def close(self) -> None:
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         self._process.communicate()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _read(self) -> dict:
         line = self._process.stdout.readline()

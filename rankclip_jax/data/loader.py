@@ -10,7 +10,7 @@ the whole state of the stream is the number of the next step.
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,9 +18,11 @@ import grain
 import numpy as np
 
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
+from rankclip_jax.data.picture_types import WHITE, check_picture
 from rankclip_jax.data.records import RecordSource
+from rankclip_jax.data.text_augment import TextAugment, make_text_augment
 from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.data.transforms import WHITE, make_augment
+from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import UserError
 
 MAX_CHUNK = 32  # examples a thread makes at a time: large against overhead, small against a batch
@@ -62,7 +64,7 @@ class Plan:
 
 
 # Parts of an example that draw on their own, so that none changes another.
-FIRST, SECOND_CAPTION, SECOND_VIEW = range(3)
+FIRST, SECOND_CAPTION, SECOND_VIEW, TEXT, SECOND_TEXT = range(5)
 
 
 class Chunk(NamedTuple):
@@ -77,8 +79,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     Each batch is a dict of ``images`` uint8 [b, S, S, 3], ``tokens`` int32 [b, L] and ``index``
     int32 [b], the records they are. One caption per picture is drawn uniformly each time. On demand there
-    are also ``caption_tokens`` int32 [b, L], one of its second captions, and ``augmented_images`` uint8
-    [b, S, S, 3], the same picture by another draw of the augmentation; the rest stays as it is without.
+    are also ``caption_tokens`` int32 [b, L], one of its second captions; ``augmented_images`` uint8
+    [b, S, S, 3] and ``augmented_tokens`` int32 [b, L], second views of the same picture and caption, by
+    another draw of the augmentation or by one of their own. The rest stays as it is without.
 
     A record that cannot be read is replaced by the one `STRIDE` further on, counted and logged; the
     replacement depends on the record alone, so streams stay equal for any number of processes.
@@ -97,6 +100,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         seed: int,
         image_size: int,
         augment: str = "none",
+        text_augment: str = "none",
+        view_augment: str = "",
+        view_text_augment: str = "",
         resize: str = "crop",
         inputs: Sequence[str] = ("images", "tokens"),
         start_step: int = 0,
@@ -115,6 +121,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
           seed: non-negative; with the step it decides everything.
           image_size: S, pixels.
           augment: steps as in `transforms.make_augment`.
+          text_augment: steps as in `text_augment.make_text_augment`, for the captions (not the second ones).
+          view_augment: the steps for second views of pictures; "" for those of `augment`.
+          view_text_augment: the same for captions.
           resize: how pictures get their size, a key of `transforms.RESIZES`.
           inputs: keys of the batch beside ``index``, as `needs.batch_inputs` gives them.
           start_step: first step to give.
@@ -130,10 +139,12 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         check_options(len(source), batch_size, process_count, seed, num_threads)
         self._source = source
         self._augment = make_augment(augment, image_size, resize)
-        picture, text = ((image_size, image_size, 3), np.uint8), ((tokenizer.context_length,), np.int32)
-        of_key = {"images": picture, "tokens": text, "caption_tokens": text, "augmented_images": picture}
-        self._arrays = {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}
+        self._view = make_augment(view_augment, image_size, resize) if view_augment else self._augment
+        self._text = make_text_augment(text_augment)
+        self._view_text = make_text_augment(view_text_augment) if view_text_augment else self._text
+        self._arrays = arrays_of(inputs, image_size, tokenizer.context_length)
         self._plan = Plan(len(source), batch_size, seed)
+        self._tokenizer = tokenizer
         self._tokens = lru_cache(CACHED_CAPTIONS)(lambda caption: tokenizer(caption)[0])
         self._local_size = batch_size // process_count
         self._first_row = process_index * self._local_size
@@ -207,20 +218,50 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         """Record `index` as the row of a step: an entry for each array of the batch."""
         record, draw = self._source[index], functools.partial(self._plan.rng, step, row)
         image = record.image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"expected a uint8 [H, W, 3] picture, found {image.dtype} {image.shape}")
+        check_picture(image)
         rng = draw(FIRST)
-        example = {"index": index, "tokens": self._one_of(record.captions, rng), "images": self._augment(image, rng)}
+        caption = _one_of(record.captions, rng)
+        example = {"index": index, "images": self._augment(image, rng)}
+        example["tokens"] = self._changed(caption, self._text, draw, TEXT)
         if "caption_tokens" in self._arrays:
             if not record.second_captions:
                 raise ValueError("no second caption")
-            example["caption_tokens"] = self._one_of(record.second_captions, draw(SECOND_CAPTION))
+            example["caption_tokens"] = self._tokens(_one_of(record.second_captions, draw(SECOND_CAPTION)))
         if "augmented_images" in self._arrays:
-            example["augmented_images"] = self._augment(image, draw(SECOND_VIEW))
+            example["augmented_images"] = self._view(image, draw(SECOND_VIEW))
+        if "augmented_tokens" in self._arrays:
+            example["augmented_tokens"] = self._changed(caption, self._view_text, draw, SECOND_TEXT)
         return example
 
-    def _one_of(self, captions: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-        return self._tokens(captions[rng.integers(len(captions))])
+    def _changed(self, caption: str, change: TextAugment | None, draw: Callable, part: int) -> np.ndarray:
+        """Tokens of a caption; those of a changed one are not worth keeping."""
+        return self._tokens(caption) if change is None else self._tokenizer(change(caption, draw(part)))[0]
+
+
+def _one_of(captions: Sequence[str], rng: np.random.Generator) -> str:
+    return captions[rng.integers(len(captions))]
+
+
+def arrays_of(inputs: Sequence[str], image_size: int, context_length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and dtype of one example in each array of a batch."""
+    picture, text = ((image_size, image_size, 3), np.uint8), ((context_length,), np.int32)
+    of_key = {"images": picture, "augmented_images": picture}
+    of_key |= {"tokens": text, "caption_tokens": text, "augmented_tokens": text}
+    return {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}
+
+
+def held_bytes(
+    inputs: Sequence[str], local_batch: int, image_size: int, context_length: int, num_threads: int, prefetch: int
+) -> int:
+    """Most bytes that a loader's examples take: those made ahead or being made, and the batch it gives.
+
+    A picture of its own size for each thread comes on top.
+    """
+    arrays = arrays_of(inputs, image_size, context_length).values()
+    example = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
+    ahead = max(num_threads * math.gcd(local_batch, MAX_CHUNK), prefetch * local_batch)
+    # The batch it gives exists twice for a moment: in chunks, and joined.
+    return example * (ahead + 2 * local_batch)
 
 
 def check_options(num_records: int, batch_size: int, process_count: int, seed: int, num_threads: int) -> None:

@@ -15,6 +15,8 @@ class PairOptions:
       pictures: folder that picture paths in a table are relative to; "" for the table's own.
       templates: prompts with one ``{}`` each that make captions of class names.
       index_dir: folder for indexes that are built once; "" for beside the data.
+      split: what follows the last "#" of a location, for formats whose files hold several splits; "" for none.
+      root: folder that names of data sets, which are no paths, are looked up in; "" for the format's own.
     """
 
     image_key: str = ""
@@ -23,6 +25,8 @@ class PairOptions:
     pictures: str = ""
     templates: tuple[str, ...] = ()
     index_dir: str = ""
+    split: str = ""
+    root: str = ""
 
 
 class PairSource(Protocol):
@@ -30,6 +34,9 @@ class PairSource(Protocol):
 
     Opening one is cheap whatever its size, and reads no picture; what is wrong with the files as a whole is a
     `UserError` then. A method raises any other exception for a single pair that cannot be read.
+
+    A source that knows its keys without asking for one after the other may have `find(keys)`, int [n]: the numbers
+    of those pairs, in any order, that have one of these keys.
 
     A source all of whose pairs have captions of another origin also has a method `second_captions`, like
     `captions`. One whose pairs are of named classes has `class_names`, tuple of str, and `label(index)`, an

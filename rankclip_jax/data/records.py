@@ -3,11 +3,12 @@
 Letters: N pictures, M candidate texts, H x W pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,14 @@ class Record:
 
     Attributes:
       key: unique name of the record inside its source.
-      image: uint8 [H, W, 3] RGB.
+      image: uint8 [H, W, 3] RGB, or a PIL picture of mode RGB.
       captions: at least one caption; the loader draws one per step.
       second_captions: captions of another origin, such as a captioning model; the loader draws one of
         them too for objectives that read both kinds.
     """
 
     key: str
-    image: np.ndarray
+    image: np.ndarray | Image.Image
     captions: tuple[str, ...]
     second_captions: tuple[str, ...] = ()
 
@@ -83,7 +84,7 @@ class EvalSplit:
 
     Attributes:
       name: split name as it appears in metrics, e.g. ``test_style``.
-      images: uint8 [N, H, W, 3].
+      images: uint8 [N, H, W, 3], or `LazyPictures`: N pictures of any size, decoded when asked for.
       image_ids: int [N].
       texts: M candidate texts.
       text_ids: int [M].
@@ -91,7 +92,7 @@ class EvalSplit:
     """
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | Sequence
     image_ids: np.ndarray
     texts: tuple[str, ...]
     text_ids: np.ndarray

@@ -146,7 +146,12 @@ class Tokenizer:
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the context and would be cut."""
-        return sum(len(ids) > self._room for ids in self._ids(texts))
+        return int((self.lengths(texts) > self.context_length).sum())
+
+    def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """int [N], tokens of each text, those of its frame included, before anything is cut."""
+        framed = len(self.frame.before) + len(self.frame.after)
+        return np.array([len(ids) + framed for ids in self._ids(texts)], np.int64)
 
     @property
     def _room(self) -> int:

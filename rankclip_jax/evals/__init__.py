@@ -25,8 +25,8 @@ GRADED_BY = "subgroup"  # the labelling that grades relevance in NDCG, where a s
 class Encoder(Protocol):
     """What is evaluated. Both methods batch internally and return unit-norm rows."""
 
-    def encode_image(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 [N, D]."""
+    def encode_image(self, images: np.ndarray | Sequence) -> np.ndarray:
+        """N pictures, as in `EvalSplit.images` -> float32 [N, D]."""
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
         """M texts -> float32 [M, D]."""

@@ -16,7 +16,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from rankclip_jax.data.records import EvalSplit
+from rankclip_jax.data.transforms import resize_and_crop
 from rankclip_jax.evals import SplitEmbeddings
 
 EVAL_FILE = "eval.json"
@@ -92,8 +93,13 @@ def write_embeddings(
     return _replace(Path(run_dir) / EMBEDDINGS_FILE, lambda file: np.savez_compressed(file, **arrays))
 
 
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Return uint8 [N, h, w, 3]: the pictures, shrunk so that the longer side is at most `THUMBNAIL_SIDE`."""
+def _thumbnails(images: Sequence) -> np.ndarray:
+    """Return uint8 [N, h, w, 3]: the pictures, shrunk so that the longer side is at most `THUMBNAIL_SIDE`.
+
+    Pictures of several sizes are cropped to squares, as the model sees them.
+    """
+    if not isinstance(images, np.ndarray):
+        return np.stack([resize_and_crop(np.asarray(image), THUMBNAIL_SIDE) for image in images])
     height, width = images.shape[1:3]
     scale = THUMBNAIL_SIDE / max(height, width)
     if scale >= 1:

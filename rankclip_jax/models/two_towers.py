@@ -48,6 +48,7 @@ OUTPUTS = {
     "text_embeds": Output("text", "tokens", "embeds"),
     "caption_embeds": Output("text", "caption_tokens", "embeds"),
     "image_embeds_augmented": Output("image", "augmented_images", "embeds"),
+    "text_embeds_augmented": Output("text", "augmented_tokens", "embeds"),
     "image_logits": Output("image", "images", "logits"),
     "text_logits": Output("text", "tokens", "logits"),
 }

@@ -53,8 +53,8 @@ def build(config, length: RunLength) -> Objective:
         0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
 
     with V~, T~ [B, D] of augmented pictures and texts, in the direction from the plain view only; the two
-    terms above keep the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`; a run
-    whose data give no augmented texts (the released code swaps and replaces words) is refused at the start.
+    terms above keep the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`: as
+    released, config.data.view_augment="autoaugment" and view_text_augment="eda", with no other augmentation.
 
     Args:
       config: `in_modal_weight`, `cross_weight` (0 drops the term), `augmented`.

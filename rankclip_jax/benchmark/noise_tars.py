@@ -1,0 +1,66 @@
+"""Tars as img2dataset writes them, of noise that takes as many bytes as photographs do."""
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from rankclip_jax.errors import UserError
+
+SHARDS = 4
+DISTINCT = 200  # pictures; more pairs than that take them again
+SLOPE = 1.6  # amplitudes fall as 1 / frequency^SLOPE: files of some 40 kB at 256-384 pixels a side
+GREY, COLOUR = 55, 10  # standard deviations
+QUALITY = 95  # img2dataset's own
+WORDS = ("a", "the", "dog", "cat", "house", "on", "in", "red", "photo", "of", "street", "with", "man", "water", "light")
+
+
+def read_sides(text: str) -> tuple[int, int]:
+    """ "256-384" as (256, 384), "256" as (256, 256)."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 8 <= low <= high:
+        raise UserError(f"--pixels={text}: write the lowest and the highest side, such as 256-384.")
+    return low, high
+
+
+def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
+    """Write `count` pairs into the folder, the same ones each time; returns the location of the tars."""
+    rng = np.random.default_rng(0)
+    bar = tqdm(range(min(count, DISTINCT)), desc="making pictures", leave=False, disable=None, delay=1)
+    pictures = [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number in range(shard, count, SHARDS):
+                key, caption = f"{shard:05d}{number:04d}", " ".join(rng.choice(WORDS, rng.integers(5, 15)))
+                about = json.dumps({"caption": caption, "key": key, "status": "success"}).encode()
+                data = pictures[number % len(pictures)]
+                for extension, content in (("jpg", data), ("json", about), ("txt", caption.encode())):
+                    info = tarfile.TarInfo(f"{key}.{extension}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return str(folder / f"{{{0:05d}..{SHARDS - 1:05d}}}.tar")
+
+
+def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3], strong in grey and weak in colour."""
+    down, right = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    falling = np.maximum(np.hypot(down, right), 1 / max(height, width)) ** -SLOPE
+    layers = []
+    for strength in (GREY, COLOUR, COLOUR):
+        spectrum = falling * np.exp(2j * np.pi * rng.random(falling.shape))
+        layer = np.fft.irfft2(spectrum, (height, width))
+        layers.append(strength * layer / layer.std())
+    grey, red, blue = layers[0] + 128, *layers[1:]
+    return np.clip(np.stack([grey + red, grey - 0.5 * (red + blue), grey + blue], -1), 0, 255).astype(np.uint8)
+
+
+def _encoded(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

@@ -1,0 +1,60 @@
+"""open_clip's training pipeline by the webdataset library and PyTorch's DataLoader: the benchmark's opponent.
+
+Its stages in its order: shards in random order, split among the workers; samples shuffled in a buffer of 5,000;
+decoded by Pillow to RGB; cropped and resized; made batches in the worker. torchvision's transform is replaced by
+the same one in Pillow, and float32 is made as its ToTensor and Normalize do. Needs the extra `webdataset`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rankclip_jax.data.augmentations import random_resized_crop
+from rankclip_jax.errors import UserError
+
+SHUFFLE, SHUFFLE_FIRST = 5000, 1000
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def batches(
+    files: Sequence[str], *, tokenize: Callable, dtype: str, batch: int, size: int, workers: int
+) -> Iterator[tuple[Any, Any]]:
+    """Endless (pictures, tokens): uint8 [batch, size, size, 3] or float32 [batch, 3, size, size], and int32 tokens."""
+    torch, wds = import_both()
+    torch.manual_seed(0)
+    rng = np.random.default_rng()
+
+    def picture(image):
+        rgb = torch.from_numpy(np.array(random_resized_crop(image, rng, size=size)))
+        return rgb if dtype == "uint8" else normalise(rgb)
+
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+
+    def normalise(rgb):
+        scaled = rgb.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return scaled.sub_(mean).div_(std)
+
+    pipeline = wds.DataPipeline(
+        wds.ResampledShards(list(files)),
+        wds.tarfile_to_samples(),
+        wds.shuffle(SHUFFLE, initial=SHUFFLE_FIRST),
+        wds.decode("pilrgb"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map_dict(image=picture, text=lambda text: torch.from_numpy(tokenize(text)[0])),
+        wds.to_tuple("image", "text"),
+        wds.batched(batch, partial=False),
+    )
+    loader = wds.WebLoader(pipeline, batch_size=None, shuffle=False, num_workers=workers, persistent_workers=True)
+    return iter(loader)
+
+
+def import_both():
+    """torch and webdataset, or a UserError that says how to get them."""
+    try:
+        import torch
+        import webdataset
+    except ImportError:
+        hint = "pip install 'rankclip_jax[webdataset]', or use --loaders=rankclip_jax"
+        raise UserError(f"the webdataset side needs webdataset and torch: {hint}.") from None
+    return torch, webdataset

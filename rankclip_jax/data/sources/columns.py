@@ -1,0 +1,92 @@
+"""Which column of a table is the picture and which the caption."""
+
+from collections.abc import Collection
+
+from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.errors import UserError, did_you_mean
+
+# Names in use, the most telling first; letter case does not matter. "filepath" and "title" are open_clip's.
+PICTURES = (
+    "filepath",
+    "image_path",
+    "img_path",
+    "file_path",
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "images",
+    "jpg",
+    "png",
+    "webp",
+    "jpeg",
+    "image_file",
+    "file_name",
+    "filename",
+    "image_name",
+    "image_bytes",
+    "bytes",
+    "path",
+    "file",
+)
+CAPTIONS = (
+    "title",
+    "caption",
+    "captions",
+    "text",
+    "texts",
+    "txt",
+    "sentence",
+    "sentences",
+    "description",
+    "alt_text",
+    "alt",
+    "raw_caption",
+    "comment",
+    "prompt",
+)
+LABELS = ("label", "labels", "class", "fine_label", "category")
+
+
+def find_column(names: Collection[str], wanted: str, usual: Collection[str], key: str, where: str) -> str:
+    """The name among `names` that is `wanted`, or the first `usual` one.
+
+    Args:
+      names: columns that are there.
+      wanted: value of the config's key; "" for a usual one.
+      usual: names in use for it.
+      key: of the config, for the message.
+      where: file, for the message.
+
+    Raises:
+      UserError: it is not there; names the columns that are.
+    """
+    found = find_usual(names, (wanted,) if wanted else usual)
+    if found is not None:
+        return found
+    listed = ", ".join(map(repr, names)) or "none"
+    if wanted:
+        raise UserError(f"{where} has no column {wanted!r}.{did_you_mean(wanted, names)} Columns found: {listed}.")
+    raise UserError(
+        f"{where}: no column has a usual name of {'pictures' if key == 'image_key' else 'captions'}, such as "
+        f"{', '.join(list(usual)[:3])}; name it in config.data.{key}. Columns found: {listed}."
+    )
+
+
+def find_usual(names: Collection[str], usual: Collection[str]) -> str | None:
+    """The first of `usual` that is among `names`, exactly or else in another letter case; None if there is none."""
+    folded = {name.strip().casefold(): name for name in reversed(list(names))}
+    for name in usual:
+        if name in names:
+            return name
+        if name.casefold() in folded:
+            return folded[name.casefold()]
+    return None
+
+
+def text_columns(names: Collection[str], options: PairOptions, where: str) -> list[str]:
+    """Columns of the caption and, if one is asked for, of the second caption."""
+    caption = find_column(names, options.caption_key, CAPTIONS, "caption_key", where)
+    if not options.second_caption_key:
+        return [caption]
+    return [caption, find_column(names, options.second_caption_key, (), "second_caption_key", where)]

@@ -1,0 +1,101 @@
+"""Tables with a header line and a separator, csv or tsv: which one, and which columns, is found out.
+
+A picture in several rows has several captions. A row without a picture path, or with more or fewer fields than
+the header, is left out with a warning; a caption that is empty or not UTF-8 makes its pair a bad record.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from rankclip_jax.data import locations
+from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.columns import PICTURES, find_column, text_columns
+from rankclip_jax.data.sources.strings import Strings
+from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
+from rankclip_jax.errors import UserError
+
+SEPARATORS = ("\t", ",", ";", "|")
+BLOCK = 1 << 26  # bytes parsed at a time: a longer row is an error
+
+
+def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
+    """Read tables of picture paths and captions.
+
+    Raises:
+      UserError: a file is missing or empty, has no such column, or too many rows that cannot be read.
+    """
+    folder = folder_of(files, options)
+    tables = [_read(file, options) for file in files]
+    count = sum(len(table) for table in tables)
+    columns = [[table.column(i) for table in tables] for i in range(tables[0].num_columns)]
+    pictures, *texts = [Strings.of_arrow(pa.chunked_array([c for t in column for c in t.chunks])) for column in columns]
+    own = np.arange(count)
+    del tables, columns
+    return TablePairs(Rows(pictures, *((text, own) for text in texts)), folder)
+
+
+def separator_of(header: str) -> str:
+    """The separator that gives the most fields in the header line, where captions cannot mislead it."""
+    return max(SEPARATORS, key=lambda separator: len(_fields(header, separator)))
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def _read(file: str, options: PairOptions) -> pa.Table:
+    """Columns of the pictures and captions, without the rows that cannot be read."""
+    data = _bytes(file)
+    line = re.match(rb"(?:\xef\xbb\xbf)?([^\r\n]*)", data)[1].decode("utf-8", "backslashreplace")
+    separator = separator_of(line)
+    names = [name.strip() for name in _fields(line, separator)]
+    wanted = [find_column(names, options.image_key, PICTURES, "image_key", file), *text_columns(names, options, file)]
+    broken: list[str] = []
+    table = _parse(file, data, separator, names, wanted, broken).select(wanted)
+    is_given = pc.greater(pc.binary_length(table.column(0)), 0)
+    lacking = len(table) - (pc.sum(is_given).as_py() or 0)
+    if lacking:
+        broken += ["a row without a picture"] * lacking
+        table = table.filter(is_given)
+    check_broken(file, broken, len(table))
+    if not len(table):
+        raise UserError(f"{file} has a header and no rows: add some.")
+    return table
+
+
+def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: list[str], broken: list[str]) -> pa.Table:
+    def leave_out(row: pyarrow.csv.InvalidRow) -> str:
+        fields = f"{row.actual_columns} fields instead of {row.expected_columns}"
+        broken.append(f"line {row.number}: {fields}")
+        return "skip"
+
+    try:
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            # Line numbers are only known to one thread, and the names as they are without spaces around.
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
+            pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out),
+            pyarrow.csv.ConvertOptions(
+                column_types={name: pa.large_binary() for name in wanted},
+                include_columns=sorted({*wanted}),
+                check_utf8=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise UserError(f"cannot read {file} as a table ({error}): mend it; a quote in a caption is doubled.") from None
+
+
+def _bytes(file: str) -> bytes:
+    try:
+        data = locations.read(file)
+    except OSError as error:
+        raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
+    if not re.search(rb"\S", data):
+        raise UserError(f"{file} is empty: a table needs a header line with the names of its columns.")
+    return data

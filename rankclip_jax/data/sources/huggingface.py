@@ -1,0 +1,132 @@
+"""Folders of Hugging Face `datasets`, as `save_to_disk` or a hub repository leaves them, read without that library.
+
+A split is named after "#": ``huggingface:my_dataset#train``. Arrow files are mapped, so that any record is read
+at once; Parquet files are read as `parquet` explains.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rankclip_jax.data import locations
+from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.cells import pairs_of
+from rankclip_jax.data.sources.parquet import ParquetCells
+from rankclip_jax.errors import UserError, lookup
+
+SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5}|-\d+)?\.(arrow|parquet)")
+
+
+def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
+    """Open a folder.
+
+    Raises:
+      UserError: it is no such folder, has no such split, or several of which none is named.
+    """
+    if len(files) != 1 or locations.is_url(files[0]) or not os.path.isdir(files[0]):
+        raise UserError(f"{files[0]} is not one local folder: huggingface reads a folder of `datasets`.")
+    folder = files[0]
+    shards = _shards(folder, options.split)
+    cells = ParquetCells(shards) if shards[0].endswith(".parquet") else ArrowCells(shards)
+    return pairs_of(cells, options.pictures or folder, options, folder)
+
+
+def _shards(folder: str, split: str) -> list[str]:
+    splits = _splits(folder)
+    if not splits:
+        raise UserError(f"no .arrow or .parquet files in {folder}: is it a folder of `datasets`?")
+    if split:
+        return lookup(splits, split, f"split of {folder}")
+    if len(splits) > 1:
+        names = ", ".join(splits)
+        raise UserError(
+            f"{folder} holds several splits: name one, as in {folder}#{next(iter(splits))}. There are: {names}."
+        )
+    return next(iter(splits.values()))
+
+
+def _splits(folder: str) -> dict[str, list[str]]:
+    """Files of each split, in order."""
+    saved = {name: os.path.join(folder, name) for name in sorted(os.listdir(folder))}
+    saved = {name: path for name, path in saved.items() if os.path.exists(os.path.join(path, "state.json"))}
+    if saved:
+        return {name: _saved(path) for name, path in saved.items()}
+    if os.path.exists(os.path.join(folder, "state.json")):
+        return {"train": _saved(folder)}
+    found: dict[str, list[str]] = {}
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.endswith((".parquet", ".arrow")):
+                found.setdefault(_split_of(name, os.path.basename(base)), []).append(os.path.join(base, name))
+    kinds = {os.path.splitext(path)[1] for paths in found.values() for path in paths}
+    wanted = ".parquet" if ".parquet" in kinds else ".arrow"
+    kept = {split: [path for path in paths if path.endswith(wanted)] for split, paths in found.items()}
+    return {split: paths for split, paths in kept.items() if paths}
+
+
+def _saved(folder: str) -> list[str]:
+    """Files that the folder's own list names; what else lies there is left from something else."""
+    path = os.path.join(folder, "state.json")
+    try:
+        return [os.path.join(folder, file["filename"]) for file in json.loads(locations.read(path))["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): save the data set again.") from None
+
+
+def _split_of(name: str, folder: str) -> str:
+    """``train-00000-of-00002.parquet`` and ``train/0000.parquet`` are of split "train"."""
+    split = SHARD.fullmatch(name)["split"]
+    return folder if split.isdigit() else split.rpartition("/")[2]
+
+
+class ArrowCells:
+    """Mapped Arrow files; see `Cells`."""
+
+    def __init__(self, files: Sequence[str]):
+        self._files = tuple(files)
+        tables = [_mapped(file) for file in files]
+        self.schema = tables[0].schema
+        for file, table in zip(files, tables, strict=True):
+            if table.schema.names != self.schema.names:
+                raise UserError(f"{file} has columns {table.schema.names}, {files[0]} has {self.schema.names}.")
+        self._batches = [batch for table in tables for batch in table.to_batches()]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._file_starts = np.cumsum([0, *(table.num_rows for table in tables)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def cell(self, column: str, index: int) -> Any:
+        batch = int(np.searchsorted(self._starts, index, "right")) - 1
+        return self._batches[batch].column(column)[int(index - self._starts[batch])].as_py()
+
+    large_cell = cell  # all of it is mapped, and nothing kept
+
+    def whole(self, column: str) -> pa.ChunkedArray:
+        return pa.chunked_array([batch.column(column) for batch in self._batches], self.schema.field(column).type)
+
+    def name(self, index: int) -> str:
+        file = int(np.searchsorted(self._file_starts, index, "right")) - 1
+        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
+
+    def digest(self) -> str:
+        """Of the files' sizes and numbers of rows."""
+        sizes = [(os.path.basename(file), locations.size(file)) for file in self._files]
+        return hashlib.sha256(repr((sizes, self._file_starts.tolist())).encode()).hexdigest()
+
+
+def _mapped(file: str) -> pa.Table:
+    try:
+        try:
+            return pa.ipc.open_stream(pa.memory_map(file)).read_all()
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(pa.memory_map(file)).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read {file} as Arrow ({error}): is it whole?") from None

@@ -1,0 +1,209 @@
+"""Tars of pictures with captions as img2dataset and the webdataset library write them, read as they are.
+
+    00000.tar: 000000000.jpg  000000000.txt  000000000.json  000000001.jpg ...
+
+Members whose names are equal up to the first dot are one sample. Tars are indexed once (`tars.build`) and then
+read in any order, so every shuffle is one of all pairs, and a run resumes at any step.
+
+Keys of `config.data`: ``image_key`` is the picture's extension, such as "png"; ``caption_key`` and
+``second_caption_key`` the caption's, such as "txt", or a field of a JSON member: "json.caption" is the field
+caption of KEY.json, "json.a.b" the field b in its object a. A field that is a list of strings gives several captions.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, takewhile
+from typing import NamedTuple
+
+import numpy as np
+
+from rankclip_jax.data import locations
+from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.captions import captions_of
+from rankclip_jax.data.tars.build import Indexed, open_indexes
+from rankclip_jax.data.tars.report import summary, troubles
+from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
+from rankclip_jax.data.tars.walk import BLOCK, member_name
+from rankclip_jax.errors import UserError
+
+LOG = logging.getLogger(__name__)
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+PICTURES: Part = ("jpg", "jpeg", "png", "webp")
+CAPTION = "txt"
+NEAR = 1 << 18  # bytes that are read in vain rather than asking a server twice
+
+
+class Caption(NamedTuple):
+    """The member that has a caption, and the path of its field in there; () if the member is the caption."""
+
+    extension: str
+    fields: tuple[str, ...]
+
+
+class WebDataset:
+    """The pairs of some tars, as `pairs.PairSource` says; its memory is that of the index, which is mapped."""
+
+    def __init__(self, tars: Sequence[Indexed], parts: Sequence[Part], captions: Sequence[Caption]):
+        """`captions` are the first and perhaps the second; the picture is part 0."""
+        self._files = [tar.file for tar in tars]
+        self._rows = [tar.rows for tar in tars]
+        self._ends = list(accumulate(len(rows) for rows in self._rows))
+        self._digests = [tar.entry.digest for tar in tars]
+        self._parts = parts
+        self._captions = captions
+        self._folder = _common_folder(self._files)
+        self._near = threading.local()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def key(self, index: int) -> str:
+        file, row = self._row(index)
+        begin, headers = row[FIRST] * BLOCK, row[HEADERS] * BLOCK
+        name = member_name(self._bytes(index, file, row, begin - headers, headers))
+        return f"{self._name(file)}/{name.decode(errors='replace')}"
+
+    def find(self, keys: Iterable[str]) -> np.ndarray:
+        """int, numbers of the pairs with one of these keys, in ascending order."""
+        wanted = {self._name(file): [] for file in self._files}
+        for key in keys:
+            cuts = (i for i, character in enumerate(key) if character == "/" and key[:i] in wanted)
+            if (cut := next(cuts, None)) is not None:
+                wanted[key[:cut]].append(split_name(key[cut + 1 :].encode())[0])
+        found = []
+        for file, rows, end in zip(self._files, self._rows, self._ends, strict=True):
+            if wanted[self._name(file)]:
+                hashes = np.ascontiguousarray(rows[:, :HEADERS]).view("<u8").ravel()
+                found.append(np.flatnonzero(np.isin(hashes, key_hash(wanted[self._name(file)]))) + end - len(rows))
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._caption(index, self._captions[0])
+
+    def picture(self, index: int) -> bytes:
+        file, row = self._row(index)
+        return self._part(index, file, row, 0)
+
+    def digest(self) -> str:
+        told = [self._parts, self._captions, self._digests]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def _name(self, file: str) -> str:
+        return file[len(self._folder) :].lstrip("/")
+
+    def _row(self, index: int) -> tuple[str, list[int]]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        shard = bisect_right(self._ends, index)
+        rows = self._rows[shard]
+        return self._files[shard], rows[index - self._ends[shard] + len(rows)].tolist()
+
+    def _caption(self, index: int, caption: Caption) -> tuple[str, ...]:
+        file, row = self._row(index)
+        data = self._part(index, file, row, self._parts.index((caption.extension,), 1))
+        return captions_of(_field(json.loads(data), caption) if caption.fields else data)
+
+    def _part(self, index: int, file: str, row: Sequence[int], part: int) -> bytes:
+        return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])
+
+    def _bytes(self, index: int, file: str, row: Sequence[int], begin: int, size: int) -> bytes:
+        """Part of a sample. Over a network all of it is read at once and kept for what this thread asks next."""
+        if not locations.is_url(file):
+            return locations.read_range(file, begin, size)
+        of, start, data = getattr(self._near, "fetched", (None, 0, b""))
+        if of != index:
+            start, length = _extent(row)
+            if length > sum(row[FIRST + 1 :: 2]) + NEAR:
+                return locations.read_range(file, begin, size)  # its members are far apart
+            data = locations.read_range(file, start, length)
+            self._near.fetched = index, start, data
+        return data[begin - start : begin - start + size]
+
+
+class TwoCaptions(WebDataset):
+    """Pairs that all have a caption of another origin too."""
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return self._caption(index, self._captions[1])
+
+
+def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
+    """The pairs of tars, which are indexed if they have not been yet.
+
+    Raises:
+      UserError: a file is compressed or no tar, or no sample has both picture and caption.
+    """
+    tars, parts, captions = _open(files, options, rebuild=False)
+    for line in troubles(tars):
+        LOG.warning("%s", line)
+    return (TwoCaptions if options.second_caption_key else WebDataset)(tars, parts, captions)
+
+
+def index(files: Sequence[str], options: PairOptions, rebuild: bool = False) -> str:
+    """Index tars and tell what was found: a table for people. `rebuild` makes anew what is there."""
+    began = time.monotonic()
+    tars, _, _ = _open(files, options, rebuild)
+    return summary(tars, time.monotonic() - began)
+
+
+def _open(files: Sequence[str], options: PairOptions, rebuild: bool) -> tuple[list[Indexed], list[Part], list[Caption]]:
+    compressed = [file for file in files if file.lower().endswith(COMPRESSED)]
+    if compressed:
+        raise UserError(f"{compressed[0]} is compressed and has no random access: decompress it, as in gunzip FILE.")
+    captions = [_caption_of(options.caption_key or CAPTION)]
+    if options.second_caption_key:
+        captions.append(_caption_of(options.second_caption_key))
+    pictures = (options.image_key.lower().lstrip("."),) if options.image_key else PICTURES
+    parts = [pictures, *dict.fromkeys((caption.extension,) for caption in captions)]
+    tars = open_indexes(files, parts, options.index_dir, rebuild)
+    if not any(tar.entry.pairs for tar in tars):
+        raise UserError(_no_pairs(tars, parts))
+    return tars, parts, captions
+
+
+def _caption_of(key: str) -> Caption:
+    """ "txt" is a member; "json.caption" a field of a member, "meta.json.caption" too."""
+    extension, found, field = key.lstrip(".").partition("json.")
+    if found:
+        return Caption(extension.lower() + "json", tuple(field.split(".")))
+    return Caption(key.lstrip(".").lower(), ())
+
+
+def _field(value: object, caption: Caption) -> tuple[str, ...]:
+    for name in caption.fields:
+        if not isinstance(value, dict) or name not in value:
+            found = f"found {', '.join(value)}" if isinstance(value, dict) else "it is no object"
+            raise KeyError(f"no field {'.'.join(caption.fields)} in the {caption.extension} member: {found}")
+        value = value[name]
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{'.'.join(caption.fields)} in the {caption.extension} member is no text: {value!r:.80}")
+    return tuple(texts)
+
+
+def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
+    found = sorted({extension for tar in tars for extension in tar.entry.extensions})
+    wanted = " and ".join("/".join(part) for part in parts)
+    return (
+        f"no sample in {tars[0].file}{' and others' if tars[1:] else ''} has {wanted}: its members are "
+        f"{', '.join(found) or 'none'}; set data.image_key and data.caption_key, such as txt or json.caption."
+    )
+
+
+def _extent(row: Sequence[int]) -> tuple[int, int]:
+    """Where the members of a sample begin, with the picture's headers, and how many bytes they take."""
+    begins = [block * BLOCK for block in row[FIRST::2]]
+    ends = [begin + size for begin, size in zip(begins, row[FIRST + 1 :: 2], strict=True)]
+    start = min(begins[0] - row[HEADERS] * BLOCK, *begins)
+    return start, max(ends) - start
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    levels = zip(*(os.path.dirname(file).split("/") for file in files), strict=False)
+    return "/".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))

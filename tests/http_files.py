@@ -1,0 +1,94 @@
+"""A web server for the files of a folder that answers range requests, and may be made to fail."""
+
+import contextlib
+import http.server
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `folder`; each of the following is 0 for never.
+
+    Attributes:
+      refuse_every: every so many requests gets "503 Service Unavailable".
+      break_every: of every so many answers half the bytes come, then the connection ends.
+      ignores_ranges: whether whole files are sent whatever is asked for.
+      requests: (path, range asked for) of every request.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.refuse_every = self.break_every = 0
+        self.ignores_ranges = False
+        self.requests = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer would take 40 ms
+    server: Server
+
+    def do_GET(self):
+        server, asked = self.server, self.headers.get("Range")
+        with server.lock:
+            server.requests.append((self.path, asked))
+            number = len(server.requests)
+        file = server.folder / self.path.lstrip("/")
+        if server.refuse_every and number % server.refuse_every == 0:
+            self._answer(503, b"busy")
+        elif not file.is_file():
+            self._answer(404, b"no such file")
+        else:
+            data = file.read_bytes()
+            status, begin, end = (200, 0, len(data)) if server.ignores_ranges else _range(asked, len(data))
+            about = {"ETag": f'"{os.stat(file).st_mtime_ns}"'}
+            if status == 206:
+                about["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
+            broken = server.break_every and number % server.break_every == 0
+            self._answer(status, data[begin:end], about, broken)
+
+    def _answer(self, status, body, about=(), broken=False):
+        self.send_response(status)
+        for name, value in dict(about).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if broken else body)
+        self.close_connection = self.close_connection or bool(broken)
+
+    def log_message(self, *args):
+        pass
+
+
+def _range(asked: str | None, size: int) -> tuple[int, int, int]:
+    """Status and the bytes to send."""
+    found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
+    if not found:
+        return 200, 0, size
+    begin, end = int(found[1]), min(size, int(found[2] or size - 1) + 1)
+    return (206, begin, end) if begin < size else (416, 0, 0)
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Serve a folder on a free port of this machine."""
+    server = Server(folder)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
