@@ -118,7 +118,7 @@ def witness_of(path, image=0.0, text=0.0, token=0, grey=0.0):
             model.config.image.pixel_mean
         )
         images = encoder.encode_image(np.round(255 * shown).astype(np.uint8)) + image
-        texts = np.asarray(encoder._encode(encoder._text, tokens)) + text
+        texts = np.asarray(encoder._encode(encoder._text, len(tokens), tokens.__getitem__)) + text
         return images, texts, encoder.logit_scale * images @ texts.T
 
     def pixels(pictures):

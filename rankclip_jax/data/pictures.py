@@ -12,7 +12,6 @@
 import io
 import warnings
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from rankclip_jax.data.pairs import PairSource
@@ -98,7 +97,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 class DecodedRecords:
     """The records of a `PairSource`, decoded when they are asked for; see `RecordSource`.
 
-    It has `second_captions` if the pairs have, and the labelling "class" if they are of named classes.
+    It has `second_captions` if the pairs have.
     """
 
     def __init__(self, pairs: PairSource):
@@ -107,18 +106,6 @@ class DecodedRecords:
         self._second = getattr(pairs, "second_captions", None)
         if self._second is not None:
             self.second_captions = self._second
-        if hasattr(pairs, "class_names"):
-            self.classes, self.labels = {"class": pairs.class_names}, self._labels
-
-    def _labels(self, labelling: str) -> np.ndarray:
-        del labelling  # there is one
-        return np.array([self._label(index) for index in range(len(self.pairs))], np.int32)
-
-    def _label(self, index: int) -> int:
-        try:
-            return self.pairs.label(index)
-        except Exception:  # whatever a reader raises; a probe leaves the record out
-            return -1
 
     def __len__(self) -> int:
         return len(self.pairs)
