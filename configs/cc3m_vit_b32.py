@@ -15,8 +15,9 @@ RECIPES = {
     # The defaults of RankCLIP's and CyCLIP's released code, the batch being that of all their GPUs together. Their
     # schedule begins one epoch late, so that nothing is warmed up at this batch; here it is as printed.
     "released": {"learning_rate": 5e-4, "warmup": "10000 steps", "b2": 0.999, "eps": 1e-8},
-    # A baseline that is not weaker than it need be (our choice): CLIP's settings, at a batch of 1,024 and 30 epochs.
-    "tuned": {"learning_rate": 1e-3, "warmup": "2000 steps", "weight_decay": 0.2, "clip_norm": 1.0},
+    # A stronger baseline: what gave open_clip's users 18.5 to 19 % on ImageNet with RN50, twice the paper's CLIP
+    # (open_clip issue 448), where 10,000 steps of warm-up were found too many.
+    "tuned": {"learning_rate": 1e-3, "warmup": "2000 steps"},
 }
 
 
@@ -28,7 +29,7 @@ def get_config(variant: str = "released") -> ConfigDict:
     config = base.get_config("ViT-B/32", objective)
     config.optimizer.update(RECIPES[recipe])
     config.batch_size, config.duration = {"released": (128, "64 epochs"), "tuned": (1024, "30 epochs")}[recipe]
-    config.data.augment = {"released": "none", "tuned": "random_resized_crop(min_area=0.5)|flip"}[recipe]
+    config.data.augment = {"released": "none", "tuned": "random_resized_crop"}[recipe]
     config.data.update({"name": "webdataset", "train": "{00000..00331}.tar", "val_pairs": 2000})
     if "runlocal" in words:
         config.model, config.tokenizer = get_preset("mu"), {"name": "bpe", "vocab_size": 512}
