@@ -123,8 +123,9 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     check_micro_batches(config.micro_batches, batch_size // mesh.size)
     check_ema_decay(config.optimizer.ema_decay)
     check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
+    size = max(1, config.model.image.image_size)  # one that is none is refused with the towers
     for pipeline in (data.augment, data.view_augment):
-        make_augment(pipeline, config.model.image.image_size, config.model.image.get("resize", "crop"))
+        make_augment(pipeline, size, config.model.image.get("resize", "crop"))
     for pipeline in (data.text_augment, data.view_text_augment):
         make_text_augment(pipeline)
     block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)

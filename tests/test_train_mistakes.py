@@ -31,7 +31,7 @@ MISTAKES = [
     ({"objective.arithmetic": "exakt"}, "unknown objective.arithmetic 'exakt'. Did you mean 'exact'?"),
     ({"objective.cross_weight": 0.0, "objective.in_modal_weight": 0.0}, "raise one of them, or use"),
     ({"objective.ramp": "epoch", "duration": "1epochs"}, "the released epoch ramp needs 2 epochs or more"),
-    ({"objective.block_rows": 5}, "objective.block_rows=5 does not divide the 32 rows of one device"),
+    ({"objective.block_rows": -5}, "objective.block_rows=-5: use a number of rows, or 0 to choose by memory"),
     ({"optimizer.schedule": "cosin"}, "unknown config.optimizer.schedule 'cosin'. Did you mean 'cosine'?"),
     ({"optimizer.warmup": "20"}, "optimizer.warmup is 20 steps and the whole run 20; shorten the warm-up"),
     (
