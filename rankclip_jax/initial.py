@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from rankclip_jax.config import has_checkpoint
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import Model, read_model
+from rankclip_jax.loading import read_model
+from rankclip_jax.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
 from rankclip_jax.models.presets import IMAGE_OPTIONS, OF_ANY_IMAGE, TEXT_OPTIONS
 

@@ -4,7 +4,7 @@ A run of our own and weights of other libraries become the same `Model`; all tha
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -14,35 +14,12 @@ from rankclip_jax.config import load_run_config
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
+from rankclip_jax.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.sharding import make_mesh
 
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
-
-
-class Model(NamedTuple):
-    """Weights in memory, with all that is needed to use them.
-
-    Attributes:
-      config: `config.model`.
-      params: {"towers", "scalars"}, numpy arrays.
-      model_state: mutable collections of the towers, such as {"batch_stats"}; empty for most.
-      tokenizer: of the text tower.
-      step: training steps behind it; 0 for foreign weights, whose number is not known.
-      origin: the path or hub id it was read from.
-      format: of what it was read from, for people.
-      notes: what the user should know about the way here, a line each.
-    """
-
-    config: ConfigDict
-    params: dict[str, Any]
-    model_state: dict[str, Any]
-    tokenizer: Tokenizer
-    step: int
-    origin: str
-    format: str
-    notes: tuple[str, ...] = ()
 
 
 def load(path: str | Path, step: int | str | None = None) -> Encoder:

@@ -25,7 +25,8 @@ from rankclip_jax.data.transforms import make_augment
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evaluation import check_names
 from rankclip_jax.initial import check_vocabulary, read_initial
-from rankclip_jax.loading import TOKENIZER, Model
+from rankclip_jax.loading import TOKENIZER
+from rankclip_jax.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.needs import captions_for_vocabulary, check_needs, embeds_of
 from rankclip_jax.objectives import Objective, RunLength, build_objective

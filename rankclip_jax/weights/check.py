@@ -20,7 +20,8 @@ from rankclip_jax.data.tokenizer import CLEANINGS
 from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import Model, encoder_of, is_run, read_model
+from rankclip_jax.loading import encoder_of, is_run, read_model
+from rankclip_jax.model import Model
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
 from rankclip_jax.text_table import text_table
 from rankclip_jax.weights import huggingface, openai

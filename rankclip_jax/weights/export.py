@@ -8,7 +8,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.loading import Model, read_model
+from rankclip_jax.loading import read_model
+from rankclip_jax.model import Model
 from rankclip_jax.weights import huggingface_export, openai_export
 from rankclip_jax.weights.folder import check_new, new_folder
 from rankclip_jax.weights.model_card import model_card

@@ -15,7 +15,8 @@ from rankclip_jax.card import tower_counts
 from rankclip_jax.checkpoint import Checkpoints
 from rankclip_jax.config import save_run_config
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import CHECKPOINTS, TOKENIZER, Model
+from rankclip_jax.loading import CHECKPOINTS, TOKENIZER
+from rankclip_jax.model import Model
 
 
 @contextmanager

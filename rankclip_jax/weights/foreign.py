@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.config import flatten
 from rankclip_jax.data.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import Model
+from rankclip_jax.model import Model
 from rankclip_jax.models.presets import OF_ANY_IMAGE, OF_ANY_TEXT, OF_TEXT, OF_VIT, get_preset
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.weights.mapping import Rule, to_ours

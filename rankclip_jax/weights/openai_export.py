@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import Model
+from rankclip_jax.model import Model
 from rankclip_jax.weights.foreign import arrays_by_path
 from rankclip_jax.weights.mapping import to_theirs
 from rankclip_jax.weights.openai import CONFIG, POOLS

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import Model
+from rankclip_jax.model import Model
 from rankclip_jax.weights import huggingface, openai
 from rankclip_jax.weights.foreign import Foreign, convert
 from rankclip_jax.weights.reading import SAFETENSORS, TORCH, read_json
