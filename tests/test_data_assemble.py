@@ -82,8 +82,13 @@ def test_every_format_gives_the_same_data(folder):
 def test_what_is_not_there(folder):
     refused(folder, "config.data.name='csv' needs config.data.train")
     refused(folder, r"no file at .*none.csv: check the path.", train="none.csv")
-    with pytest.raises(UserError, match=r"config.data.train is 'a.csv', and config.data.name 'emoji' is the embedded"):
-        SOURCES["emoji"](SimpleNamespace(train="a.csv"))
+
+
+@pytest.mark.parametrize(("name", "key"), [("emoji", "train"), ("emoji", "second_captions"), ("csv", "styles")])
+def test_what_another_source_reads_is_not_ignored(name, key):
+    message = f"config.data.{key} is 'x', which config.data.name='{name}' does not read: (name the format|leave it out)"
+    with pytest.raises(UserError, match=message):
+        SOURCES[name](SimpleNamespace(**{"name": name, key: "x"}))
 
 
 # ---------------------------------------------------------------- mixtures

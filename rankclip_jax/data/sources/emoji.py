@@ -22,7 +22,7 @@ from rankclip_jax.data.emoji.splits import SPLITS, held_out_subgroups, split_of,
 from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
 from rankclip_jax.errors import UserError, lookup
 
-OPTIONS = {"root": "", "styles": "", "train_limit": 0, "train": ""}
+OPTIONS = {"root": "", "styles": "", "train_limit": 0}
 
 TEMPLATES = (
     "{}",
@@ -120,11 +120,6 @@ def load(config: Any) -> Dataset:
       UserError: a sheet or table is missing or damaged, a style is unknown, or a split is empty.
     """
     options = {name: getattr(config, name, default) for name, default in OPTIONS.items()}
-    if options["train"]:
-        raise UserError(
-            f"config.data.train is {options['train']!r}, and config.data.name 'emoji' is the embedded set: name the "
-            "format of your files there, such as csv or webdataset."
-        )
     folder = Path(options["root"]).expanduser() if options["root"] else FOLDER
     concepts = read_concepts(folder)
     styles = _styles(options["styles"])
