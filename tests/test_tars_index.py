@@ -1,12 +1,8 @@
-"""Samples of tars, and their index: what is in it, when it is made anew, by whom, and after what accidents."""
+"""The index of tars: what is in its file, when it is made anew, where, and what is said of files that are no tars."""
 
 import gzip
 import logging
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -17,74 +13,9 @@ from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.tars import build
 from rankclip_jax.data.tars.build import FOLDER, open_indexes
 from rankclip_jax.data.tars.index import EMPTY, MAGIC, Entry, Index, read_index, write_index
-from rankclip_jax.data.tars.report import gaps_in
-from rankclip_jax.data.tars.shard import scan, split_name
 from rankclip_jax.errors import UserError
 from tests.tar_files import sample, write_shards, write_tar
-
-PARTS = (("jpg", "jpeg", "png", "webp"), ("txt",))
-ROOT = Path(__file__).parent.parent
-
-
-# ---------------------------------------------------------------- samples
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("00000.jpg", ("00000", "jpg")),
-        ("00000.seg.png", ("00000", "seg.png")),
-        ("a/b.c/00000.JPG", ("a/b.c/00000", "JPG")),
-        ("./00000.jpg", ("./00000", "jpg")),
-        ("a.b/no_extension", ("", "")),
-        ("._00000.jpg", ("", "")),  # what macOS leaves
-        ("a/.hidden", ("", "")),
-        ("00000.", ("00000", "")),
-    ],
-)
-def test_a_key_ends_at_the_first_dot(name, expected):
-    """As webdataset's base_plus_ext splits them."""
-    assert split_name(name.encode()) == tuple(part.encode() for part in expected)
-
-
-def scanned(tmp_path, names, parts=PARTS):
-    """(key, size of each part) of the samples of a tar whose members' sizes are 1, 2, 3 ..., and what was found."""
-    data = write_tar(tmp_path / "x.tar", [(name, b"x" * size) for size, name in enumerate(names, 1)]).read_bytes()
-    shard = scan(lambda at, length: data[at : at + length], len(data), parts)
-    for row in shard.rows:
-        assert data[int(row[3]) * 512 :].startswith(b"x" * int(row[4]))
-    return [tuple(row[4::2]) for row in shard.rows.tolist()], shard
-
-
-@pytest.mark.parametrize(
-    ("names", "expected", "incomplete", "duplicates"),
-    [
-        (["a.jpg", "a.txt", "b.jpg", "b.txt"], [(1, 2), (3, 4)], 0, 0),
-        (["a.txt", "a.json", "a.JPEG"], [(3, 1)], 0, 0),
-        (["a.png", "a.jpg", "a.txt", "a.webp"], [(2, 3)], 0, 0),  # jpg is the first of the known
-        (["a.jpg", "b.jpg", "b.txt", "c.txt", "d.json"], [(2, 3)], 3, 0),
-        (["a.jpg", "b.jpg", "a.txt", "b.txt"], [(1, 3), (2, 4)], 0, 0),
-        (["a.jpg", "a.txt", "b.jpg", "b.txt", "a.jpg", "a.txt"], [(1, 2), (3, 4)], 0, 2),
-        (["x/a.jpg", "x/a.txt", "y/a.txt", "y/a.jpg"], [(1, 2), (4, 3)], 0, 0),
-        (["a.seg.jpg", "a.txt", "b.jpg", "b.txt"], [(3, 4)], 1, 0),
-        (["._a.jpg", "._a.txt", "README", "x/"], [], 0, 0),
-        ([], [], 0, 0),
-    ],
-)
-def test_samples(tmp_path, names, expected, incomplete, duplicates):
-    found, shard = scanned(tmp_path, names)
-    assert found == expected
-    assert (shard.incomplete, shard.duplicates, shard.problem) == (incomplete, duplicates, "")
-    assert shard.members == len(names)
-
-
-def test_other_parts(tmp_path):
-    names = ["a.jpg", "a.seg.png", "a.txt", "a.json", "b.jpg", "b.txt"]
-    parts = (("seg.png",), ("txt",), ("json",))
-    found, shard = scanned(tmp_path, names, parts)
-    assert found == [(2, 3, 4)] and shard.incomplete == 1
-    assert shard.extensions == ("jpg", "json", "seg.png", "txt")
-
+from tests.tar_indexes import PARTS, note_scans, opened
 
 # ---------------------------------------------------------------- the file
 
@@ -139,19 +70,7 @@ def test_a_damaged_index_counts_for_nothing(tmp_path):
 
 @pytest.fixture
 def scans(monkeypatch):
-    """Names of the shards that are read."""
-    read, names = build._Build._scan, []
-
-    def noted(self, name, *rest):
-        names.append(name)
-        return read(self, name, *rest)
-
-    monkeypatch.setattr(build._Build, "_scan", noted)
-    return names
-
-
-def opened(files, **options):
-    return [(os.path.basename(tar.file), len(tar.rows)) for tar in open_indexes(files, PARTS, **options)]
+    return note_scans(monkeypatch)
 
 
 def test_it_is_made_once_and_then_for_what_changed(tmp_path, scans):
@@ -191,6 +110,15 @@ def test_the_rows_of_a_changed_shard_are_the_new_ones(tmp_path):
     assert after[0].entry.digest != before[0].entry.digest and len(after[0].rows) == 2
     np.testing.assert_array_equal(after[1].rows, before[1].rows)
     assert len(before[0].rows) == 3, "whoever has opened the old one keeps it"
+
+
+def test_a_file_that_was_replaced_while_it_was_open(tmp_path):
+    """Downloaders write a new file and rename it: the descriptor of the old one is still there."""
+    files = write_shards(tmp_path, [3])
+    open_pairs(files, PairOptions()).picture(0)
+    os.replace(write_tar(tmp_path / "new", [*sample(8), *sample(9)]), files[0])
+    pairs = open_pairs(files, PairOptions())
+    assert [pairs.captions(i) for i in range(len(pairs))] == [("number 8",), ("number 9",)]
 
 
 def test_a_folder_of_ones_own(tmp_path, scans):
@@ -270,123 +198,3 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"00000.tar cannot be indexed .*Input/output error"):
         open_indexes(files, PARTS)
-
-
-@pytest.mark.parametrize(
-    ("names", "missing"),
-    [
-        (["00000.tar", "00001.tar", "00003.tar"], ["00002.tar"]),
-        (["a-9.tar", "a-12.tar"], ["a-10.tar", "a-11.tar"]),
-        (["a-009.tar", "a-012.tar", "b-001.tar"], ["a-010.tar", "a-011.tar"]),
-        (["cc3m-train-0000.tar", "cc3m-train-0002.tar"], ["cc3m-train-0001.tar"]),
-        (["x/0.tar", "y/2.tar"], []),
-        (["train.tar", "5.tar"], []),
-    ],
-)
-def test_gaps(names, missing):
-    assert gaps_in(names) == missing
-
-
-# ---------------------------------------------------------------- processes
-
-
-CODE = """
-    import sys, time, logging
-    logging.basicConfig(level="WARNING", format="%(message)s")
-    from rankclip_jax.data.tars import build
-    {patch}
-    tars = build.open_indexes(sys.argv[1:], (("jpg", "jpeg", "png", "webp"), ("txt",)))
-    print(sum(len(tar.rows) for tar in tars))
-"""
-
-
-def start(files, patch=""):
-    code = textwrap.dedent(CODE).replace("{patch}", textwrap.dedent(patch))
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code, *files], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-
-
-SLOWLY = """
-scan = build.scan
-build.scan = lambda *args: (print("scan", flush=True), time.sleep(0.3), scan(*args))[2]
-"""
-
-
-def test_several_processes_at_once(tmp_path):
-    files = write_shards(tmp_path, [20] * 4)
-    outputs = [
-        process.communicate(timeout=60) for process in [start(files, "build.THREADS = 1\n" + SLOWLY) for _ in range(4)]
-    ]
-    assert [out.splitlines()[-1] for out, _ in outputs] == ["80"] * 4, outputs
-    assert sum(out.count("scan") for out, _ in outputs) == 4, "one of them reads the tars"
-    assert sum("waiting for another process" in err for _, err in outputs) >= 1
-    assert sorted(os.listdir(tmp_path / FOLDER)) == ["lock", "picture+txt.index"]
-
-
-def test_several_processes_where_there_are_no_locks(tmp_path):
-    files = write_shards(tmp_path, [20] * 4)
-    outputs = [p.communicate(timeout=60) for p in [start(files, "build.fcntl = None\n" + SLOWLY) for _ in range(3)]]
-    assert [out.splitlines()[-1] for out, _ in outputs] == ["80"] * 3, outputs
-    assert len(open_indexes(files, PARTS)) == 4
-
-
-KILLS = {
-    "before the file has its name": "build.write_index.__globals__['os'].replace = lambda *_: os.kill(os.getpid(), 9)",
-    "half written": """
-        def half(file):
-            os.truncate(file, 100)
-            os.kill(os.getpid(), 9)
-        build.write_index.__globals__['os'].fsync = half
-    """,
-    "with some shards saved": """
-        build.SAVE_SECONDS, build.THREADS, writes = 0, 1, []
-        scan, write = build.scan, build.write_index
-        build.scan = lambda *args: (time.sleep(0.2), scan(*args))[1]
-        build.write_index = lambda *args: (write(*args), writes.append(0), len(writes) == 2 and os.kill(os.getpid(), 9))
-    """,
-}
-
-
-@pytest.mark.parametrize("when", KILLS)
-def test_killed_while_it_is_made(tmp_path, when, scans):
-    files = write_shards(tmp_path, [20] * 4)
-    process = start(files, "import os\n" + textwrap.dedent(KILLS[when]))
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert opened(files) == [(os.path.basename(file), 20) for file in files]
-    assert sorted(os.listdir(tmp_path / FOLDER)) == ["lock", "picture+txt.index"], "nothing is left behind"
-    assert len(scans) == (2 if "saved" in when else 4)
-
-
-def test_interrupted_while_it_is_made(tmp_path, scans):
-    """What was done by then is kept."""
-    files = write_shards(tmp_path, [20] * 40)
-    process = start(files, "build.THREADS = 1\n" + SLOWLY)
-    told = [process.stdout.readline() for _ in range(4)]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert told == ["scan\n"] * 4 and "KeyboardInterrupt" in err
-    assert len(opened(files)) == 40
-    assert 40 - len(scans) in range(3, 4 + out.count("scan") + 1)
-
-
-def test_an_interrupted_thread_does_not_read_on(tmp_path):
-    """A shard of minutes, by 0.2 s for each of its parts."""
-    files = write_shards(tmp_path, [400])
-    slow = """
-        build.CHUNK, read = 512, build.locations.read_range
-        build.locations.read_range = lambda *args: (print("read", flush=True), time.sleep(0.2), read(*args))[2]
-    """
-    process = start(files, slow)
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
-
-
-def test_a_file_that_was_replaced_while_it_was_open(tmp_path):
-    """Downloaders write a new file and rename it: the descriptor of the old one is still there."""
-    files = write_shards(tmp_path, [3])
-    open_pairs(files, PairOptions()).picture(0)
-    os.replace(write_tar(tmp_path / "new", [*sample(8), *sample(9)]), files[0])
-    pairs = open_pairs(files, PairOptions())
-    assert [pairs.captions(i) for i in range(len(pairs))] == [("number 8",), ("number 9",)]
