@@ -12,7 +12,8 @@ from rankclip_jax.objectives import objective_config
 
 
 def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDict:
-    """The default recipe for the model preset `model`: --config=configs/base.py:ViT-B/16."""
+    """The default recipe for a model preset, and perhaps an objective: --config=configs/base.py:ViT-B/16,clip."""
+    model, _, named = model.partition(",")
     return ConfigDict(
         {
             "seed": 0,
@@ -56,7 +57,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
             },
             "model": get_preset(model),
             # One of objectives.OBJECTIVES with its own options, which its file explains.
-            "objective": objective_config(objective),
+            "objective": objective_config(named or objective),
             "optimizer": {
                 "learning_rate": 5e-4,
                 "schedule": "cosine",  # or "constant"

@@ -22,7 +22,7 @@ from rankclip_jax.optimizer import learning_rate_schedule, make_optimizer
 
 # Every config file, with the arguments that it knows.
 VARIANTS = {
-    "base": (None, *PRESETS),
+    "base": (None, *PRESETS, "ViT-B/32,clip"),
     "cc3m_vit_b32": (None, "tuned", "tuned,clip", "runlocal"),
     "emoji": (None, "rankclip", "clip", "mu"),
     "finetune": (str(Path(__file__).parent / "golden" / "weights" / "clip"),),
