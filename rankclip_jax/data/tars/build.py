@@ -150,19 +150,32 @@ class _Build:
         total = sum(size for size, _ in missing.values())
         title = f"indexing {len(missing)} tars"
         with tqdm(total=total, desc=title, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
-            pool = ThreadPoolExecutor(THREADS)
+            pool, futures = ThreadPoolExecutor(THREADS), {}
             try:
-                futures = {
+                futures |= {
                     pool.submit(self._scan, name, *stamp, _Advance(bar)): name for name, stamp in missing.items()
                 }
                 self._collect(futures, missing)
             finally:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
+                self._add_finished(futures, missing)
                 write_index(self._path, self._index, self._parts)
         if self._refused:
             raise UserError(_refusal(self._refused))
         return read_index(self._path, self._parts)  # mapped, so that what was made here can go
+
+    def _add(self, name: str, shard: Shard, stamp: tuple[int, str]) -> None:
+        self._index.rows[name] = shard.rows
+        self._index.entries[name] = Entry.of(shard, *stamp)
+
+    def _add_finished(self, futures: dict[Future, str], stamps: dict[str, tuple[int, str]]) -> None:
+        """What was read when the user interrupted, but not yet collected."""
+        for future, name in futures.items():
+            if name not in self._index.entries and not future.cancelled() and not future.exception():
+                shard = future.result()
+                if not shard.problem:
+                    self._add(name, shard, stamps[name])
 
     def _collect(self, futures: dict[Future, str], stamps: dict[str, tuple[int, str]]) -> None:
         waiting = set(futures)
@@ -173,8 +186,7 @@ class _Build:
                 if shard.problem and not shard.members and stamps[name][0]:
                     self._refused.append(f"{self._folder}/{name}")
                     continue
-                self._index.entries[name] = Entry.of(shard, *stamps[name])
-                self._index.rows[name] = shard.rows
+                self._add(name, shard, stamps[name])
             if time.monotonic() - self._saved > SAVE_SECONDS:
                 write_index(self._path, self._index, self._parts)
                 self._saved = time.monotonic()
