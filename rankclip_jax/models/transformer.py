@@ -1,6 +1,6 @@
 """The pre-norm transformer that both towers are made of (CLIP, arXiv 2103.00020).
 
-Letters: B batch, T tokens, D width, N heads, H head size.
+Letters: B batch, T and S tokens, D width, N heads, H head size.
 """
 
 import functools
@@ -74,12 +74,27 @@ class Attention(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         width = x_BTD.shape[-1]
         fused = nn.Dense(3 * width, dtype=self.dtype, kernel_init=self.initializers["in_proj"], name="in_proj")(x_BTD)
-        q, k, v = (
-            part.reshape(*x_BTD.shape[:2], self.heads, width // self.heads) for part in jnp.split(fused, 3, axis=-1)
-        )
-        mixed_BTNH = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
-        mixed_BTD = mixed_BTNH.reshape(x_BTD.shape)
+        mixed_BTD = attend(fused, self.heads, self.causal)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.initializers["out_proj"], name="out_proj")(mixed_BTD)
+
+
+def attend(fused_BT3D: jax.Array, heads: int, causal: bool) -> jax.Array:
+    """Softmax attention of queries, keys and values that lie side by side, [B, T, 3 D] -> [B, T, D].
+
+    Heads lead through all of it, so that every product is one of plain matrices: on CPUs
+    `jax.nn.dot_product_attention`, whose heads come after the tokens, takes up to twice the time. Scores and softmax
+    are float32 at least.
+    """
+    batch, tokens, width = fused_BT3D.shape
+    head_width = width // (3 * heads)
+    q, k, v = fused_BT3D.reshape(batch, tokens, 3, heads, head_width).transpose(2, 0, 3, 1, 4)  # [B, N, T, H] each
+    precise = jnp.promote_types(q.dtype, jnp.float32)
+    scores_BNTS = head_width**-0.5 * jnp.einsum("BNTH,BNSH->BNTS", q, k, preferred_element_type=precise)
+    if causal:
+        scores_BNTS = jnp.where(jnp.tri(tokens, dtype=bool), scores_BNTS, jnp.finfo(precise).min)
+    shares_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(v.dtype)
+    mixed_BNTH = jnp.einsum("BNTS,BNSH->BNTH", shares_BNTS, v)
+    return mixed_BNTH.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_width)
 
 
 class Block(nn.Module):
