@@ -139,7 +139,7 @@ MISTAKES = [
     ({"train": "none.csv"}, "none.csv: check the path."),
     ({"train": "test.jsonl"}, "test.jsonl: no column has a usual name of pictures"),
     ({"val_pairs": 20}, "batch_size=8 is more than the 4 training examples"),
-    ({"name": "emoji"}, "config.data.train is 'pairs.csv', and config.data.name 'emoji' is the embedded set"),
+    ({"name": "emoji"}, "config.data.train is 'pairs.csv', which config.data.name='emoji' does not read"),
 ]
 
 

@@ -19,7 +19,7 @@ def _strict(load: Load, own: Mapping[str, Any], others: Mapping[str, Any], advic
     """`load`, where options that only other sources read must be at their defaults: nothing is ignored in silence."""
 
     def checked(config: Any) -> Dataset:
-        for name in others.keys() - own.keys():
+        for name in (name for name in others if name not in own):
             value = getattr(config, name, others[name])
             value = tuple(value) if isinstance(value, list) else value  # as JSON has tuples
             if value != others[name]:
