@@ -59,6 +59,29 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
     sys.exit(code)
 
 
+def run_named(choose: Callable[[str], Callable[[list[str]], int | None]], unnamed: str) -> NoReturn:
+    """`run` the command that the first argument names.
+
+    Args:
+      choose: takes the name, defines the flags of the command, before any is parsed, and returns its main function.
+      unnamed: what to say where no command is named.
+    """
+    name = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), None)
+    try:
+        main = choose(name) if name else _refuse(UserError(unnamed))
+    except UserError as error:
+        main = _refuse(error)
+        del sys.argv[1:]  # flags of no known command
+    run(main, positional=True)
+
+
+def _refuse(error: UserError) -> Callable[[list[str]], None]:
+    def refuse(argv: list[str]) -> None:
+        raise error
+
+    return refuse
+
+
 def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int:
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, positional))

@@ -11,7 +11,6 @@ captions   write second captions, for objectives such as ALIP
 COMMAND --help lists its flags.
 """
 
-import sys
 from collections.abc import Callable
 
 from absl import flags
@@ -21,11 +20,8 @@ from rankclip_jax.data.commands import COMMANDS, command_of
 from rankclip_jax.errors import UserError
 
 
-def choose(argv: list[str]) -> Callable[[list[str]], None]:
-    """Define the flags of the command that `argv` names, before any is parsed; return what to run."""
-    name = next((arg for arg in argv if not arg.startswith("-")), None)
-    if name is None:
-        return _no_name
+def choose(name: str) -> Callable[[list[str]], None]:
+    """Define the flags of a command; return what to run."""
     command = command_of(name)
     config = cli.define_config()
     command.define_flags()
@@ -39,23 +35,6 @@ def choose(argv: list[str]) -> Callable[[list[str]], None]:
     return main
 
 
-def _no_name(argv: list[str]) -> None:
-    raise UserError(
-        f"name a command: python -m rankclip_jax.data COMMAND --config=FILE.py. Known: {', '.join(COMMANDS)}."
-    )
-
-
-def _refuse(error: UserError) -> Callable[[list[str]], None]:
-    def refuse(argv: list[str]) -> None:
-        raise error
-
-    return refuse
-
-
 if __name__ == "__main__":
-    try:
-        main = choose(sys.argv[1:])
-    except UserError as error:
-        main = _refuse(error)
-        del sys.argv[1:]  # flags of no known command
-    cli.run(main, positional=True)
+    known = ", ".join(COMMANDS)
+    cli.run_named(choose, f"name a command: python -m rankclip_jax.data COMMAND --config=FILE.py. Known: {known}.")
