@@ -5,6 +5,7 @@ import http.server
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves `folder`; each of the following is 0 for never.
 
     Attributes:
-      refuse_every: every so many requests gets "503 Service Unavailable".
-      break_every: of every so many answers half the bytes come, then the connection ends.
+      refuse_every: of every so many parts asked for, one gets "503 Service Unavailable" the first `failures` times.
+      break_every: of every so many parts, one comes half, then the connection ends, just as often.
+      failures: the limit of either. Which requests fail depends on the parts alone, never on how the
+        requests of several threads follow each other: no part is unlucky more often than that.
       ignores_ranges: whether whole files are sent whatever is asked for.
       requests: (path, range asked for) of every request.
     """
@@ -25,6 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.refuse_every = self.break_every = 0
+        self.failures = 2
         self.ignores_ranges = False
         self.requests = []
         self.lock = threading.Lock()
@@ -43,9 +47,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server, asked = self.server, self.headers.get("Range")
         with server.lock:
             server.requests.append((self.path, asked))
-            number = len(server.requests)
+            part = zlib.crc32(f"{self.path} {asked}".encode())
+            fails = server.requests.count((self.path, asked)) <= server.failures
         file = server.folder / self.path.lstrip("/")
-        if server.refuse_every and number % server.refuse_every == 0:
+        if fails and server.refuse_every and part % server.refuse_every == 0:
             self._answer(503, b"busy")
         elif not file.is_file():
             self._answer(404, b"no such file")
@@ -55,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             about = {"ETag": f'"{os.stat(file).st_mtime_ns}"'}
             if status == 206:
                 about["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
-            broken = server.break_every and number % server.break_every == 0
+            broken = fails and server.break_every and part % server.break_every == 0
             self._answer(status, data[begin:end], about, broken)
 
     def _answer(self, status, body, about=(), broken=False):

@@ -112,7 +112,7 @@ def test_a_server_without_ranges(server):
 
 
 def test_a_server_that_is_down_is_asked_so_many_times(server):
-    server.refuse_every = 1
+    server.refuse_every, server.failures = 1, 10**9
     with pytest.raises(OSError, match="the server answers 503"):
         locations.read(server.files[0])
     assert len(server.requests) == remote_files.ATTEMPTS
