@@ -81,6 +81,10 @@ def test_a_real_run(tmp_path):
         ((*MU, "--objectives=clip,rankclp"), "unknown objective 'rankclp'. Did you mean 'rankclip'?"),
         ((*MU, "--json=/nowhere/rows.json"), "--json=/nowhere/rows.json: no writable folder '/nowhere'"),
         ((*MU, "clip"), "unexpected argument 'clip'"),
+        (
+            ("towers", "--models=ViT-B/32,RN50", "--frameworks=jax,torch"),
+            "--models: RN50 is not a model of transformers' CLIPModel: leave torch out of --frameworks.",
+        ),
         ((*MU, "--config.batchsize=3"), "--config.batchsize: unknown config key 'batchsize'"),
     ],
 )

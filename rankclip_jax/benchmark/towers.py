@@ -3,8 +3,10 @@
     python -m rankclip_jax.benchmark towers --models=ViT-B/32 --batch=16 --frameworks=jax,torch [--json=FILE]
 
 Pictures and tokens are random and on the device. Each case runs in a process of its own, and those of one
-model take turns, A B A B ..., so that whatever else the machine does slows all of them alike. The ratio is the
-median over the rounds of images/s over PyTorch's in the same round.
+model take turns, A B A B ..., so that whatever else the machine does slows all of them alike. A turn is two steps,
+of which the second is timed: steps of training follow each other, but an idle process has its free memory taken
+away and would pay for that in the first. The ratio is the median over the rounds of images/s over PyTorch's in the
+same round.
 """
 
 import statistics
@@ -46,11 +48,18 @@ def main(argv: list[str]) -> None:
         lookup(dict.fromkeys(FRAMEWORKS), framework, "framework")
     for model in chosen.models:
         lookup(PRESETS, model, "model preset")
+        _check_torch_has(model, chosen.frameworks)
     rows = []
     for model in chosen.models:
         rows += measure(_cases(chosen, model), chosen.rounds)
         write_rows(chosen.json, rows)  # what is measured is kept if a larger model fails
     print(describe(rows, chosen.peak_tflops))
+
+
+def _check_torch_has(name: str, frameworks: Sequence[str]) -> None:
+    image = get_preset(name).image
+    if "torch" in frameworks and (image.tower != "vit" or image.pool != "class"):
+        raise UserError(f"--models: {name} is not a model of transformers' CLIPModel: leave torch out of --frameworks.")
 
 
 def _cases(chosen, model: str) -> list[dict]:
@@ -73,7 +82,7 @@ def measure(cases: Sequence[dict], rounds: int) -> list[dict]:
         for worker in workers * WARM_UP:
             worker.ask("time")
         turns = tqdm(range(rounds), desc=cases[0]["model"], unit="round", leave=False, disable=None)
-        seconds = [[worker.ask("time")["seconds"] for worker in workers] for _ in turns]
+        seconds = [[_turn(worker) for worker in workers] for _ in turns]
         columns = [list(column) for column in zip(*seconds, strict=True)]
         return [
             _row(case, told, own, _torch_seconds(cases, columns))
@@ -82,6 +91,11 @@ def measure(cases: Sequence[dict], rounds: int) -> list[dict]:
     finally:
         for worker in workers:
             worker.close()
+
+
+def _turn(worker: Worker) -> float:
+    worker.ask("time")
+    return worker.ask("time")["seconds"]
 
 
 def _torch_seconds(cases: Sequence[dict], columns: Sequence[list[float]]) -> list[float] | None:
