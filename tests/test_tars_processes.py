@@ -22,7 +22,8 @@ def scans(monkeypatch):
 
 
 CODE = """
-    import sys, time, logging
+    import signal, sys, time, logging
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
     logging.basicConfig(level="WARNING", format="%(message)s")
     from rankclip_jax.data.tars import build
     {patch}
