@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import functools
 import os
 
 import pytest
@@ -33,3 +34,19 @@ def short_run(tmp_path_factory, compile_cache):
     code, _, err = runs.train(workdir, *flags, env=compile_cache)
     assert code == 0, err
     return workdir
+
+
+@pytest.fixture(scope="module")
+def pairs_folder(tmp_path_factory):
+    """The pictures, some of them broken, and ``pairs.csv`` of `data_commands`."""
+    from tests.data_commands import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture
+def run_data(capsys):
+    """(name, config, arguments...) to what that data command prints."""
+    from tests.data_commands import run_command
+
+    return functools.partial(run_command, capsys)

@@ -1,6 +1,5 @@
 """The command `captions`, and the file of second captions that it writes and training reads."""
 
-import functools
 import json
 
 import pytest
@@ -9,24 +8,14 @@ from configs import emoji
 from rankclip_jax.data.commands.captions import sentence
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError
-from tests.data_commands import config_of, run_command, write_folder
+from tests.data_commands import config_of
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture
-def run(capsys):
-    return functools.partial(run_command, capsys)
-
-
-def test_captions_of_keywords_are_second_captions(run, folder, tmp_path):
+def test_captions_of_keywords_are_second_captions(run_data, pairs_folder, tmp_path):
     out = tmp_path / "second.jsonl"
-    text = run("captions", config_of(folder), f"--out={out}", "--template=this shows {}.", "--batch=5")
+    text = run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.", "--batch=5")
     assert "24 second captions written" in text and "2 pairs cannot be read" in text
-    train = SOURCES["csv"](config_of(folder, second_captions=str(out)).data).train
+    train = SOURCES["csv"](config_of(pairs_folder, second_captions=str(out)).data).train
     numbers = {train.key(i): i for i in range(len(train))}
     assert train.second_captions(numbers["cmyk.jpg"]) == ("this shows printed.",)
     assert train[numbers["good3.jpg"]].second_captions == ("this shows picture and number.",)
@@ -34,7 +23,7 @@ def test_captions_of_keywords_are_second_captions(run, folder, tmp_path):
         train.second_captions(numbers["silent.jpg"])
     whole = out.read_text()
     out.write_text(whole[: len(whole) // 2])  # killed in the middle of a line
-    run("captions", config_of(folder), f"--out={out}", "--template=this shows {}.")
+    run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.")
     assert out.read_text() == whole
 
 
@@ -52,20 +41,20 @@ def test_a_sentence_of_keywords():
         (("--by=no/such-model",), "no/such-model"),
     ],
 )
-def test_mistakes_of_captions(run, folder, tmp_path, arguments, message):
+def test_mistakes_of_captions(run_data, pairs_folder, tmp_path, arguments, message):
     with pytest.raises(UserError) as caught:
-        run("captions", config_of(folder), f"--out={tmp_path / 'x.jsonl'}", *arguments)
+        run_data("captions", config_of(pairs_folder), f"--out={tmp_path / 'x.jsonl'}", *arguments)
     assert message in str(caught.value)
 
 
-def test_captions_never_spoil_another_file(run, folder, tmp_path):
+def test_captions_never_spoil_another_file(run_data, pairs_folder, tmp_path):
     other = tmp_path / "notes.txt"
     other.write_text("my notes\n")
     with pytest.raises(UserError, match="holds something else"):
-        run("captions", config_of(folder), f"--out={other}")
+        run_data("captions", config_of(pairs_folder), f"--out={other}")
     assert other.read_text() == "my notes\n"
     with pytest.raises(UserError, match="'emoji' come with their captions"):
-        run("captions", emoji.get_config("mu"))
+        run_data("captions", emoji.get_config("mu"))
 
 
 @pytest.mark.parametrize(
@@ -76,17 +65,17 @@ def test_captions_never_spoil_another_file(run, folder, tmp_path):
         ('{"key": "a", "second_caption": 3}', "line 1: expected"),
     ],
 )
-def test_a_file_of_something_else_is_named(folder, tmp_path, line, message):
+def test_a_file_of_something_else_is_named(pairs_folder, tmp_path, line, message):
     (tmp_path / "second.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=message):
-        SOURCES["csv"](config_of(folder, second_captions=str(tmp_path / "second.jsonl")).data)
+        SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "second.jsonl")).data)
     with pytest.raises(UserError, match=r"cannot read config\.data\.second_captions"):
-        SOURCES["csv"](config_of(folder, second_captions=str(tmp_path / "missing.jsonl")).data)
+        SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "missing.jsonl")).data)
 
 
-def test_the_digest_knows_second_captions(folder, tmp_path):
+def test_the_digest_knows_second_captions(pairs_folder, tmp_path):
     digests = set()
     for name in ("one", "two"):
         (tmp_path / "second.jsonl").write_text(json.dumps({"key": "cmyk.jpg", "second_caption": name}) + "\n")
-        digests.add(SOURCES["csv"](config_of(folder, second_captions=str(tmp_path / "second.jsonl")).data).digest)
-    assert len(digests | {SOURCES["csv"](config_of(folder).data).digest}) == 3
+        digests.add(SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "second.jsonl")).data).digest)
+    assert len(digests | {SOURCES["csv"](config_of(pairs_folder).data).digest}) == 3

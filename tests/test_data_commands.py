@@ -1,6 +1,5 @@
 """`python -m rankclip_jax.data`: what its commands say of a folder, and how they are called."""
 
-import functools
 import io
 import tarfile
 from pathlib import Path
@@ -15,34 +14,24 @@ from rankclip_jax.data.commands.stats import histogram
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError
 from tests import processes
-from tests.data_commands import GOOD, ROWS, config_of, run_command, write_folder
+from tests.data_commands import GOOD, ROWS, config_of
 from tests.test_data_pictures import COLOURED, encoded
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture
-def run(capsys):
-    return functools.partial(run_command, capsys)
-
-
-def test_a_place_that_cannot_be_written_is_named(run, folder):
+def test_a_place_that_cannot_be_written_is_named(run_data, pairs_folder):
     for name in ("validate", "preview", "captions"):
         with pytest.raises(UserError, match=r"cannot write --out=/nowhere/x\.png"):
-            run(name, config_of(folder), "--out=/nowhere/x.png")
+            run_data(name, config_of(pairs_folder), "--out=/nowhere/x.png")
 
 
-def test_stats_count_what_is_there(run, folder):
-    config = config_of(folder)
+def test_stats_count_what_is_there(run_data, pairs_folder):
+    config = config_of(pairs_folder)
     config.model.text.context_length = 7  # "a picture of number 3" just fits
-    text = run("stats", config)
+    text = run_data("stats", config)
     lines = text.splitlines()
     readable = len(ROWS) - 2  # one caption is empty and one is no UTF-8
     repeats = GOOD - 10
-    assert SOURCES["csv"](config_of(folder).data).digest in lines[0]
+    assert SOURCES["csv"](config_of(pairs_folder).data).digest in lines[0]
     assert f"captions: {readable}, 1.00 a picture (at most 1)" in lines
     assert f"repeated captions: {repeats / readable:.2%} ({repeats} are those of another pair)" in lines
     assert "unreadable captions: 2; see `validate`" in lines
@@ -63,8 +52,8 @@ def test_histogram_has_every_length_once():
     assert "15 to 16" in text and text.splitlines()[7].split()[3] == "20.0%"
 
 
-def test_bench_times_every_stage(run, folder):
-    text = run("bench", config_of(folder, augment="none"), "--pairs=20", "--threads=2", "--seconds=0.2")
+def test_bench_times_every_stage(run_data, pairs_folder):
+    text = run_data("bench", config_of(pairs_folder, augment="none"), "--pairs=20", "--threads=2", "--seconds=0.2")
     for stage in ("read", "decode", "transform", "tokenize", "all"):
         assert any(line.startswith(f"{stage} ") for line in text.splitlines()), text
     assert "x bare Pillow" in text and "  1 threads" in text and "  2 threads" in text
@@ -72,25 +61,25 @@ def test_bench_times_every_stage(run, folder):
 
 
 @pytest.mark.parametrize("name", ["preview", "stats", "bench", "captions"])
-def test_without_anything_to_train_on(run, folder, tmp_path, name):
-    config = config_of(folder, train="", test=str(folder / "pairs.csv"))
+def test_without_anything_to_train_on(run_data, pairs_folder, tmp_path, name):
+    config = config_of(pairs_folder, train="", test=str(pairs_folder / "pairs.csv"))
     with pytest.raises(UserError, match=r"config\.data\.train is empty"):
-        run(name, config)
+        run_data(name, config)
 
 
-def test_bench_of_what_cannot_be_read(run, tmp_path):
+def test_bench_of_what_cannot_be_read(run_data, tmp_path):
     (tmp_path / "pairs.csv").write_text("filepath,caption\na.jpg,one\nb.jpg,two\n")
     config = config_of(tmp_path)
     with pytest.raises(UserError, match="none of the pairs can be read"):
-        run("bench", config)
+        run_data("bench", config)
 
 
-def test_there_is_nothing_to_index_in_a_table(run, folder):
-    assert "nothing to index: csv is read without an index" in run("index", config_of(folder))
-    assert "nothing to index: emoji" in run("index", emoji.get_config("mu"))
+def test_there_is_nothing_to_index_in_a_table(run_data, pairs_folder):
+    assert "nothing to index: csv is read without an index" in run_data("index", config_of(pairs_folder))
+    assert "nothing to index: emoji" in run_data("index", emoji.get_config("mu"))
 
 
-def test_tars_are_indexed_now_and_not_at_the_start(run, tmp_path):
+def test_tars_are_indexed_now_and_not_at_the_start(run_data, tmp_path):
     for number in range(2):
         with tarfile.open(tmp_path / f"{number:05d}.tar", "w") as tar:
             for name, data in (("a.jpg", encoded(COLOURED, "JPEG")), ("a.txt", b"a caption")):
@@ -98,15 +87,15 @@ def test_tars_are_indexed_now_and_not_at_the_start(run, tmp_path):
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     config = config_of(tmp_path, name="webdataset", train=str(tmp_path / "{00000..00001}.tar"))
-    text = run("index", config)
+    text = run_data("index", config)
     assert text.startswith(f"train {tmp_path}") and "shards" in text and "nothing" not in text
     index = next(line.removeprefix("index: ") for line in text.splitlines() if line.startswith("index: "))
     made = Path(index).stat().st_mtime_ns
-    run("index", config)
+    run_data("index", config)
     assert Path(index).stat().st_mtime_ns == made
-    run("index", config, "--rebuild")
+    run_data("index", config, "--rebuild")
     assert Path(index).stat().st_mtime_ns > made
-    text = run("validate", config, f"--out={tmp_path / 'bad.jsonl'}")
+    text = run_data("validate", config, f"--out={tmp_path / 'bad.jsonl'}")
     assert "2 pairs, 0 of them bad" in text
 
 
@@ -118,10 +107,10 @@ def test_parallel_work_keeps_its_order():
     assert len(sample(10, 0)) == 10 == len(sample(10, 20)) and len(set(sample(1000, 50).tolist())) == 50
 
 
-def test_the_command_line(folder, tmp_path):
+def test_the_command_line(pairs_folder, tmp_path):
     """One process each, as a user starts them: overrides reach the command, and mistakes are one line."""
     command = ("-m", "rankclip_jax.data")
-    flags_ = ("--config=configs/emoji.py:mu", "--config.data.name=csv", f"--config.data.train={folder}/pairs.csv")
+    flags_ = ("--config=configs/emoji.py:mu", "--config.data.name=csv", f"--config.data.train={pairs_folder}/pairs.csv")
     code, out, err = processes.finish(processes.start_python(*command, "index", *flags_), 60)
     assert (code, out) == (0, "nothing to index: csv is read without an index.\n"), err
     for arguments, words in (

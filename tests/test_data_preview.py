@@ -1,29 +1,16 @@
 """The command `preview`: pairs as the towers get them, and the grid of their pictures."""
 
-import functools
-
 import numpy as np
-import pytest
 from PIL import Image
 
 from configs import emoji
 from rankclip_jax.data.commands.grid import picture_grid
-from tests.data_commands import config_of, run_command, write_folder
+from tests.data_commands import config_of
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture
-def run(capsys):
-    return functools.partial(run_command, capsys)
-
-
-def test_preview_shows_pairs_as_the_towers_get_them(run, folder, tmp_path):
+def test_preview_shows_pairs_as_the_towers_get_them(run_data, pairs_folder, tmp_path):
     out = tmp_path / "grid.png"
-    text = run("preview", config_of(folder, augment="none"), f"--out={out}", "--pairs=7")
+    text = run_data("preview", config_of(pairs_folder, augment="none"), f"--out={out}", "--pairs=7")
     assert text.count("pixels, to the tower") == 7 and f"gets them: {out}" in text
     assert "csv " in text and "train 26" in text
     assert text.count("caption  ") == 7 and text.count("tokens ") == 7
@@ -31,14 +18,14 @@ def test_preview_shows_pairs_as_the_towers_get_them(run, folder, tmp_path):
     assert grid.shape[1] > 5 * 224 and grid.shape[0] > 2 * 224  # two rows
 
 
-def test_preview_with_a_vocabulary_of_captions_that_cannot_all_be_read(run, folder, tmp_path):
-    config = config_of(folder)
+def test_preview_with_a_vocabulary_of_captions_that_cannot_all_be_read(run_data, pairs_folder, tmp_path):
+    config = config_of(pairs_folder)
     config.tokenizer = {"name": "bpe", "vocab_size": 300}
-    assert "tokens" in run("preview", config, f"--out={tmp_path / 'grid.png'}")
+    assert "tokens" in run_data("preview", config, f"--out={tmp_path / 'grid.png'}")
 
 
-def test_preview_of_the_embedded_set(run, tmp_path):
-    text = run("preview", emoji.get_config("mu"), f"--out={tmp_path / 'grid.png'}")
+def test_preview_of_the_embedded_set(run_data, tmp_path):
+    text = run_data("preview", emoji.get_config("mu"), f"--out={tmp_path / 'grid.png'}")
     assert "64 x 64 pixels" in text and "second " in text
 
 

@@ -1,27 +1,14 @@
 """The command `validate`: which pairs it lists as bad, and that they are left out of training."""
 
-import functools
 import json
 
-import pytest
-
 from rankclip_jax.data.sources import SOURCES
-from tests.data_commands import BAD, ROWS, config_of, run_command, write_folder
+from tests.data_commands import BAD, ROWS, config_of
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture
-def run(capsys):
-    return functools.partial(run_command, capsys)
-
-
-def test_validate_lists_what_is_broken_and_only_that(run, folder, tmp_path):
+def test_validate_lists_what_is_broken_and_only_that(run_data, pairs_folder, tmp_path):
     out = tmp_path / "bad.jsonl"
-    text = run("validate", config_of(folder), f"--out={out}", "--threads=3")
+    text = run_data("validate", config_of(pairs_folder), f"--out={out}", "--threads=3")
     found = {line["key"]: line["reason"] for line in map(json.loads, out.read_text().splitlines())}
     assert set(found) == set(BAD)
     for name, reason in BAD.items():
@@ -34,24 +21,26 @@ def test_validate_lists_what_is_broken_and_only_that(run, folder, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_strict_lists_the_odd_ones_too(run, folder, tmp_path):
+def test_strict_lists_the_odd_ones_too(run_data, pairs_folder, tmp_path):
     out = tmp_path / "bad.jsonl"
-    run("validate", config_of(folder), f"--out={out}", "--strict", "--min_side=1")
+    run_data("validate", config_of(pairs_folder), f"--out={out}", "--strict", "--min_side=1")
     found = {json.loads(line)["key"] for line in out.read_text().splitlines()}
     assert found == set(BAD) - {"pixel.png"} | {"long.jpg", "moving.gif"}
 
 
-def test_what_is_listed_is_left_out_of_training(run, folder, tmp_path):
+def test_what_is_listed_is_left_out_of_training(run_data, pairs_folder, tmp_path):
     out = tmp_path / "bad.jsonl"
-    run("validate", config_of(folder), f"--out={out}")
-    train = SOURCES["csv"](config_of(folder, quarantine=str(out)).data).train
+    run_data("validate", config_of(pairs_folder), f"--out={out}")
+    train = SOURCES["csv"](config_of(pairs_folder, quarantine=str(out)).data).train
     assert [train.key(i) for i in range(len(train))] == [name for name in ROWS if name not in BAD]
     for i in range(len(train)):
         assert train[i].captions
 
 
-def test_the_same_key_at_two_places_is_told(run, folder, tmp_path):
-    twice = config_of(folder, train=f"{folder / 'pairs.csv'} | {folder / 'pairs.csv'}", pictures=str(folder))
-    text = run("validate", twice, f"--out={tmp_path / 'bad.jsonl'}")
+def test_the_same_key_at_two_places_is_told(run_data, pairs_folder, tmp_path):
+    twice = config_of(
+        pairs_folder, train=f"{pairs_folder / 'pairs.csv'} | {pairs_folder / 'pairs.csv'}", pictures=str(pairs_folder)
+    )
+    text = run_data("validate", twice, f"--out={tmp_path / 'bad.jsonl'}")
     assert f"{2 * len(ROWS)} pairs, {2 * len(BAD)} of them bad" in text
     assert f"{len(ROWS)} key of several pairs" in text
