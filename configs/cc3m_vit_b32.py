@@ -8,7 +8,7 @@ DIR holds 00000.tar, 00001.tar ... (see docs/data.md). After a colon, words join
 
 from ml_collections import ConfigDict
 
-from configs import base
+from rankclip_jax.config import base
 from rankclip_jax.models.presets import get_preset
 
 RECIPES = {

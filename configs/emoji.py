@@ -1,4 +1,4 @@
-"""RankCLIP, or another objective, on the embedded pictures, from scratch on a laptop CPU.
+"""RankCLIP, or another objective, on the embedded images, from scratch on a laptop CPU.
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji
 
@@ -8,7 +8,7 @@ a test, `:mu,clip` with another objective.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from rankclip_jax.config import base
 
 
 def get_config(variant: str = "rankclip") -> ConfigDict:
@@ -17,7 +17,7 @@ def get_config(variant: str = "rankclip") -> ConfigDict:
     config = base.get_config(size or "emoji", objective)
     config.duration = "800 steps"
     config.data.augment = "affine|recolor"  # test_style is drawn by a hand never seen in training
-    config.eval.shown = "test_style"
+    config.eval.report_split = "test_style"
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}
     config.optimizer.learning_rate = 3e-3
     if size == "mu":

@@ -1,4 +1,4 @@
-"""Training from given weights, with the towers and the tokenizer that they have, on the embedded pictures.
+"""Training from given weights, with the towers and the tokenizer that they have, on the embedded images.
 
     python -m rankclip_jax.train --config=configs/finetune.py:runs/imported --workdir=runs/finetuned
 
@@ -7,9 +7,9 @@ After the colon: a run, an imported folder, a weights file, or a hub id; see doc
 
 from ml_collections import ConfigDict
 
-from configs import base
+from rankclip_jax.config import base
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import read_model_config
+from rankclip_jax.inference.load import read_model_config
 
 
 def get_config(source: str = "") -> ConfigDict:
@@ -19,7 +19,7 @@ def get_config(source: str = "") -> ConfigDict:
     config = base.get_config()
     config.model = read_model_config(source)
     config.init_from = source
-    config.tokenizer.name = "init_from"
+    config.tokenizer.name = "from_weights"
     config.optimizer.learning_rate = 1e-5
     config.duration = "5 epochs"
     return config

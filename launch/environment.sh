@@ -1,5 +1,5 @@
-# Sourced by the launchers: a virtual environment in .venv with the tested set of packages.
-# It is made once; change requirements*.txt or constraints.txt and the next launch brings it up to date.
+# Sourced by the launchers: a virtual environment in .venv with the tested set of packages and this package.
+# It is made once; change requirements*.txt, constraints.txt or pyproject.toml and the next launch updates it.
 
 PYTHON="${PYTHON:-python3}"
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -7,11 +7,11 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
   exit 2
 fi
 
-wanted=$(cat requirements.txt requirements-dev.txt constraints.txt | cksum)
+wanted=$(cat requirements.txt requirements-dev.txt constraints.txt pyproject.toml | cksum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
   echo "setting up .venv (once, about 2 minutes and 1.5 GB) ..." >&2
   [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -r requirements.txt -r requirements-dev.txt -c constraints.txt
+    -e . -r requirements-dev.txt -c constraints.txt
   echo "$wanted" > .venv/installed
 fi

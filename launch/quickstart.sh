@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv if it is missing, train RankCLIP on the embedded pictures, evaluate, and write a report.
+# Set up .venv if it is missing, train RankCLIP on the embedded images, evaluate, and write a report.
 # About 8 minutes on 2 CPU cores. Arguments go to the trainer, such as: --workdir=runs/mine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

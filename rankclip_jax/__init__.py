@@ -7,11 +7,11 @@ __all__ = ["Encoder", "load"]
 def __getattr__(name: str):
     # Lazy: `import rankclip_jax` must not start JAX before a command has set it up.
     if name == "load":
-        from rankclip_jax.loading import load
+        from rankclip_jax.inference.load import load
 
         return load
     if name == "Encoder":
-        from rankclip_jax.encoder import Encoder
+        from rankclip_jax.inference.encoder import Encoder
 
         return Encoder
     raise AttributeError(f"module 'rankclip_jax' has no attribute {name!r}")

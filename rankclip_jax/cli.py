@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rankclip_jax import distributed
 from rankclip_jax.errors import NO_ROOM, UserError, did_you_mean
+from rankclip_jax.parallel import processes
 
 CONFIG = "config"
 
@@ -53,7 +53,7 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
         sys.stderr.flush()
     except BrokenPipeError:
         code = _reader_gone()
-    if code and distributed.is_multi_process():
+    if code and processes.is_multi_process():
         # jax's exit handler waits minutes in a barrier for peers that wait for us.
         os._exit(code)
     sys.exit(code)
@@ -121,7 +121,7 @@ def _code_of(stop: SystemExit) -> int:
 
 def _print_error(message: str) -> None:
     line = " ".join(message.split())
-    print(f"error: {distributed.process_label()}{line}", file=sys.stderr)
+    print(f"error: {processes.process_label()}{line}", file=sys.stderr)
 
 
 def _parse(argv: Sequence[str], positional: bool) -> list[str]:

@@ -10,9 +10,9 @@ splits are only printed, so that the folder never holds a part of an evaluation.
 
 WEIGHTS are an imported folder, which gets those files too, or directly a file, folder or hub id of OpenAI,
 open_clip or transformers, whose results are only printed. Of their config `data` and `eval` are read. Whether they
-were trained on these pictures nobody knows.
+were trained on these images nobody knows.
 
---linear_probe fits a linear classifier on features of the labelled training pictures of the data instead
+--linear_probe fits a linear classifier on features of the labelled training images of the data instead
 (``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. For a run too --config may then name
 other data.
 """
@@ -24,10 +24,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax import cli
-from rankclip_jax.config import load_run_config
+from rankclip_jax.config.record import load_run_config
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.evals.probe_run import linear_probe
 from rankclip_jax.evals.results import (
     EMBEDDINGS_FILE,
     EVAL_FILE,
@@ -36,12 +37,11 @@ from rankclip_jax.evals.results import (
     write_eval,
     write_probe,
 )
-from rankclip_jax.evaluation import evaluate_splits, references, shown_split
-from rankclip_jax.loading import find_run, is_imported, is_run, load
-from rankclip_jax.probing import linear_probe
+from rankclip_jax.evals.run import evaluate_splits, references, shown_split
+from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.text_table import text_table
-from rankclip_jax.weights.source import is_source
+from rankclip_jax.weights.formats.source import is_source
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
       UserError: no run there, no such checkpoint or split, or data other than the run's.
     """
     run, config, dataset = _data_of(path, config)
-    chosen, names = splits or tuple(dataset.evals), config.eval.names
+    chosen, names = splits or tuple(dataset.evals), config.eval.metrics
     for name in chosen:
         lookup(dataset.evals, name, "evaluation split")
     encoder = load(path, step)
@@ -70,7 +70,7 @@ def evaluate(
     chance, pixels = references(dataset, chosen, names)
     if not splits and run is not None:
         write_eval(run, encoder.step, metrics, chance, pixels)
-        shown = shown_split(dataset, config.eval.shown)
+        shown = shown_split(dataset, config.eval.report_split)
         if shown is not None:
             write_embeddings(run, embeds[shown.name], shown)
     return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
@@ -140,7 +140,7 @@ def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
     if dataset.digest != saved["digest"]:
         raise UserError(
             f"data set {dataset.name!r} is not what this run was trained beside: its digest is {dataset.digest[:12]}, "
-            f"the run's {saved['digest'][:12]}, so that its splits may hold training pictures. Restore that data."
+            f"the run's {saved['digest'][:12]}, so that its splits may hold training images. Restore that data."
         )
     return dataset
 
@@ -167,7 +167,7 @@ def define_flags() -> None:
     flags.DEFINE_string("step", None, "which checkpoint: a step, or best; the newest if not given")
     cli.define_config(required=False)
     flags.DEFINE_list("splits", [], "evaluation splits to print the metrics of; all of them if not given")
-    flags.DEFINE_boolean("linear_probe", False, "fit linear probes on the labelled training pictures instead")
+    flags.DEFINE_boolean("linear_probe", False, "fit linear probes on the labelled training images instead")
 
 
 def main(argv: list[str]) -> None:

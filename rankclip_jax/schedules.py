@@ -137,20 +137,20 @@ def rank_ramp_released(step: jax.Array | int, steps_per_epoch: int, epochs: int)
     return jnp.clip(3.0 * epochs_done.astype(jnp.float32) / (epochs - 1), 0.0, 2.0)
 
 
-def rise(step: jax.Array | int, total_steps: int) -> jax.Array:
+def linear_up(step: jax.Array | int, total_steps: int) -> jax.Array:
     """From 0 to 1 over the run, linearly."""
     return jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
 
 
-def fall(step: jax.Array | int, total_steps: int) -> jax.Array:
+def linear_down(step: jax.Array | int, total_steps: int) -> jax.Array:
     """From 1 to 0 over the run, linearly."""
-    return 1.0 - rise(step, total_steps)
+    return 1.0 - linear_up(step, total_steps)
 
 
 # What a term's weight is multiplied by over the run: (step, total steps) -> float32.
 WEIGHT_SCHEDULES: dict[str, Callable[[jax.Array | int, int], jax.Array]] = {
     "constant": lambda step, total_steps: jnp.float32(1.0),
-    "fall": fall,
+    "linear_down": linear_down,
     "ramp": rank_ramp,
-    "rise": rise,
+    "linear_up": linear_up,
 }

@@ -18,23 +18,27 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax import cli, distributed, initial, setup
-from rankclip_jax.card import devices, parameter_counts, start_up_card
-from rankclip_jax.checkpoint import Checkpoints, Restored
-from rankclip_jax.clock import Clock
-from rankclip_jax.config import check_same_run, make_workdir, save_run_config
+from rankclip_jax import cli
+from rankclip_jax.checkpoints.manager import Checkpoints, Restored
+from rankclip_jax.config.changes import check_same_run
+from rankclip_jax.config.record import save_run_config
 from rankclip_jax.data.loader import Loader
-from rankclip_jax.diagnostics import jit_diagnostics, make_diagnostics
-from rankclip_jax.encoder import Encoder
 from rankclip_jax.errors import UserError
-from rankclip_jax.evaluation import evaluate_run, evaluate_splits
-from rankclip_jax.loading import CHECKPOINTS
-from rankclip_jax.metrics import MetricsWriter
-from rankclip_jax.needs import batch_inputs
+from rankclip_jax.evals.run import evaluate_run, evaluate_splits
+from rankclip_jax.inference.encoder import Encoder
+from rankclip_jax.models.counts import parameter_counts
+from rankclip_jax.parallel import processes
+from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.report import write_report
-from rankclip_jax.setup import Setup
-from rankclip_jax.sharding import put_batch
-from rankclip_jax.step import abstract_state, create_state, make_init
+from rankclip_jax.run_folder import CHECKPOINTS, make_workdir
+from rankclip_jax.training import init_from, setup
+from rankclip_jax.training.clock import Clock
+from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
+from rankclip_jax.training.inputs import batch_keys
+from rankclip_jax.training.metrics import MetricsWriter
+from rankclip_jax.training.setup import Setup
+from rankclip_jax.training.startup_card import devices, start_up_card
+from rankclip_jax.training.step import abstract_state, create_state, make_init
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -57,7 +61,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         process_index=jax.process_index(),
         config=config.to_dict(),
     )
-    distributed.barrier("config checked")
+    processes.barrier("config checked")
 
     # Shapes, then shardings, then arrays: either restored or initialised, straight into shards.
     init = make_init(parts.towers, parts.objective, parts.optimizer, config.optimizer.ema_decay)
@@ -69,14 +73,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     restored = checkpoints.restore(abstract) if resuming else None
     start = restored.step if restored else 0
     begins_with = parts.initial if restored is None else None
-    beginning = initial.describe(abstract, begins_with) if begins_with else ""
-    if distributed.is_main():
+    beginning = init_from.describe(abstract, begins_with) if begins_with else ""
+    if processes.is_main():
         save_run_config(workdir, config, data, devices(parts), parameter_counts(abstract))
         if not resuming:
             setup.save_tokenizer(parts.tokenizer, workdir)
         print(start_up_card(parts, abstract, workdir, start, beginning), flush=True)
     state = restored.state if restored else create_state(init, key, parts.mesh)
-    state = initial.begin(state, begins_with) if begins_with else state
+    state = init_from.begin(state, begins_with) if begins_with else state
 
     # A run that had reached its end only evaluates again.
     loop = _Loop(parts, writer, checkpoints, restored)
@@ -89,7 +93,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
     encoder = make_encoder(parts, state)
     metrics = evaluate_run(encoder, parts.dataset, config.eval, workdir, config.duration)
-    if distributed.is_main():
+    if processes.is_main():
         print(f"report: {write_report(workdir)}", flush=True)
     return metrics
 
@@ -105,7 +109,7 @@ class _Loop:
             self.config.duration,
             start_step=self.start,
             state=restored.meta.get("clock") if restored else None,
-            show=distributed.is_main(),
+            show=processes.is_main(),
             wait_hint="raise config.data.num_threads, or choose lighter "
             "augmentation; python -m rankclip_jax.data bench shows which stage limits",
         )
@@ -117,7 +121,7 @@ class _Loop:
         config, parts = self.config, self.parts
         step_fn = setup.train_step(parts, state)
         diagnose = self._diagnostics()
-        with self._loader(inputs := batch_inputs(parts.objective.needs)) as loader:
+        with self._loader(inputs := batch_keys(parts.objective.inputs)) as loader:
             for step in range(self.start + 1, config.duration + 1):
                 with self.clock.waiting_for_data():
                     batch = next(loader)
@@ -139,7 +143,7 @@ class _Loop:
 
         Not among several processes, where the others may have stopped elsewhere and would be waited for.
         """
-        if not distributed.is_multi_process():
+        if not processes.is_multi_process():
             with contextlib.suppress(UserError):
                 self.checkpoints.close()
 
@@ -220,7 +224,7 @@ class _Loop:
     def _evaluate(self, step: int, state: dict) -> dict[str, float]:
         with self.clock.paused():
             self.encoder = make_encoder(self.parts, state, self.encoder)
-            splits, names = self.config.eval.during, self.config.eval.names
+            splits, names = self.config.eval.train_splits, self.config.eval.metrics
             metrics, _ = evaluate_splits(self.encoder, self.parts.dataset, splits, names)
             self.writer.write(step, metrics)
         return metrics
@@ -249,7 +253,7 @@ def check_finite(step: int, values: Mapping[str, Any]) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    distributed.initialize()  # before any other use of jax
+    processes.initialize()  # before any other use of jax
     train(CONFIG.value, WORKDIR.value)
 
 

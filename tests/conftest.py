@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests import runs
+from tests.support import runs
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +38,8 @@ def short_run(tmp_path_factory, compile_cache):
 
 @pytest.fixture(scope="module")
 def pairs_folder(tmp_path_factory):
-    """The pictures, some of them broken, and ``pairs.csv`` of `data_commands`."""
-    from tests.data_commands import write_folder
+    """The images, some of them broken, and ``pairs.csv`` of `data_commands`."""
+    from tests.support.data_commands import write_folder
 
     return write_folder(tmp_path_factory.mktemp("pairs"))
 
@@ -47,6 +47,6 @@ def pairs_folder(tmp_path_factory):
 @pytest.fixture
 def run_data(capsys):
     """(name, config, arguments...) to what that data command prints."""
-    from tests.data_commands import run_command
+    from tests.support.data_commands import run_command
 
     return functools.partial(run_command, capsys)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import processes
+from tests.support import processes
 
 CONFIG = """
 from ml_collections import ConfigDict, config_dict

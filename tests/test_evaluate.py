@@ -9,23 +9,25 @@ import pytest
 from ml_collections import ConfigDict
 
 from rankclip_jax import evaluate as module
-from rankclip_jax.card import devices, parameter_counts
-from rankclip_jax.checkpoint import Checkpoints
-from rankclip_jax.config import save_run_config
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.config.record import save_run_config
 from rankclip_jax.data.records import Dataset, EvalSplit
 from rankclip_jax.data.sources import SOURCES
-from rankclip_jax.data.tokenizer import TOKENIZERS
+from rankclip_jax.data.text.tokenizer import TOKENIZERS
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE
 from rankclip_jax.evaluate import describe, evaluate
-from rankclip_jax.loading import CHECKPOINTS, TOKENIZER, load
+from rankclip_jax.inference.load import load
+from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
-from rankclip_jax.objectives import RunLength, build_objective
-from rankclip_jax.optimizer import make_optimizer
-from rankclip_jax.sharding import make_mesh
-from rankclip_jax.step import create_state, make_init
-from tests import processes
+from rankclip_jax.objectives import RunInfo, build_objective
+from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
+from rankclip_jax.training.optimizer import make_optimizer
+from rankclip_jax.training.startup_card import devices
+from rankclip_jax.training.step import create_state, make_init
+from tests.support import processes
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one run folder for all
 OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0}
@@ -33,7 +35,7 @@ CONCEPTS = 12
 
 
 def tiny(config):
-    """A data set of random pictures, all of them for training too; `config.digest` stands for its content."""
+    """A data set of random images, all of them for training too; `config.digest` stands for its content."""
     ids = np.arange(CONCEPTS)
     images = np.random.default_rng(0).integers(0, 256, (CONCEPTS, 8, 8, 3), np.uint8)
 
@@ -61,12 +63,12 @@ def run_folder(tmp_path_factory):
         {
             "model": model,
             "data": {"name": "tiny", "digest": "0123456789abcdef"},
-            "eval": {"names": ["retrieval", "geometry"], "shown": "test_style"},
+            "eval": {"metrics": ["retrieval", "geometry"], "report_split": "test_style"},
         }
     )
     tokenizer = TOKENIZERS["bpe"](("noise 0 1 2 3 4 5 6 7 8 9",), 300, model.text.context_length)
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
-    objective = build_objective(ConfigDict({"name": "clip"}), RunLength(20, 5))
+    objective = build_objective(ConfigDict({"name": "clip"}), RunInfo(20, 5))
     mesh = make_mesh(jax.devices()[:1])
     checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=2, best_metric="val/image_to_text_R@1")
     init = make_init(towers, objective, make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3))
@@ -94,7 +96,7 @@ def test_all_splits_are_written_as_training_does(run):
     assert results["step"] == 20
     for part in ("metrics", "chance", "pixels"):
         assert {key.split("/")[0] for key in results[part]} == {"val", "test_style"}
-    assert results["pixels"]["val/image_to_text_R@1"] == 1.0  # they are training pictures
+    assert results["pixels"]["val/image_to_text_R@1"] == 1.0  # they are training images
     shown = tiny(ConfigDict({"digest": ""})).evals["test_style"]
     with np.load(run / EMBEDDINGS_FILE) as arrays:
         np.testing.assert_allclose(arrays["image_embeds"], load(run).encode_image(shown.images), atol=1e-3)

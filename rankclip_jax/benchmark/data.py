@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rankclip_jax.benchmark.noise_tars import read_sides, write_tars
 from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
 from rankclip_jax.benchmark.worker import Worker
-from rankclip_jax.data import locations
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.text_table import text_table
 
@@ -35,13 +35,13 @@ LOADERS = ("rankclip_jax", "webdataset")
 def define_flags() -> None:
     """Define this benchmark's flags."""
     flags.DEFINE_string("tars", "", "tars to read, a folder, glob or range; without, some are made of noise")
-    flags.DEFINE_string("pixels", "256-384", "sides of the pictures that are made, lowest and highest")
+    flags.DEFINE_string("pixels", "256-384", "sides of the images that are made, lowest and highest")
     flags.DEFINE_integer("pairs", 2000, "pairs that are made", lower_bound=8)
     flags.DEFINE_list("loaders", list(LOADERS), "rankclip_jax, webdataset (needs the extra webdataset)")
     flags.DEFINE_integer("workers", 2, "threads of ours, processes of webdataset", lower_bound=1)
     flags.DEFINE_integer("batch", 64, "pairs of a batch", lower_bound=1)
     flags.DEFINE_integer("batches", 10, "batches of a turn", lower_bound=1)
-    flags.DEFINE_integer("image_size", 224, "side of the pictures in a batch", lower_bound=1)
+    flags.DEFINE_integer("image_size", 224, "side of the images in a batch", lower_bound=1)
     flags.DEFINE_integer("rounds", 5, "turns of each case", lower_bound=1)
     flags.DEFINE_string("json", None, "file to write the rows to")
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from rankclip_jax.benchmark.webdataset_reference import batches
 from rankclip_jax.benchmark.worker import Answers, serve
-from rankclip_jax.data import locations
+from rankclip_jax.data.images.decode import DecodedRecords
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.pictures import DecodedRecords
 from rankclip_jax.data.sources.webdataset import WebDataset, open_pairs
-from rankclip_jax.data.tokenizer import TOKENIZERS
+from rankclip_jax.data.storage import locations
+from rankclip_jax.data.text.tokenizer import TOKENIZERS
 
 AUGMENT = "random_resized_crop"  # open_clip's, by its defaults
 CONTEXT_LENGTH = 77

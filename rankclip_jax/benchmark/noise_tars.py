@@ -13,7 +13,7 @@ from tqdm import tqdm
 from rankclip_jax.errors import UserError
 
 SHARDS = 4
-DISTINCT = 200  # pictures; more pairs than that take them again
+DISTINCT = 200  # images; more pairs than that take them again
 SLOPE = 1.6  # amplitudes fall as 1 / frequency^SLOPE: files of some 40 kB at 256-384 pixels a side
 GREY, COLOUR = 55, 10  # standard deviations
 QUALITY = 95  # img2dataset's own
@@ -32,14 +32,14 @@ def read_sides(text: str) -> tuple[int, int]:
 def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
     """Write `count` pairs into the folder, the same ones each time; returns the location of the tars."""
     rng = np.random.default_rng(0)
-    bar = tqdm(range(min(count, DISTINCT)), desc="making pictures", leave=False, disable=None, delay=1)
-    pictures = [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]
+    bar = tqdm(range(min(count, DISTINCT)), desc="making images", leave=False, disable=None, delay=1)
+    images = [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for number in range(shard, count, SHARDS):
                 key, caption = f"{shard:05d}{number:04d}", " ".join(rng.choice(WORDS, rng.integers(5, 15)))
                 about = json.dumps({"caption": caption, "key": key, "status": "success"}).encode()
-                data = pictures[number % len(pictures)]
+                data = images[number % len(images)]
                 for extension, content in (("jpg", data), ("json", about), ("txt", caption.encode())):
                     info = tarfile.TarInfo(f"{key}.{extension}")
                     info.size = len(content)

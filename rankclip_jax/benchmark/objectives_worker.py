@@ -11,7 +11,7 @@ import numpy as np
 
 from rankclip_jax.benchmark.worker import Answers, serve, timed_and_weighed
 
-LOG_SCALE = float(np.log(1 / 0.07))
+LOGIT_SCALE = float(np.log(1 / 0.07))
 PAIR = ("image_embeds", "text_embeds")
 
 
@@ -32,19 +32,19 @@ def jax_case(case: dict) -> Answers:
 
     if case["devices"] > 1:
         jax.config.update("jax_num_cpu_devices", case["devices"])
-    from rankclip_jax.objectives import RunLength, build_objective, objective_config
+    from rankclip_jax.objectives import RunInfo, build_objective, objective_config
     from rankclip_jax.objectives.rows import loss_and_gradients
-    from rankclip_jax.sharding import batch_sharding, make_mesh
+    from rankclip_jax.parallel.mesh import batch_sharding, make_mesh
 
     config = objective_config(case["objective"])
     if case["arithmetic"]:
         config.arithmetic = case["arithmetic"]
-    objective, mesh = build_objective(config, RunLength(1000, 100)), make_mesh()
+    objective, mesh = build_objective(config, RunInfo(1000, 100)), make_mesh()
     scalars = {name: np.float32(scalar.initial) for name, scalar in objective.scalars.items()}
     weights = {name: np.float32(1.0) for name in objective.terms}
 
     def of_size(batch: int) -> tuple[Callable[[], object], int]:
-        given = embeddings(objective.needs, batch, case["dim"])
+        given = embeddings(objective.inputs, batch, case["dim"])
         arguments = (jax.device_put(given, batch_sharding(mesh)), scalars, weights, objective.initial_state())
         compiled = jax.jit(loss_and_gradients(objective, mesh)).lower(*arguments).compile()
         return lambda: jax.block_until_ready(compiled(*arguments)), compiled.memory_analysis().temp_size_in_bytes
@@ -58,7 +58,7 @@ def torch_case(case: dict) -> Answers:
     from rankclip_jax.benchmark.torch_reference import runner
 
     def of_size(batch: int, dim: int) -> Callable[[], object]:
-        return runner(*embeddings(PAIR, batch, dim).values(), LOG_SCALE, case["objective"])
+        return runner(*embeddings(PAIR, batch, dim).values(), LOGIT_SCALE, case["objective"])
 
     of_size(8, 8)()  # as for jax
     return timed_and_weighed(of_size(case["batch"], case["dim"]))

@@ -17,16 +17,18 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from rankclip_jax import cli, distributed, setup
+from rankclip_jax import cli
 from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
-from rankclip_jax.needs import batch_inputs
 from rankclip_jax.objectives import objective_config
-from rankclip_jax.setup import Setup
-from rankclip_jax.sharding import put_batch
-from rankclip_jax.step import create_state, make_init
+from rankclip_jax.parallel import processes
+from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.text_table import text_table
+from rankclip_jax.training import setup
+from rankclip_jax.training.inputs import batch_keys
+from rankclip_jax.training.setup import Setup
+from rankclip_jax.training.step import create_state, make_init
 
 WARM_UP = 2  # steps of each objective before the first that counts; the first of them compiles
 
@@ -67,9 +69,9 @@ def main(argv: list[str]) -> None:
     if argv[2:]:
         raise UserError(f"unexpected argument {argv[2]!r}: the step benchmark takes flags only, see --help.")
     check_rows_file(chosen.json)
-    distributed.initialize()
+    processes.initialize()
     timings = measure(chosen.config, chosen.objectives, chosen.rounds)
-    if distributed.is_main():
+    if processes.is_main():
         print(describe(timings))
         write_rows(chosen.json, [asdict(timing) for timing in timings])
 
@@ -84,7 +86,7 @@ def measure(config: ConfigDict, objectives: Sequence[str], rounds: int) -> list[
         raise UserError("--objectives is empty: name at least one, such as --objectives=clip,rankclip.")
     built = [setup.build(_with_objective(config, name)) for name in objectives]
     steps = [_stepper(each, _one_batch(each)) for each in built]
-    hidden = None if distributed.is_main() else True  # None: shown on a terminal only
+    hidden = None if processes.is_main() else True  # None: shown on a terminal only
     for step in tqdm(steps, desc="compiling", unit="objective", leave=False, disable=hidden):
         for _ in range(WARM_UP):
             step()
@@ -103,7 +105,7 @@ def _with_objective(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def _one_batch(parts: Setup) -> dict[str, jax.Array]:
-    config, inputs = parts.config, batch_inputs(parts.objective.needs)
+    config, inputs = parts.config, batch_keys(parts.objective.inputs)
     loader = Loader(
         parts.dataset.train,
         parts.tokenizer,

@@ -16,11 +16,11 @@ from rankclip_jax.errors import UserError
 EPS = 1e-10
 
 
-def runner(image_BD: np.ndarray, text_BD: np.ndarray, log_scale: float, objective: str) -> Callable[[], float]:
+def runner(image_BD: np.ndarray, text_BD: np.ndarray, logit_scale: float, objective: str) -> Callable[[], float]:
     """Return a function that computes loss and gradients of "clip" or "rankclip" once, and gives the loss."""
     torch = import_torch()
     image, text = (torch.tensor(x, requires_grad=True) for x in (image_BD, text_BD))
-    scale = torch.tensor(log_scale, dtype=torch.float32, requires_grad=True)
+    scale = torch.tensor(logit_scale, dtype=torch.float32, requires_grad=True)
 
     def run() -> float:
         logits = scale.exp() * image @ text.T

@@ -13,7 +13,7 @@ def make_step(
 ) -> tuple[Callable[[], float], str, int]:
     """Return (a function that takes one train step, device, parameters): CLIP's loss, AdamW, float32 parameters.
 
-    bfloat16 is autocast. Pictures are normalised already, in the layout that the model wants.
+    bfloat16 is autocast. Images are normalised already, in the layout that the model wants.
     """
     torch = import_torch()
     from transformers import CLIPModel

@@ -2,7 +2,7 @@
 
     python -m rankclip_jax.benchmark towers --models=ViT-B/32 --batch=16 --frameworks=jax,torch [--json=FILE]
 
-Pictures and tokens are random and on the device. Each case runs in a process of its own, and those of one
+Images and tokens are random and on the device. Each case runs in a process of its own, and those of one
 model take turns, A B A B ..., so that whatever else the machine does slows all of them alike. A turn is two steps,
 of which the second is timed: steps of training follow each other, but an idle process has its free memory taken
 away and would pay for that in the first. The ratio is the median over the rounds of images/s over PyTorch's in the

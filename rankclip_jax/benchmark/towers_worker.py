@@ -17,7 +17,7 @@ OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm
 
 
 def pairs(model: ConfigDict, batch: int) -> dict[str, np.ndarray]:
-    """Noise for pictures, uint8 [B, S, S, 3], and captions of all lengths, int32 [B, L]."""
+    """Noise for images, uint8 [B, S, S, 3], and captions of all lengths, int32 [B, L]."""
     rng = np.random.default_rng(0)
     side, length = model.image.image_size, model.text.context_length
     tokens = rng.integers(0, EOT - 1, (batch, length)).astype(np.int32)
@@ -32,15 +32,15 @@ def jax_case(case: dict) -> Answers:
     import optax
 
     from rankclip_jax.models.two_towers import build_towers
-    from rankclip_jax.objectives import RunLength, build_objective, objective_config
-    from rankclip_jax.optimizer import make_optimizer
-    from rankclip_jax.sharding import make_mesh, put_batch
-    from rankclip_jax.step import create_state, jit_train_step, make_init, make_train_step
+    from rankclip_jax.objectives import RunInfo, build_objective, objective_config
+    from rankclip_jax.parallel.mesh import make_mesh, put_batch
+    from rankclip_jax.training.optimizer import make_optimizer
+    from rankclip_jax.training.step import create_state, jit_train_step, make_init, make_train_step
 
     model = get_preset(case["model"])
     model.dtype = case["dtype"]
     mesh, towers = make_mesh(), build_towers(model, VOCABULARY, EOT)
-    objective = build_objective(objective_config("clip"), RunLength(1000, 100))
+    objective = build_objective(objective_config("clip"), RunInfo(1000, 100))
     optimizer = make_optimizer(ConfigDict(OPTIMIZER), optax.constant_schedule(1e-5))
     state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), mesh)
     parameters = sum(x.size for x in jax.tree.leaves(state["params"]))

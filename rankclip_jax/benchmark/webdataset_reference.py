@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankclip_jax.data.augmentations import random_resized_crop
+from rankclip_jax.data.images.augmentations import random_resized_crop
 from rankclip_jax.errors import UserError
 
 SHUFFLE, SHUFFLE_FIRST = 5000, 1000
@@ -20,12 +20,12 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 def batches(
     files: Sequence[str], *, tokenize: Callable, dtype: str, batch: int, size: int, workers: int
 ) -> Iterator[tuple[Any, Any]]:
-    """Endless (pictures, tokens): uint8 [batch, size, size, 3] or float32 [batch, 3, size, size], and int32 tokens."""
+    """Endless (images, tokens): uint8 [batch, size, size, 3] or float32 [batch, 3, size, size], and int32 tokens."""
     torch, wds = import_both()
     torch.manual_seed(0)
     rng = np.random.default_rng()
 
-    def picture(image):
+    def to_tensor(image):
         rgb = torch.from_numpy(np.array(random_resized_crop(image, rng, size=size)))
         return rgb if dtype == "uint8" else normalise(rgb)
 
@@ -41,7 +41,7 @@ def batches(
         wds.shuffle(SHUFFLE, initial=SHUFFLE_FIRST),
         wds.decode("pilrgb"),
         wds.rename(image="jpg;png;jpeg;webp", text="txt"),
-        wds.map_dict(image=picture, text=lambda text: torch.from_numpy(tokenize(text)[0])),
+        wds.map_dict(image=to_tensor, text=lambda text: torch.from_numpy(tokenize(text)[0])),
         wds.to_tuple("image", "text"),
         wds.batched(batch, partial=False),
     )

@@ -1,8 +1,8 @@
 """Look at data: ``python -m rankclip_jax.data COMMAND --config=FILE.py [--config.data.KEY=VALUE ...]``
 
-preview    some pairs as the towers get them, and a grid of their pictures
+preview    some pairs as the towers get them, and a grid of their images
 validate   decode everything; write a list of what is broken, for config.data.quarantine
-stats      counts, sizes of pictures, lengths of captions, repeated captions, the digest that a run stores
+stats      counts, sizes of images, lengths of captions, repeated captions, the digest that a run stores
 bench      pairs per second of each stage, and which one limits
 index      index tars now rather than when training starts
 convert    write the training pairs as ArrayRecord files, for fast random access

@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 from tqdm import tqdm
 
-from rankclip_jax import distributed
+from rankclip_jax.data.images.decode import DecodedRecords
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.pictures import DecodedRecords
+from rankclip_jax.parallel import processes
 
 LABELLING = "class"  # as the evaluation splits of such pairs name it
 
@@ -27,7 +27,7 @@ class ClassRecords(DecodedRecords):
         return self._labels()
 
     def _read_labels(self) -> np.ndarray:
-        hidden = None if distributed.is_main() else True
+        hidden = None if processes.is_main() else True
         bar = tqdm(range(len(self)), desc="labels", unit="pair", delay=2, leave=False, disable=hidden)
         return np.array([self._label(index) for index in bar], np.int64)
 

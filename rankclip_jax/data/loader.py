@@ -18,11 +18,11 @@ import grain
 import numpy as np
 
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
-from rankclip_jax.data.picture_types import WHITE, check_picture
+from rankclip_jax.data.images.transforms import make_augment
+from rankclip_jax.data.images.types import WHITE, check_image
 from rankclip_jax.data.records import RecordSource
-from rankclip_jax.data.text_augment import TextAugment, make_text_augment
-from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.data.transforms import make_augment
+from rankclip_jax.data.text.augment import TextAugment, make_text_augment
+from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 
 MAX_CHUNK = 32  # examples a thread makes at a time: large against overhead, small against a batch
@@ -78,9 +78,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     """Endless training batches of one process.
 
     Each batch is a dict of ``images`` uint8 [b, S, S, 3], ``tokens`` int32 [b, L] and ``index``
-    int32 [b], the records they are. One caption per picture is drawn uniformly each time. On demand there
+    int32 [b], the records they are. One caption per image is drawn uniformly each time. On demand there
     are also ``caption_tokens`` int32 [b, L], one of its second captions; ``augmented_images`` uint8
-    [b, S, S, 3] and ``augmented_tokens`` int32 [b, L], second views of the same picture and caption, by
+    [b, S, S, 3] and ``augmented_tokens`` int32 [b, L], second views of the same image and caption, by
     another draw of the augmentation or by one of their own. The rest stays as it is without.
 
     A record that cannot be read is replaced by the one `STRIDE` further on, counted and logged; the
@@ -122,10 +122,10 @@ class Loader(Iterator[dict[str, np.ndarray]]):
           image_size: S, pixels.
           augment: steps as in `transforms.make_augment`.
           text_augment: steps as in `text_augment.make_text_augment`, for the captions (not the second ones).
-          view_augment: the steps for second views of pictures; "" for those of `augment`.
+          view_augment: the steps for second views of images; "" for those of `augment`.
           view_text_augment: the same for captions.
-          resize: how pictures get their size, a key of `transforms.RESIZES`.
-          inputs: keys of the batch beside ``index``, as `needs.batch_inputs` gives them.
+          resize: how images get their size, a key of `transforms.RESIZES`.
+          inputs: keys of the batch beside ``index``, as `needs.batch_keys` gives them.
           start_step: first step to give.
           process_index: which slice of each global batch this process takes.
           process_count: how many slices there are.
@@ -179,7 +179,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     def _start(self, num_threads: int, prefetch: int) -> grain.DatasetIterator:
         first = self.step * self._chunks_per_batch
         chunks = grain.MapDataset.range(first, np.iinfo(np.int64).max).map(self._chunk)
-        # Grain's own default prefetch is 500 elements, here 500 chunks of pictures.
+        # Grain's own default prefetch is 500 elements, here 500 chunks of images.
         options = grain.ReadOptions(num_threads, max(num_threads, prefetch * self._chunks_per_batch))
         iterator = iter(chunks.to_iter_dataset(options))
         iterator.start_prefetch()  # so that the first batches are made while the step compiles
@@ -218,7 +218,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         """Record `index` as the row of a step: an entry for each array of the batch."""
         record, draw = self._source[index], functools.partial(self._plan.rng, step, row)
         image = record.image
-        check_picture(image)
+        check_image(image)
         rng = draw(FIRST)
         caption = _one_of(record.captions, rng)
         example = {"index": index, "images": self._augment(image, rng)}
@@ -244,8 +244,8 @@ def _one_of(captions: Sequence[str], rng: np.random.Generator) -> str:
 
 def arrays_of(inputs: Sequence[str], image_size: int, context_length: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of one example in each array of a batch."""
-    picture, text = ((image_size, image_size, 3), np.uint8), ((context_length,), np.int32)
-    of_key = {"images": picture, "augmented_images": picture}
+    image, text = ((image_size, image_size, 3), np.uint8), ((context_length,), np.int32)
+    of_key = {"images": image, "augmented_images": image}
     of_key |= {"tokens": text, "caption_tokens": text, "augmented_tokens": text}
     return {key: of_key[key] for key in inputs} | {"index": ((), np.int32)}
 
@@ -255,7 +255,7 @@ def held_bytes(
 ) -> int:
     """Most bytes that a loader's examples take: those made ahead or being made, and the batch it gives.
 
-    A picture of its own size for each thread comes on top.
+    An image of its own size for each thread comes on top.
     """
     arrays = arrays_of(inputs, image_size, context_length).values()
     example = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)

@@ -35,8 +35,8 @@ class Subset:
     def captions(self, index: int) -> tuple[str, ...]:
         return self._pairs.captions(self._own(index))
 
-    def picture(self, index: int) -> bytes:
-        return self._pairs.picture(self._own(index))
+    def image_bytes(self, index: int) -> bytes:
+        return self._pairs.image_bytes(self._own(index))
 
     def digest(self) -> str:
         """Of the whole source: which part it is, its user knows."""
@@ -85,9 +85,9 @@ class Mixture:
         part, own = self._own(index)
         return part.second_captions(own)
 
-    def picture(self, index: int) -> bytes:
+    def image_bytes(self, index: int) -> bytes:
         part, own = self._own(index)
-        return part.picture(own)
+        return part.image_bytes(own)
 
     def digest(self) -> str:
         """Of all parts and how often each is there."""

@@ -9,10 +9,10 @@ class PairOptions:
     """What a reader may need beside the location of its files; the keys of `config.data` of the same names.
 
     Attributes:
-      image_key: column, field or file extension of the picture; "" for the first known name that is there.
+      image_key: column, field or file extension of the image; "" for the first known name that is there.
       caption_key: the same for the caption, or captions.
       second_caption_key: the same for captions of another origin; "" for none.
-      pictures: folder that picture paths in a table are relative to; "" for the table's own.
+      image_root: folder that image paths in a table are relative to; "" for the table's own.
       templates: prompts with one ``{}`` each that make captions of class names.
       index_dir: folder for indexes that are built once; "" for beside the data.
       split: what follows the last "#" of a location, for formats whose files hold several splits; "" for none.
@@ -22,7 +22,7 @@ class PairOptions:
     image_key: str = ""
     caption_key: str = ""
     second_caption_key: str = ""
-    pictures: str = ""
+    image_root: str = ""
     templates: tuple[str, ...] = ()
     index_dir: str = ""
     split: str = ""
@@ -32,7 +32,7 @@ class PairOptions:
 class PairSource(Protocol):
     """Random access to the pairs of some files, from several threads at once.
 
-    Opening one is cheap whatever its size, and reads no picture; what is wrong with the files as a whole is a
+    Opening one is cheap whatever its size, and reads no image; what is wrong with the files as a whole is a
     `UserError` then. A method raises any other exception for a single pair that cannot be read.
 
     A source that knows its keys without asking for one after the other may have `find(keys)`, int [n]: the numbers
@@ -53,10 +53,10 @@ class PairSource(Protocol):
         """At least one caption."""
         ...
 
-    def picture(self, index: int) -> bytes:
-        """The encoded picture, such as the content of a JPEG file."""
+    def image_bytes(self, index: int) -> bytes:
+        """The encoded image, such as the content of a JPEG file."""
         ...
 
     def digest(self) -> str:
-        """sha256 hex of what the pairs are (keys, captions or the files' sizes), without reading pictures."""
+        """sha256 hex of what the pairs are (keys, captions or the files' sizes), without reading images."""
         ...

@@ -7,10 +7,10 @@ import logging
 import numpy as np
 from tqdm import tqdm
 
-from rankclip_jax import distributed
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairSource
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.parallel import processes
 
 LOG = logging.getLogger(__name__)
 
@@ -50,6 +50,6 @@ def sound_pairs(pairs: PairSource, keys: frozenset[str]) -> np.ndarray:
         return numbers
     if hasattr(pairs, "find"):
         return np.delete(numbers, pairs.find(keys))
-    hidden = None if distributed.is_main() and len(pairs) > 1_000_000 else True
+    hidden = None if processes.is_main() and len(pairs) > 1_000_000 else True
     bar = tqdm(numbers, desc="looking for quarantined pairs", unit="pair", leave=False, disable=hidden)
     return np.array([number for number in bar if pairs.key(int(number)) not in keys], np.int64)

@@ -1,6 +1,6 @@
 """What every data source gives: records to train on, and splits to evaluate on.
 
-Letters: N pictures, M candidate texts, H x W pixels.
+Letters: N images, M candidate texts, H x W pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Record:
-    """One picture with its captions.
+    """One image with its captions.
 
     Attributes:
       key: unique name of the record inside its source.
-      image: uint8 [H, W, 3] RGB, or a PIL picture of mode RGB.
+      image: uint8 [H, W, 3] RGB, or a PIL image of mode RGB.
       captions: at least one caption; the loader draws one per step.
       second_captions: captions of another origin, such as a captioning model; the loader draws one of
         them too for objectives that read both kinds.
@@ -33,7 +33,7 @@ class RecordSource(Protocol):
     """Random access to records, from several threads at once.
 
     `source[i]` raises any exception for a record that cannot be read: the loader replaces that
-    record, counts it, and stops above a ceiling. `key` and `captions` never decode the picture.
+    record, counts it, and stops above a ceiling. `key` and `captions` never decode the image.
 
     A source all of whose records have second captions also has a method `second_captions`, like `captions`:
     that is how an objective knows.
@@ -65,7 +65,7 @@ class Classes:
 
     Attributes:
       names: class names, as they are put into the templates.
-      image_labels: int [N], index into `names` of each picture.
+      image_labels: int [N], index into `names` of each image.
       text_labels: int [M], index into `names` of each candidate text.
       templates: prompts with one ``{}`` each.
     """
@@ -78,13 +78,13 @@ class Classes:
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Pictures and candidate texts; picture n and text m match iff image_ids[n] == text_ids[m].
+    """Images and candidate texts; image n and text m match iff image_ids[n] == text_ids[m].
 
-    Several texts per picture and several pictures per text are both allowed.
+    Several texts per image and several images per text are both allowed.
 
     Attributes:
       name: split name as it appears in metrics, e.g. ``test_style``.
-      images: uint8 [N, H, W, 3], or `LazyPictures`: N pictures of any size, decoded when asked for.
+      images: uint8 [N, H, W, 3], or `LazyImages`: N images of any size, decoded when asked for.
       image_ids: int [N].
       texts: M candidate texts.
       text_ids: int [M].
@@ -108,7 +108,7 @@ class Dataset:
       train: records to train on.
       evals: evaluation splits by name; ``val`` is for choosing anything, ``test*`` for reporting.
       digest: sha256 hex of the records that make up every split (keys, pixels, captions).
-      counts: number of pictures in each split, in the order to print.
+      counts: number of images in each split, in the order to print.
     """
 
     name: str

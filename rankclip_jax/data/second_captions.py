@@ -10,9 +10,9 @@ import json
 import numpy as np
 from tqdm import tqdm
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.strings import Strings
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 HASH_BYTES = 8
@@ -77,7 +77,7 @@ class WithSecondCaptions:
 
     def __init__(self, pairs: PairSource, captions: CaptionFile):
         self._pairs, self._file = pairs, captions
-        self.key, self.captions, self.picture = pairs.key, pairs.captions, pairs.picture
+        self.key, self.captions, self.image = pairs.key, pairs.captions, pairs.image
         for name in ("find", "class_names", "label"):
             if hasattr(pairs, name):
                 setattr(self, name, getattr(pairs, name))

@@ -1,6 +1,6 @@
 """The shape of the joint embedding space.
 
-Letters: N pairs, D embedding; v pictures, t texts, unit norm.
+Letters: N pairs, D embedding; v images, t texts, unit norm.
 """
 
 import numpy as np

@@ -1,14 +1,14 @@
-"""Linear probe: how well a linear classifier tells classes apart by a model's features of pictures.
+"""Linear probe: how well a linear classifier tells classes apart by a model's features of images.
 
 Protocol of CyCLIP's and RankCLIP's released code: a linear layer with a bias on the features after the projection, not
-normalised, of pictures that are not augmented; cross-entropy, AdamW with weight decay on the weight alone, learning
+normalised, of images that are not augmented; cross-entropy, AdamW with weight decay on the weight alone, learning
 rate 0.005 on a cosine to 0 without warm-up, 32 epochs of shuffled batches of 128, the last one partial; no validation
 and no choice of an epoch. The layer starts as PyTorch's does, uniform within 1/sqrt(D).
 
 For Aircraft, Caltech-101, Flowers-102 and Pets CyCLIP's code takes the mean accuracy of the classes in place of the
-accuracy of the pictures; which of them the tables of RankCLIP hold is our question, so both are given.
+accuracy of the images; which of them the tables of RankCLIP hold is our question, so both are given.
 
-Letters: N training pictures, M pictures, D features, K classes, B batch.
+Letters: N training images, M images, D features, K classes, B batch.
 """
 
 import functools
@@ -73,7 +73,7 @@ def _fit(features, labels, num_classes, epochs, batch_size, learning_rate, weigh
     optimizer = optax.adamw(schedule, weight_decay=weight_decay, mask={"kernel": True, "bias": False})
 
     def loss(params, rows):
-        # A row of -1 fills up the last batch; its picture counts for nothing.
+        # A row of -1 fills up the last batch; its image counts for nothing.
         logits = logits_of(params, features[rows])
         each = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
         return jnp.sum(each * (rows >= 0)) / jnp.sum(rows >= 0)
@@ -102,7 +102,7 @@ def initial(key: jax.Array, width: int, num_classes: int) -> dict[str, jax.Array
 
 
 def epoch_order(key: jax.Array, number: int, num_records: int) -> jax.Array:
-    """In which order an epoch goes through the training pictures, int32 [N]."""
+    """In which order an epoch goes through the training images, int32 [N]."""
     return jax.random.permutation(jax.random.fold_in(key, number), num_records)
 
 
@@ -112,9 +112,9 @@ def logits_of(params: Mapping[str, jax.Array], features_MD: jax.Array) -> jax.Ar
 
 
 def accuracies(scores_MK: np.ndarray, labels_M: np.ndarray) -> dict[str, float]:
-    """Return ``top1``, the share of pictures whose class scores above all others, and ``per_class``.
+    """Return ``top1``, the share of images whose class scores above all others, and ``per_class``.
 
-    ``per_class`` is the mean of that share over the classes that have pictures. Ties and NaN count against the
+    ``per_class`` is the mean of that share over the classes that have images. Ties and NaN count against the
     model; so do negative labels, of classes that no column stands for.
     """
     own = np.take_along_axis(scores_MK, np.maximum(labels_M, 0)[:, None], axis=1)
@@ -124,6 +124,6 @@ def accuracies(scores_MK: np.ndarray, labels_M: np.ndarray) -> dict[str, float]:
 
 
 def commonest_class(train_labels_N: np.ndarray, num_classes: int, count: int) -> np.ndarray:
-    """Scores [M, K] of a classifier that looks at no picture: a probe's bias alone reaches this."""
+    """Scores [M, K] of a classifier that looks at no image: a probe's bias alone reaches this."""
     commonest = np.argmax(np.bincount(train_labels_N, minlength=num_classes))
     return np.tile(np.eye(num_classes)[commonest], (count, 1))

@@ -1,9 +1,9 @@
-"""What pixels alone can do: nearest training picture as a classifier of concepts.
+"""What pixels alone can do: nearest training image as a classifier of concepts.
 
-Letters: N pictures, T training pictures, C concepts of the training pictures, M texts, P pixel values.
+Letters: N images, T training images, C concepts of the training images, M texts, P pixel values.
 
-A model that only recognises near-copies of its training pictures scores about this much, so a table without
-this row flatters everyone. It needs training pictures with known concepts, which web data do not have.
+A model that only recognises near-copies of its training images scores about this much, so a table without
+this row flatters everyone. It needs training images with known concepts, which web data do not have.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.evals.retrieval import KS, direction_metrics
 from rankclip_jax.evals.similarity import BLOCK_ELEMENTS, STEPS, quantise
 
-SIDE = 16  # pictures are averaged down to about this side: blur forgives small shifts, a stronger reference
+SIDE = 16  # images are averaged down to about this side: blur forgives small shifts, a stronger reference
 
 
 def pixel_reference(
@@ -22,18 +22,18 @@ def pixel_reference(
 ) -> dict[str, float]:
     """Return `retrieval`'s metrics for a nearest-neighbour search in pixel space.
 
-    score(picture n, text m) = the largest cosine of picture n and any training picture of m's concept,
-    between flattened pixels with the picture's mean removed and norm 1 (so the order is that of L2 distance).
-    A concept without training pictures ranks last and, as everywhere, loses its ties.
+    score(image n, text m) = the largest cosine of image n and any training image of m's concept,
+    between flattened pixels with the image's mean removed and norm 1 (so the order is that of L2 distance).
+    A concept without training images ranks last and, as everywhere, loses its ties.
 
     Args:
-      split: N pictures [N, H, W, 3] and M texts.
+      split: N images [N, H, W, 3] and M texts.
       train_images: uint8 [T, H, W, 3].
       train_ids: int [T], in the numbering of ``split.image_ids`` and ``split.text_ids``.
       ks: cut-offs.
 
     Returns:
-      `retrieval`'s metrics under ``<split>/<metric>``; empty if no picture's concept has a training picture,
+      `retrieval`'s metrics under ``<split>/<metric>``; empty if no image's concept has a training image,
       because then there is nothing to look up and the reference does not apply.
     """
     if not np.isin(split.image_ids, train_ids).any():
@@ -57,7 +57,7 @@ def pixel_reference(
 
 
 def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
-    """Return float32 [N, C]: best cosine to the training pictures of each concept that has any (ids sorted)."""
+    """Return float32 [N, C]: best cosine to the training images of each concept that has any (ids sorted)."""
     order = np.argsort(train_ids, kind="stable")
     starts = np.unique(train_ids[order], return_index=True)[1]
     train_PT = pixel_vectors(train_images)[order].T
@@ -71,7 +71,7 @@ def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.
 
 
 def pixel_vectors(images: np.ndarray) -> np.ndarray:
-    """Return float32 [N, P]: pictures averaged down to `SIDE`, flattened, mean 0, norm 1."""
+    """Return float32 [N, P]: images averaged down to `SIDE`, flattened, mean 0, norm 1."""
     n, height, width, _ = images.shape
     factor = max(1, min(height, width) // SIDE)
     height, width = height // factor * factor, width // factor * factor

@@ -1,10 +1,10 @@
-"""Do pictures and texts rank the world alike? What RankCLIP trains for, measured.
+"""Do images and texts rank the world alike? What RankCLIP trains for, measured.
 
-Letters: N pairs (one picture and one text of a concept), A anchors, D embedding, Q queries, C candidates.
+Letters: N pairs (one image and one text of a concept), A anchors, D embedding, Q queries, C candidates.
 
-In-modal: for an anchor, the list of its similarities to the other N - 1 pictures against the list of its
-text's similarities to the other N - 1 texts. Cross-modal: the picture against the other texts, and its text
-against the other pictures (a row against its column). Graded retrieval: NDCG with relevance from a labelling.
+In-modal: for an anchor, the list of its similarities to the other N - 1 images against the list of its
+text's similarities to the other N - 1 texts. Cross-modal: the image against the other texts, and its text
+against the other images (a row against its column). Graded retrieval: NDCG with relevance from a labelling.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def rank_consistency(
 
     Args:
       image_embeds: float [N, D], unit norm.
-      text_embeds: float [N, D], unit norm; row n belongs to picture n.
+      text_embeds: float [N, D], unit norm; row n belongs to image n.
       max_anchors: number of anchors A at most.
       seed: of the anchors' draw.
     """

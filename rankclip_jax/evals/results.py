@@ -1,12 +1,12 @@
 """The files an evaluation leaves in the run folder; the report reads nothing else about it.
 
-Letters: N pictures, M texts, D embedding, K classes, h x w pixels of the kept thumbnails.
+Letters: N images, M texts, D embedding, K classes, h x w pixels of the kept thumbnails.
 
 * ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``, the last three flat dicts of floats under
   ``<split>/<metric>``.
 * ``linear_probe.json``: the same of linear probes; a split of other data than the run's own is ``<data>/<split>``.
 * ``embeddings.npz`` of one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
-  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP picture that holds
+  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP image that holds
   the N thumbnails row by row, ``columns`` of them a row, each ``cell`` = (h, w) pixels; ``labellings``, names
   of the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N],
   ``<name>/text_labels`` [M].
@@ -23,9 +23,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from rankclip_jax.data.images.transforms import resize_and_crop
 from rankclip_jax.data.records import EvalSplit
-from rankclip_jax.data.transforms import resize_and_crop
-from rankclip_jax.evals import SplitEmbeddings
+from rankclip_jax.evals.embeddings import SplitEmbeddings
+from rankclip_jax.files import replaced_file
 
 EVAL_FILE = "eval.json"
 PROBE_FILE = "linear_probe.json"
@@ -68,9 +69,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def write_embeddings(
     run_dir: str | os.PathLike, embeds: SplitEmbeddings, split: EvalSplit, max_kept: int = MAX_KEPT
 ) -> Path:
-    """Write ``embeddings.npz`` for the report's pictures and return its path.
+    """Write ``embeddings.npz`` for the report's images and return its path.
 
-    Above ``max_kept`` pictures a subset is kept (drawn with a fixed seed), with the texts that match it.
+    Above ``max_kept`` images a subset is kept (drawn with a fixed seed), with the texts that match it.
     """
     n_images = len(split.images)
     kept = np.sort(np.random.default_rng(0).permutation(n_images)[:max_kept])
@@ -94,9 +95,9 @@ def write_embeddings(
 
 
 def _thumbnails(images: Sequence) -> np.ndarray:
-    """Return uint8 [N, h, w, 3]: the pictures, shrunk so that the longer side is at most `THUMBNAIL_SIDE`.
+    """Return uint8 [N, h, w, 3]: the images, shrunk so that the longer side is at most `THUMBNAIL_SIDE`.
 
-    Pictures of several sizes are cropped to squares, as the model sees them.
+    Images of several sizes are cropped to squares, as the model sees them.
     """
     if not isinstance(images, np.ndarray):
         return np.stack([resize_and_crop(np.asarray(image), THUMBNAIL_SIDE) for image in images])
@@ -109,7 +110,7 @@ def _thumbnails(images: Sequence) -> np.ndarray:
 
 
 def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the pictures as one compressed picture: a sixth of the size of an array of pixels."""
+    """Return the images as one compressed image: a sixth of the size of an array of pixels."""
     n, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -126,8 +127,6 @@ def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     """Write beside ``path`` and rename: a killed run leaves the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replaced_file(path, "wb") as file:
         write(file)
-    partial.replace(path)
     return path

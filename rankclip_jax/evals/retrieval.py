@@ -1,8 +1,8 @@
 """Image-text retrieval, R@K in both directions.
 
-Letters: N pictures, M texts, D embedding, Q queries, C candidates of one direction.
+Letters: N images, M texts, D embedding, Q queries, C candidates of one direction.
 
-The standard protocol (Karpathy splits): a picture with several captions is a hit if *any* of them is among
+The standard protocol (Karpathy splits): an image with several captions is a hit if *any* of them is among
 the first K; every caption is a query of its own. A rank is found by counting, so nothing is sorted and no
 N x M matrix exists at once. Ties and NaN count against the model: a constant model scores 0, not 1.
 """
@@ -26,7 +26,7 @@ def retrieval(
 ) -> dict[str, float]:
     """Return R@K, median rank and number of queries, for both directions.
 
-    Picture n and text m match iff ``image_ids[n] == text_ids[m]``. The rank of a query is one plus the number
+    Image n and text m match iff ``image_ids[n] == text_ids[m]``. The rank of a query is one plus the number
     of non-matching candidates that score at least as high as its best match. Queries without any match are
     left out of the averages; ``*_queries`` counts those that remain.
 
@@ -83,13 +83,13 @@ def _matches_per_query(query_ids: np.ndarray, candidate_ids: np.ndarray) -> np.n
     if len(ids) == 0 or len(query_ids) == 0:
         raise UserError(
             f"retrieval has {len(query_ids)} queries and {len(candidate_ids)} candidates: "
-            "an evaluation split needs at least one picture and one text."
+            "an evaluation split needs at least one image and one text."
         )
     place = np.minimum(np.searchsorted(ids, query_ids), len(ids) - 1)
     matches = np.where(ids[place] == query_ids, counts[place], 0)
     if not matches.any():
         raise UserError(
-            "retrieval has no query with a match: no id is shared by pictures and texts. "
+            "retrieval has no query with a match: no id is shared by images and texts. "
             "Check image_ids and text_ids of the evaluation split."
         )
     return matches

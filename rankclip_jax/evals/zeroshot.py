@@ -1,6 +1,6 @@
 """Zero-shot classification with prompt templates.
 
-Letters: N pictures, K classes, P templates, D embedding.
+Letters: N images, K classes, P templates, D embedding.
 
 Protocol of CLIP (Radford et al. 2021, 3.1.4): a class is the normalised mean of the normalised embeddings of
 its prompts. Ties and NaN count against the model, as in `retrieval`.

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rankclip_jax.data.transforms import RESIZES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models import resnet, text, vit
-from rankclip_jax.models.presets import REMAT_BY_BOOL
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 
 # Values an option may have, for every tower that has the option, and for one tower.
@@ -31,8 +29,6 @@ def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim
       UserError: a value that is none of those there are, or does not go with the others.
     """
     options = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in options.items()}
-    if isinstance(options.get("remat"), bool):  # as configs said it when there was one way only
-        options["remat"] = REMAT_BY_BOOL[options["remat"]]
     for name, choices in (CHOICES | CHOICES_OF.get(tower, {})).items():
         if name in options:
             lookup(dict.fromkeys(choices), str(options[name]), f"model.{side}.{name}")
@@ -59,9 +55,3 @@ def checked_pixels(image: Mapping[str, Any], name: str, default: tuple[float, ..
     if name == "pixel_std" and min(values) <= 0:
         raise UserError(f"model.image.{name}={values} must be positive: pixels are divided by it.")
     return values
-
-
-def checked_resize(image: Mapping[str, Any]) -> str:
-    """`model.image.resize`, a key of `RESIZES`; absent from runs of before there was a choice."""
-    lookup(RESIZES, image.get("resize", "crop"), "model.image.resize")
-    return image.get("resize", "crop")

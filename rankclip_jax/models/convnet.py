@@ -1,4 +1,4 @@
-"""A small convolutional image tower for small pictures on CPUs.
+"""A small convolutional image tower for small images on CPUs.
 
 Chosen by measurement for the embedded data. XLA's CPU convolutions reach 130-180 GFLOP/s where channels
 are many and the map is small, and a third of that or less on the large, thin maps that a ResNet's stem
@@ -39,7 +39,7 @@ class ResidualConv(nn.Module):
 class ConvNet(nn.Module):
     """Pixels folded into channels, stages that each halve the side, a linear map of the last feature map.
 
-    The map is flattened, not averaged: where things are in a small, centred picture says what it is.
+    The map is flattened, not averaged: where things are in a small, centred image says what it is.
 
     Attributes:
       patch_size: side of the patches folded into channels. The first stage's 3 x 3 convolution makes
@@ -60,7 +60,7 @@ class ConvNet(nn.Module):
         """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
 
         With `with_trunk` also what they are projected from: the flattened last feature map. `train` changes
-        nothing: there is nothing to drop, and each picture is normalised alone.
+        nothing: there is nothing to drop, and each image is normalised alone.
         """
         del train
         x = space_to_depth(images_BSSC.astype(self.dtype), self.patch_size)

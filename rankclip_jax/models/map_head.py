@@ -30,12 +30,12 @@ class MapHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """Tokens [B, T, D] to one vector for each picture, [B, D]."""
+        """Tokens [B, T, D] to one vector for each image, [B, D]."""
         batch, tokens, width = x_BTD.shape
         by_head = (self.heads, width // self.heads)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         probe_D = self.param("probe", nn.initializers.normal(width**-0.5), (width,))
-        query_D = dense(width, name="q_proj")(probe_D)  # the same for every picture
+        query_D = dense(width, name="q_proj")(probe_D)  # the same for every image
         keys, values = jnp.split(dense(2 * width, name="kv_proj")(x_BTD), 2, axis=-1)
         mixed_B1NH = jax.nn.dot_product_attention(
             jnp.broadcast_to(query_D.reshape(1, 1, *by_head), (batch, 1, *by_head)),

@@ -1,4 +1,4 @@
-"""Training on a random part of each picture's patches (FLIP, Li et al. 2023, arXiv 2212.00794).
+"""Training on a random part of each image's patches (FLIP, Li et al. 2023, arXiv 2212.00794).
 
 Letters: B batch, T tokens, D width, K kept.
 """

@@ -1,9 +1,9 @@
-"""How pictures are normalised before an image tower sees them. Letters: B batch, S image side."""
+"""How images are normalised before an image tower sees them. Letters: B batch, S image side."""
 
 import jax
 import jax.numpy as jnp
 
-# Mean and standard deviation of RGB in [0, 1], as OpenAI's CLIP normalises pictures.
+# Mean and standard deviation of RGB in [0, 1], as OpenAI's CLIP normalises images.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 

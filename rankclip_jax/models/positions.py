@@ -25,7 +25,7 @@ def resize_grid(grid_HWD: Array, size: tuple[int, int]) -> np.ndarray:
 
 
 def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, class_token: bool) -> np.ndarray:
-    """Positions of a square picture's patches, row by row, for pictures of side `image_size`.
+    """Positions of a square image's patches, row by row, for images of side `image_size`.
 
     Args:
       positions_TD: float [T, D], of any square grid; with `class_token` the first is that token's, and stays.
@@ -42,7 +42,7 @@ def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, c
     if old < 1 or old * old != patches:
         kept = " after the class token's" if class_token else ""
         raise UserError(
-            f"{patches} position embeddings{kept} are no square grid of patches: use weights of square pictures."
+            f"{patches} position embeddings{kept} are no square grid of patches: use weights of square images."
         )
     if old == new:
         return np.asarray(positions_TD)

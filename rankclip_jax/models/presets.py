@@ -12,9 +12,6 @@ OF_TEXT = OF_BOTH | {"causal": True, "pool": "first_eot", "projection_bias": Fal
 # Of any tower; "" for dtype is model.dtype.
 OF_ANY_IMAGE = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}
 OF_ANY_TEXT = {"dtype": ""}
-# What runs from before there were these options were trained with; `remat` was a bool.
-IMAGE_OPTIONS, TEXT_OPTIONS = OF_ANY_IMAGE | OF_VIT, OF_ANY_TEXT | OF_TEXT
-REMAT_BY_BOOL = {False: "none", True: "block"}
 SIGLIP = {"activation": "gelu_tanh", "ln_eps": 1e-6}
 SIGLIP_IMAGE = SIGLIP | {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False}
 SIGLIP_TEXT = SIGLIP | {"causal": False, "pool": "last", "projection_bias": True}
@@ -67,7 +64,7 @@ PRESETS = {
     # For tests: compiles in seconds.
     "mu": (16, _vit(64, 16, 32, 2, 2), _text(16, 32, 2, 2)),
     "mu-rn": (16, _resnet(64, 8, (1, 2, 1, 1), 4), _text(16, 32, 2, 2)),
-    # For the embedded pictures on a laptop CPU.
+    # For the embedded images on a laptop CPU.
     "emoji": (256, _convnet(64, 4, (64, 128), (1, 1)), _text(16, 96, 1, 4)),
     # The smallest of the family.
     "ViT-Ti/16": (192, _vit(224, 16, 192, 12, 3), _text(77, 192, 12, 3)),

@@ -18,7 +18,7 @@ from rankclip_jax.models.transformer import uniform_fan_in
 
 BATCH_NORMS = ("global", "local")
 EXPANSION = 4  # channels of a block's output, over those of its 3 x 3 convolution
-REDUCTION = 32  # side of the pictures, over that of the last map
+REDUCTION = 32  # side of the images, over that of the last map
 
 
 def conv(name: str, features: int, x_BHWC: jax.Array, size: int = 1, stride: int = 1) -> jax.Array:

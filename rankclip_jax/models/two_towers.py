@@ -1,4 +1,4 @@
-"""Image and text towers side by side: pictures and tokens in, unit-norm float32 embeddings out.
+"""Image and text towers side by side: images and tokens in, unit-norm float32 embeddings out.
 
 Letters: B batch, S image side, L context length, D embedding, K prototypes.
 """
@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rankclip_jax.config import flatten
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.models.checks import checked_options, checked_pixels, checked_resize
+from rankclip_jax.models.checks import checked_options, checked_pixels
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
 from rankclip_jax.models.resnet import REDUCTION, ModifiedResNet
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.vit import VisionTransformer
+from rankclip_jax.trees import flatten
 
 TOWERS = {
     "vit": VisionTransformer,
@@ -52,7 +52,7 @@ OUTPUTS = {
     "image_logits": Output("image", "images", "logits"),
     "text_logits": Output("text", "tokens", "logits"),
 }
-# What a trained model encodes pictures and texts to, and the array that must have been trained for it.
+# What a trained model encodes images and texts to, and the array that must have been trained for it.
 EMBEDS = {"projection": "image_embeds", "distribution": "image_logits"}
 
 
@@ -65,8 +65,8 @@ class TwoTowers(nn.Module):
       image, text: the towers.
       image_head, text_head: from what a tower projects to the logits of a distribution.
       embeds: what `encode_image` and `encode_text` give, a key of `EMBEDS`.
-      pixel_mean, pixel_std: how pictures are normalised, in [0, 1], for red, green and blue.
-      resize: how pictures of other sizes are brought to the model's, a key of `data.transforms.RESIZES`.
+      pixel_mean, pixel_std: how images are normalised, in [0, 1], for red, green and blue.
+      resize: how images of other sizes are brought to the model's, a key of `data.transforms.RESIZES`.
     """
 
     image: nn.Module
@@ -83,16 +83,16 @@ class TwoTowers(nn.Module):
         return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
 
     def compute(
-        self, needs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False, locked: Sequence[str] = ()
+        self, inputs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False, locked: Sequence[str] = ()
     ) -> dict[str, jax.Array]:
-        """The arrays `needs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
+        """The arrays `inputs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
 
         With `train` the towers drop what they drop in training, and normalise with the statistics of what they
         are given; running statistics are updated by each input of a tower in turn. Not those that are `locked`
         ("image", "text", "image_head", "text_head"): they run as in evaluation.
         """
         names: dict[tuple[str, str], dict[str, str]] = {}
-        for name in needs:
+        for name in inputs:
             tower, given, kind = OUTPUTS[name]
             names.setdefault((tower, given), {})[kind] = name
         found = {}
@@ -176,7 +176,7 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int 
         embeds=embeds,
         pixel_mean=checked_pixels(config.image, "pixel_mean", PIXEL_MEAN),
         pixel_std=checked_pixels(config.image, "pixel_std", PIXEL_STD),
-        resize=checked_resize(config.image),
+        resize=config.image.resize,
     )
 
 

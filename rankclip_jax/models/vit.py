@@ -29,7 +29,7 @@ class VisionTransformer(nn.Module):
       pre_norm: whether there is a norm before the first block.
       patch_bias: whether the patch convolution has a bias.
       projection: whether features are projected; if not, E must be D.
-      patch_dropout: share of the patches of each picture that a training step leaves out.
+      patch_dropout: share of the patches of each image that a training step leaves out.
       remat: a key of `transformer.REMAT`.
     """
 

@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.objectives import alip, clip, cyclip, distill, nclip, rank, siglip, softclip
 from rankclip_jax.objectives.mix import TermRecipe, add_terms
-from rankclip_jax.objectives.objective import Objective, RunLength
+from rankclip_jax.objectives.objective import Objective, RunInfo
 
-__all__ = ["OBJECTIVES", "TERMS", "Objective", "Recipe", "RunLength", "build_objective", "objective_config"]
+__all__ = ["OBJECTIVES", "TERMS", "Objective", "Recipe", "RunInfo", "build_objective", "objective_config"]
 
 
 class Recipe(NamedTuple):
     """How an objective is built, and its options with their defaults."""
 
-    build: Callable[[ConfigDict, RunLength], Objective]
+    build: Callable[[ConfigDict, RunInfo], Objective]
     defaults: Mapping[str, Any]
 
 
@@ -70,7 +70,7 @@ def objective_config(name: str) -> ConfigDict:
     return ConfigDict({"name": name, "block_rows": 0, "extra": "", **recipe.defaults})
 
 
-def build_objective(config: ConfigDict, length: RunLength) -> Objective:
+def build_objective(config: ConfigDict, length: RunInfo) -> Objective:
     """Build the objective that `config.name` names, from its own options in `config`.
 
     Raises:

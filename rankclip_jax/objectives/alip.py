@@ -1,6 +1,6 @@
 """ALIP: pairs weighed by how well they fit a second caption (Yang et al. 2023, arXiv 2308.08428).
 
-Each picture comes with its raw text and with a second caption, made by a captioning model in the paper; one
+Each image comes with its raw text and with a second caption, made by a captioning model in the paper; one
 text tower reads both. After the released code.
 """
 
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives.clip import LOG_SCALE, symmetric_rows
-from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
+from rankclip_jax.objectives.clip import LOGIT_SCALE, symmetric_rows
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
 DEFAULTS = {
-    "text_weight": 1.0,  # of the branch of pictures and their texts; 0 drops it
-    "caption_weight": 1.0,  # of the branch of pictures and their second captions; 0 drops it
+    "text_weight": 1.0,  # of the branch of images and their texts; 0 drops it
+    "caption_weight": 1.0,  # of the branch of images and their second captions; 0 drops it
     "momentum": 0.99,  # share of a running mean that each batch keeps
     "sample_exponent": 2.0,  # how steeply the weight of a sample falls
     "pair_exponent": 2.0,  # how steeply the weight of a pair moves with its cosine
@@ -26,10 +26,10 @@ WEIGHT_OPTIONS = {"alip_text": "text_weight", "alip_caption": "caption_weight"}
 OTHER = {"alip_text": "text_embeds", "alip_caption": "caption_embeds"}
 
 
-def build(config, length: RunLength) -> Objective:
+def build(config, length: RunInfo) -> Objective:
     """L = text_weight * alip_text + caption_weight * alip_caption.
 
-    With v_i, t_i, c_i the embeddings [B, D] of picture, text and second caption, a_i = t_i.c_i, and for the
+    With v_i, t_i, c_i the embeddings [B, D] of image, text and second caption, a_i = t_i.c_i, and for the
     branch of y (the texts t, or the captions c) d_i = v_i.y_i:
 
         branch(y) = 1/B sum_i w_i 1/2 [CE_i(s V Y') + CE_i(s Y V')]
@@ -76,21 +76,21 @@ def alip_term(name: str, config) -> Term:
     def next_state(state, sums, batch):
         return {key: momentum * state[key] + (1 - momentum) * (sums[key] / batch) for key in state}
 
-    def rows(view: View) -> jax.Array:
-        consistency_C, match_C = view.matching("text_embeds", "caption_embeds"), view.matching("image_embeds", other)
-        sample_C = jnp.exp(sample_exponent * (consistency_C - view.state["consistency"]))
-        pair_C = jnp.exp(pair_exponent * (match_C - view.state["match"]))
+    def rows(block: RowBlock) -> jax.Array:
+        consistency_C, match_C = block.matching("text_embeds", "caption_embeds"), block.matching("image_embeds", other)
+        sample_C = jnp.exp(sample_exponent * (consistency_C - block.state["consistency"]))
+        pair_C = jnp.exp(pair_exponent * (match_C - block.state["match"]))
         weight_C = lax.stop_gradient(jnp.where(sample_C < 1, sample_C * pair_C, 1.0))
-        return jnp.sum(weight_C * symmetric_rows(view, "image_embeds", other))
+        return jnp.sum(weight_C * symmetric_rows(block, "image_embeds", other))
 
     return Term(
-        needs=("image_embeds", "text_embeds", "caption_embeds"),
+        inputs=("image_embeds", "text_embeds", "caption_embeds"),
         local=tuple(embeds for embeds in OTHER.values() if embeds != other),
-        scalars={"log_scale": LOG_SCALE},
+        scalars={"logit_scale": LOGIT_SCALE},
         sums=sums,
         state={"consistency": 1.0, "match": 1.0},
         next_state=next_state,
-        rows=rows,
+        row_loss=rows,
     )
 
 

@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rankclip_jax.objectives.objective import Objective, RunLength, Scalar, Term, View
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Scalar, Term
 
-# exp(log_scale) multiplies the cosines: 1 / 0.07 at the start, never above 100 (CLIP, section 2.5).
-LOG_SCALE = Scalar(initial=math.log(1 / 0.07), minimum=0.0, maximum=math.log(100.0))
-NEEDS = ("image_embeds", "text_embeds")
+# exp(logit_scale) multiplies the cosines: 1 / 0.07 at the start, never above 100 (CLIP, section 2.5).
+LOGIT_SCALE = Scalar(initial=math.log(1 / 0.07), minimum=0.0, maximum=math.log(100.0))
+INPUTS = ("image_embeds", "text_embeds")
 DEFAULTS = {}  # it has no options
 
 
@@ -26,22 +26,22 @@ def contrastive_rows(logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits_CB, axis=1) - matching_C
 
 
-def symmetric_rows(view: View, a: str, b: str) -> jax.Array:
+def symmetric_rows(block: RowBlock, a: str, b: str) -> jax.Array:
     """1/2 [CE(a -> b) + CE(b -> a)] of each row of the block, [C]."""
-    matching_C = view.scale * view.matching(a, b)
-    a_to_b_C = contrastive_rows(view.scale * view.cosine(a, b), matching_C)
-    return 0.5 * (a_to_b_C + contrastive_rows(view.scale * view.cosine(b, a), matching_C))
+    matching_C = block.scale * block.matching(a, b)
+    a_to_b_C = contrastive_rows(block.scale * block.cosine(a, b), matching_C)
+    return 0.5 * (a_to_b_C + contrastive_rows(block.scale * block.cosine(b, a), matching_C))
 
 
 CLIP = Term(
-    needs=NEEDS,
-    scalars={"log_scale": LOG_SCALE},
-    rows=lambda view: jnp.sum(symmetric_rows(view, *NEEDS)),
+    inputs=INPUTS,
+    scalars={"logit_scale": LOGIT_SCALE},
+    row_loss=lambda block: jnp.sum(symmetric_rows(block, *INPUTS)),
 )
 
 
-def build(config, length: RunLength) -> Objective:
-    """L = 1/2 [CE(S) + CE(S^T)] with S = exp(log_scale) V T^T and CE a mean over rows.
+def build(config, length: RunInfo) -> Objective:
+    """L = 1/2 [CE(S) + CE(S^T)] with S = exp(logit_scale) V T^T and CE a mean over rows.
 
     No stop-gradient; the scale is learned. `config` has no options for this objective.
     """

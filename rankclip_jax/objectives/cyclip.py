@@ -1,7 +1,7 @@
 """CyCLIP: CLIP plus geometric consistency (Goel et al. 2022, arXiv 2205.14459), after the released code.
 
-Two pictures should be as similar as their texts (in-modal), and picture j as similar to text k as
-picture k to text j (cross-modal). Both are quadratic in cosines, so that where D < B the sums over all
+Two images should be as similar as their texts (in-modal), and image j as similar to text k as
+image k to text j (cross-modal). Both are quadratic in cosines, so that where D < B the sums over all
 B^2 pairs follow from three D x D matrices. With V, T the embeddings [B, D], a = V + T and b = V - T:
 
     V V' - T T' = (a b' + b a') / 2            V T' - T V' = (b a' - a b') / 2
@@ -23,19 +23,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives.clip import CLIP, LOG_SCALE, NEEDS, contrastive_rows
-from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
+from rankclip_jax.objectives.clip import CLIP, INPUTS, LOGIT_SCALE, contrastive_rows
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
 DEFAULTS = {
     "in_modal_weight": 0.25,  # of the in-modal term; 0 drops it (C-CyCLIP)
     "cross_weight": 0.25,  # of the cross-modal term; 0 drops it (I-CyCLIP)
-    "augmented": False,  # contrast each picture and text with an augmented view of itself too
+    "augmented": False,  # contrast each image and text with an augmented view of itself too
 }
 WEIGHT_OPTIONS = {"cyclip_in_modal": "in_modal_weight", "cyclip_cross": "cross_weight"}
 
 
-def build(config, length: RunLength) -> Objective:
+def build(config, length: RunInfo) -> Objective:
     """L = CLIP + in_modal_weight * cyclip_in_modal + cross_weight * cyclip_cross.
 
         cyclip_in_modal = 1/B sum_jk (v_j.v_k - t_j.t_k)^2
@@ -52,7 +52,7 @@ def build(config, length: RunLength) -> Objective:
 
         0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
 
-    with V~, T~ [B, D] of augmented pictures and texts, in the direction from the plain view only; the two
+    with V~, T~ [B, D] of augmented images and texts, in the direction from the plain view only; the two
     terms above keep the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`: as
     released, config.data.view_augment="autoaugment" and view_text_augment="eda", with no other augmentation.
 
@@ -82,7 +82,10 @@ def uses_grams(dim: int, batch: int) -> bool:
 def cyclic_term(sign: int) -> Term:
     """|a b' + sign b a'|^2 / 4B: in-modal with sign 1, cross-modal with -1."""
     return Term(
-        needs=NEEDS, sums=_grams, whole=functools.partial(_from_grams, sign), rows=functools.partial(_rows, sign)
+        inputs=INPUTS,
+        sums=_grams,
+        from_sums=functools.partial(_from_grams, sign),
+        row_loss=functools.partial(_rows, sign),
     )
 
 
@@ -105,27 +108,27 @@ def _from_grams(sign, grams, scalars, batch):
     return (alpha + sign * beta) / (2 * batch)
 
 
-def _rows(sign, view: View) -> jax.Array:
+def _rows(sign, block: RowBlock) -> jax.Array:
     """Sum over the rows of the block of |a b' + sign b a'|^2 / 4, [C, B] at a time."""
-    a_CD, b_CD = _sum_and_difference(view.rows)
-    if uses_grams(a_CD.shape[1], view.batch):
+    a_CD, b_CD = _sum_and_difference(block.rows)
+    if uses_grams(a_CD.shape[1], block.batch):
         return jnp.zeros((), a_CD.dtype)
-    a_BD, b_BD = _sum_and_difference(view.everyone)
+    a_BD, b_BD = _sum_and_difference(block.gathered)
     product = functools.partial(jnp.einsum, "CD,BD->CB", precision=lax.Precision.HIGHEST)
     return jnp.sum(jnp.square(product(a_CD, b_BD) + sign * product(b_CD, a_BD))) / 4
 
 
 def _sum_and_difference(embeds):
-    image, text = (embeds[name] for name in NEEDS)
+    image, text = (embeds[name] for name in INPUTS)
     return image + text, image - text
 
 
-def _augmented_rows(view: View) -> jax.Array:
+def _augmented_rows(block: RowBlock) -> jax.Array:
     """Sum over the rows of 1/2 [CE(v -> v~) + CE(t -> t~)]."""
     total = 0.0
-    for name in NEEDS:
+    for name in INPUTS:
         other = f"{name}_augmented"
-        rows_C = contrastive_rows(view.scale * view.cosine(name, other), view.scale * view.matching(name, other))
+        rows_C = contrastive_rows(block.scale * block.cosine(name, other), block.scale * block.matching(name, other))
         total += 0.5 * jnp.sum(rows_C)
     return total
 
@@ -133,10 +136,10 @@ def _augmented_rows(view: View) -> jax.Array:
 TERMS = {
     "clip": CLIP,
     "augmented": Term(
-        needs=(*NEEDS, *(f"{name}_augmented" for name in NEEDS)),
-        local=NEEDS,
-        scalars={"log_scale": LOG_SCALE},
-        rows=_augmented_rows,
+        inputs=(*INPUTS, *(f"{name}_augmented" for name in INPUTS)),
+        local=INPUTS,
+        scalars={"logit_scale": LOGIT_SCALE},
+        row_loss=_augmented_rows,
     ),
     "cyclip_in_modal": cyclic_term(1),
     "cyclip_cross": cyclic_term(-1),

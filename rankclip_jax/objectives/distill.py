@@ -1,7 +1,7 @@
 """Progressive self-distillation (Andonian et al., CVPR 2022, arXiv 2204.04588).
 
 There is no released code, and we have read the abstract only. What it states: the model distils its own
-knowledge into soft targets for a subset of pictures and texts of every batch. All else here is our reading:
+knowledge into soft targets for a subset of images and texts of every batch. All else here is our reading:
 that the teacher is the current student, that predictions are swapped, the schedule, the temperature, and
 how the subset is chosen.
 """
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import lookup
-from rankclip_jax.objectives.clip import LOG_SCALE, NEEDS, symmetric_rows
-from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
+from rankclip_jax.objectives.clip import INPUTS, LOGIT_SCALE, symmetric_rows
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
 from rankclip_jax.objectives.options import fraction, positive
 from rankclip_jax.objectives.weighting import fixed, weighted_sum
 
@@ -26,7 +26,7 @@ DEFAULTS = {
 }
 
 
-def build(config, length: RunLength) -> Objective:
+def build(config, length: RunInfo) -> Objective:
     """L = aligned + distilled: one-hot targets for some rows of the batch, soft ones for the rest (our reading).
 
         P_I = softmax(s V T')             P_T = softmax(s T V')              softmax over rows of B
@@ -35,7 +35,7 @@ def build(config, length: RunLength) -> Objective:
         distilled = 1/2B sum_{i in U}     [CE(A_I,i, P_I,i) + CE(A_T,i, P_T,i)]
 
     with CE(q, p) = -sum_j q_j log p_j. The teacher is the student of the same step: row i of the prediction
-    from picture i to all texts should look like that from text i to all pictures, and the other way about.
+    from image i to all texts should look like that from text i to all images, and the other way about.
     Targets carry no gradient. Both terms are divided by the whole batch, so `aligned` falls and
     `distilled` grows as U does; the entropy of the targets is a part of `distilled`.
 
@@ -65,21 +65,21 @@ def build(config, length: RunLength) -> Objective:
     return Objective("distill", equation, terms, fixed(weights))
 
 
-def distill_term(name: str, config, length: RunLength) -> Term:
+def distill_term(name: str, config, length: RunInfo) -> Term:
     """One of the two terms, "aligned" or "distilled"; args and raises as those of `build`."""
     order = functools.partial(lookup(ORDERS, config.subset, "objective.subset"), length.seed)
     start, end = fraction(config, "unaligned_start"), fraction(config, "unaligned_end")
     temperature = positive(config, "target_temperature")
 
-    def unaligned(view: View) -> jax.Array:
-        share = unaligned_share(view.step, length.total_steps, start, end)
-        return lowest(order(view), view.index_C, jnp.round(share * view.batch))
+    def unaligned(block: RowBlock) -> jax.Array:
+        share = unaligned_share(block.step, length.total_steps, start, end)
+        return lowest(order(block), block.index_C, jnp.round(share * block.batch))
 
     rows = {
-        "aligned": lambda view: _sum_where(~unaligned(view), symmetric_rows(view, *NEEDS)),
-        "distilled": lambda view: _sum_where(unaligned(view), _distilled_rows(view, temperature)),
+        "aligned": lambda block: _sum_where(~unaligned(block), symmetric_rows(block, *INPUTS)),
+        "distilled": lambda block: _sum_where(unaligned(block), _distilled_rows(block, temperature)),
     }
-    return Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=rows[name])
+    return Term(inputs=INPUTS, scalars={"logit_scale": LOGIT_SCALE}, row_loss=rows[name])
 
 
 def unaligned_share(step: jax.Array | int, total_steps: int, start: float, end: float) -> jax.Array:
@@ -97,16 +97,16 @@ def lowest(order_B: jax.Array, index_C: jax.Array, count: jax.Array) -> jax.Arra
     return below_C < count
 
 
-def _random_order(seed: int, view: View) -> jax.Array:
+def _random_order(seed: int, block: RowBlock) -> jax.Array:
     """Random numbers [B] of this run and step: every device and block draws the same."""
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), view.step)
-    return jax.random.bits(key, (view.batch,))
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), block.step)
+    return jax.random.bits(key, (block.batch,))
 
 
-def _similarity_order(seed: int, view: View) -> jax.Array:
+def _similarity_order(seed: int, block: RowBlock) -> jax.Array:
     """Cosine [B] of every row and its own pair; only their order is used."""
     del seed
-    image_BD, text_BD = (lax.stop_gradient(view.everyone[name]) for name in NEEDS)
+    image_BD, text_BD = (lax.stop_gradient(block.gathered[name]) for name in INPUTS)
     return jnp.sum(image_BD * text_BD, axis=1)
 
 
@@ -114,12 +114,12 @@ ORDERS = {"random": _random_order, "similarity": _similarity_order}
 CHOSEN = {"random": "at random", "similarity": "by similarity"}  # in the equation
 
 
-def _distilled_rows(view: View, temperature: float) -> jax.Array:
+def _distilled_rows(block: RowBlock, temperature: float) -> jax.Array:
     """1/2 [CE(A_I, P_I) + CE(A_T, P_T)] of each row of the block, [C]."""
     total_C = 0.0
-    for a, b in (NEEDS, NEEDS[::-1]):
-        targets_CB = jax.nn.softmax(lax.stop_gradient(view.cosine(b, a)) / temperature, axis=1)
-        total_C += -0.5 * jnp.sum(targets_CB * jax.nn.log_softmax(view.scale * view.cosine(a, b), axis=1), axis=1)
+    for a, b in (INPUTS, INPUTS[::-1]):
+        targets_CB = jax.nn.softmax(lax.stop_gradient(block.cosine(b, a)) / temperature, axis=1)
+        total_C += -0.5 * jnp.sum(targets_CB * jax.nn.log_softmax(block.scale * block.cosine(a, b), axis=1), axis=1)
     return total_C
 
 

@@ -8,7 +8,7 @@ product of choices, each item against all items not ranked above it:
     loss = sum_k w_k [ log sum_{l : reference_l <= reference_k} exp(utility_l) - utility_k ]
 
 Items whose reference values are equal share one denominator (the paper's ``>=``) and one weight, so
-the exact loss does not depend on the order of the batch. The weights w are 1 but for `Positions`.
+the exact loss does not depend on the order of the batch. The weights w are 1 but for `RankWeights`.
 """
 
 import functools
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankclip_jax.objectives.list_positions import EVERY_POSITION, Positions, mean_weights, weights_in_order
+from rankclip_jax.objectives.rank_weights import EVERY_POSITION, RankWeights, mean_weights, weights_in_order
 from rankclip_jax.objectives.sorting import row_order
 
 RELEASED_EPS = 1e-10
@@ -26,7 +26,7 @@ FEW_LISTS = 1024  # items to one list
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, positions: Positions = EVERY_POSITION) -> jax.Array:
+def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, positions: RankWeights = EVERY_POSITION) -> jax.Array:
     """ListMLE of each row, in arithmetic that neither overflows nor underflows.
 
     Args:
@@ -58,7 +58,7 @@ listmle_exact.defvjp(_forward, _backward)
 
 
 def listmle_released(
-    utility_CB: jax.Array, reference_CB: jax.Array, positions: Positions = EVERY_POSITION
+    utility_CB: jax.Array, reference_CB: jax.Array, positions: RankWeights = EVERY_POSITION
 ) -> jax.Array:
     """ListMLE of each row with the arithmetic of the released PyTorch code.
 

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives.objective import Objective, RunLength, Term
+from rankclip_jax.objectives.objective import Objective, RunInfo, Term
 from rankclip_jax.schedules import WEIGHT_SCHEDULES
 
 _PART = re.compile(r"\s*([0-9.]+(?:e-?[0-9]+)?)?\s*([a-z_]\w*)(?:\s*:\s*(\w+))?\s*", re.IGNORECASE)
@@ -19,7 +19,7 @@ _PART = re.compile(r"\s*([0-9.]+(?:e-?[0-9]+)?)?\s*([a-z_]\w*)(?:\s*:\s*(\w+))?\
 class TermRecipe(NamedTuple):
     """How a term is made for `extra`, and the options it is made with: those of its own objective."""
 
-    make: Callable[[ConfigDict, RunLength], Term]
+    make: Callable[[ConfigDict, RunInfo], Term]
     defaults: Mapping[str, Any]
 
 
@@ -30,7 +30,7 @@ class Weight(NamedTuple):
     schedule: str
 
 
-def add_terms(objective: Objective, extra: str, known: Mapping[str, TermRecipe], length: RunLength) -> Objective:
+def add_terms(objective: Objective, extra: str, known: Mapping[str, TermRecipe], length: RunInfo) -> Objective:
     """L = objective + sum of weight * schedule * term.
 
     A term is as its own objective has it by default. A learned scalar that the objective has already is shared
@@ -76,7 +76,7 @@ def _words(name: str, weight: Weight) -> str:
 
 
 def _read(extra: str) -> dict[str, Weight]:
-    """'0.25 a:rise + b' to {"a": (0.25, "rise"), "b": (1.0, "constant")}."""
+    """'0.25 a:linear_up + b' to {"a": (0.25, "linear_up"), "b": (1.0, "constant")}."""
     weights: dict[str, Weight] = {}
     for part in extra.split("+") if extra.strip() else ():
         match = _PART.fullmatch(part)

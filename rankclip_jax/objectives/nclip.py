@@ -1,4 +1,4 @@
-"""nCLIP and xCLIP: pictures and texts agree on a distribution, without negatives (Zhou et al. 2023, arXiv 2210.09304).
+"""nCLIP and xCLIP: images and texts agree on a distribution, without negatives (Zhou et al. 2023, arXiv 2210.09304).
 
 No code was released, and the paper's text was not at hand. Known from its abstract: only matching pairs
 are compared, as distributions over many prototypes; the loss has a part for sharpness and one for
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives.clip import CLIP
-from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
-NEEDS = ("image_logits", "text_logits")
+INPUTS = ("image_logits", "text_logits")
 DEFAULTS = {
     "sharpness_weight": 0.5,  # of the entropy of each distribution
     "smoothness_weight": 1.0,  # of the entropy of the batch's mean distribution, which is to rise
@@ -25,7 +25,7 @@ XCLIP_DEFAULTS = {
 }
 
 
-def build_nclip(config, length: RunLength) -> Objective:
+def build_nclip(config, length: RunInfo) -> Objective:
     """L = nclip_cross_entropy + sharpness_weight * nclip_sharpness + smoothness_weight * nclip_smoothness.
 
     With p_i = softmax(image_logits_i), q_i = softmax(text_logits_i) over K prototypes, and
@@ -54,7 +54,7 @@ def build_nclip(config, length: RunLength) -> Objective:
     return _objective("nclip", _nclip_weights(config, 1.0))
 
 
-def build_xclip(config, length: RunLength) -> Objective:
+def build_xclip(config, length: RunInfo) -> Objective:
     """L = clip_weight * CLIP + nclip_weight * nCLIP, on one trunk: CLIP's projection beside the heads.
 
     nCLIP as in `build_nclip`. Both weights are 1, ours: those of the paper were not found. Evaluation
@@ -84,15 +84,15 @@ def _objective(name: str, weights: dict[str, float]) -> Objective:
     return Objective(name, weighted_sum(weights), {term: TERMS[term] for term in weights}, fixed(weights))
 
 
-def _cross_entropy_rows(view: View) -> jax.Array:
+def _cross_entropy_rows(block: RowBlock) -> jax.Array:
     """Sum over the rows of the block of 1/2 [H(p, q) + H(q, p)]."""
-    log_p, log_q = _log_distributions(view.rows)
+    log_p, log_q = _log_distributions(block.rows)
     return -0.5 * jnp.sum(jnp.exp(log_p) * log_q + jnp.exp(log_q) * log_p)
 
 
-def _sharpness_rows(view: View) -> jax.Array:
+def _sharpness_rows(block: RowBlock) -> jax.Array:
     """Sum over the rows of the block of 1/2 [H(p) + H(q)]."""
-    return -0.5 * sum(jnp.sum(jnp.exp(log) * log) for log in _log_distributions(view.rows))
+    return -0.5 * sum(jnp.sum(jnp.exp(log) * log) for log in _log_distributions(block.rows))
 
 
 def _summed_distributions(rows, scalars, batch):
@@ -113,12 +113,12 @@ def _entropy(mean_K: jax.Array) -> jax.Array:
 
 
 def _log_distributions(rows) -> list[jax.Array]:
-    return [jax.nn.log_softmax(rows[name], axis=-1) for name in NEEDS]
+    return [jax.nn.log_softmax(rows[name], axis=-1) for name in INPUTS]
 
 
 TERMS = {
     "clip": CLIP,
-    "nclip_cross_entropy": Term(needs=NEEDS, local=NEEDS, rows=_cross_entropy_rows),
-    "nclip_sharpness": Term(needs=NEEDS, local=NEEDS, rows=_sharpness_rows),
-    "nclip_smoothness": Term(needs=NEEDS, local=NEEDS, sums=_summed_distributions, whole=_smoothness),
+    "nclip_cross_entropy": Term(inputs=INPUTS, local=INPUTS, row_loss=_cross_entropy_rows),
+    "nclip_sharpness": Term(inputs=INPUTS, local=INPUTS, row_loss=_sharpness_rows),
+    "nclip_smoothness": Term(inputs=INPUTS, local=INPUTS, sums=_summed_distributions, from_sums=_smoothness),
 }

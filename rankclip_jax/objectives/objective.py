@@ -26,7 +26,7 @@ class Scalar:
 
 
 @dataclass(frozen=True)
-class RunLength:
+class RunInfo:
     """How long a run is, for weights that change over training, and its seed, for what is drawn."""
 
     total_steps: int
@@ -34,14 +34,14 @@ class RunLength:
     seed: int = 0
 
 
-class View:
+class RowBlock:
     """What a term sees of the batch while one block of C rows is at hand.
 
     Everything in it may carry gradient but `state` and `step`.
 
     Attributes:
       rows: arrays of the block, [C, ...].
-      everyone: arrays of the whole batch, [B, ...]; without those that a term keeps `local`.
+      gathered: arrays of the whole batch, [B, ...]; without those that a term keeps `local`.
       scalars: learned scalars.
       sums: what the term's `sums` gave, summed over the whole batch.
       state: the term's state, already updated with this batch.
@@ -51,25 +51,25 @@ class View:
     """
 
     def __init__(
-        self, rows: Arrays, everyone: Arrays, scalars: Arrays, index_C: jax.Array, batch: int, step: jax.Array
+        self, rows: Arrays, gathered: Arrays, scalars: Arrays, index_C: jax.Array, batch: int, step: jax.Array
     ):
-        self.rows, self.everyone, self.scalars = rows, everyone, scalars
+        self.rows, self.gathered, self.scalars = rows, gathered, scalars
         self.index_C, self.batch, self.step = index_C, batch, step
         self.sums: Any = None
         self.state: Any = None
         self._products: dict[tuple[str, str], jax.Array] = {}
 
-    def of(self, sums: Any, state: Any) -> "View":
+    def of(self, sums: Any, state: Any) -> "RowBlock":
         """The same block for another term; products already made are shared."""
-        view = View(self.rows, self.everyone, self.scalars, self.index_C, self.batch, self.step)
-        view.sums, view.state, view._products = sums, state, self._products
-        return view
+        block = RowBlock(self.rows, self.gathered, self.scalars, self.index_C, self.batch, self.step)
+        block.sums, block.state, block._products = sums, state, self._products
+        return block
 
-    def cosine(self, rows: str, everyone: str) -> jax.Array:
-        """Cosines [C, B] of the block's `rows` and everyone's `everyone`, made once for all terms."""
-        if (rows, everyone) not in self._products:
-            self._products[rows, everyone] = cosine(self.rows[rows], self.everyone[everyone])
-        return self._products[rows, everyone]
+    def cosine(self, rows: str, gathered: str) -> jax.Array:
+        """Cosines [C, B] of the block's `rows` and gathered's `gathered`, made once for all terms."""
+        if (rows, gathered) not in self._products:
+            self._products[rows, gathered] = cosine(self.rows[rows], self.gathered[gathered])
+        return self._products[rows, gathered]
 
     def matching(self, a: str, b: str) -> jax.Array:
         """Cosine [C] of each row's own pair."""
@@ -82,33 +82,33 @@ class View:
 
     @property
     def scale(self) -> jax.Array:
-        """exp(log_scale), which multiplies cosines."""
-        return jnp.exp(self.scalars["log_scale"])
+        """exp(logit_scale), which multiplies cosines."""
+        return jnp.exp(self.scalars["logit_scale"])
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand: (1/B) sum over rows of `rows` + `whole`; either may be absent.
+    """One summand: (1/B) sum over rows of `row_loss` + `from_sums`; either may be absent.
 
     Attributes:
-      needs: names of the [B, ...] arrays it reads.
-      rows: view -> scalar, the sum over the C rows of the view.
+      inputs: names of the [B, ...] arrays it reads.
+      row_loss: block -> scalar, the sum over the C rows of the block.
       scalars: learned scalars by name; terms that name the same one share it, and must agree on it.
-      local: those of `needs` of which it reads only its own rows; they are never gathered.
+      local: those of `inputs` of which it reads only its own rows; they are never gathered.
       sums: (rows, scalars, B) -> tree, sums over any number of rows of what all rows need: small arrays
-        only. `view.sums` and `whole` get their total over the batch. Terms with the same function share
+        only. `block.sums` and `from_sums` get their total over the batch. Terms with the same function share
         one computation.
-      whole: (sums, scalars, B) -> scalar: what follows from the sums alone, at the scale of a mean.
+      from_sums: (sums, scalars, B) -> scalar: what follows from the sums alone, at the scale of a mean.
       state: initial values of running statistics, kept in the checkpoint; they carry no gradient.
       next_state: (state, sums, B) -> state, before the rows see it.
     """
 
-    needs: tuple[str, ...]
-    rows: Callable[[View], jax.Array] | None = None
+    inputs: tuple[str, ...]
+    row_loss: Callable[[RowBlock], jax.Array] | None = None
     scalars: Mapping[str, Scalar] = field(default_factory=dict)
     local: tuple[str, ...] = ()
     sums: Callable[[Arrays, Arrays, int], Any] | None = None
-    whole: Callable[[Any, Arrays, int], jax.Array] | None = None
+    from_sums: Callable[[Any, Arrays, int], jax.Array] | None = None
     state: Mapping[str, float] = field(default_factory=dict)
     next_state: Callable[[Any, Any, int], Any] | None = None
 
@@ -138,15 +138,15 @@ class Objective:
                 )
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         """Names of the arrays that any term reads."""
-        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.needs))
+        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.inputs))
 
     @property
     def gathered(self) -> tuple[str, ...]:
-        """Those of `needs` that some term reads of the whole batch."""
-        read = {name for term in self.terms.values() for name in term.needs if name not in term.local}
-        return tuple(name for name in self.needs if name in read)
+        """Those of `inputs` that some term reads of the whole batch."""
+        read = {name for term in self.terms.values() for name in term.inputs if name not in term.local}
+        return tuple(name for name in self.inputs if name in read)
 
     @property
     def scalars(self) -> dict[str, Scalar]:
@@ -159,7 +159,7 @@ class Objective:
         return {name: {key: jnp.float32(value) for key, value in state.items()} for name, state in stateful.items()}
 
 
-def cosine(rows_CD: jax.Array, everyone_BD: jax.Array) -> jax.Array:
+def cosine(rows_CD: jax.Array, gathered_BD: jax.Array) -> jax.Array:
     """Cosines [C, B] of unit-norm embeddings, in full precision.
 
     The order of a list depends on the low bits, and TPUs and recent GPUs would otherwise multiply
@@ -167,5 +167,5 @@ def cosine(rows_CD: jax.Array, everyone_BD: jax.Array) -> jax.Array:
     product of a matrix with a single row breaks that, so a single row is computed twice.
     """
     if rows_CD.shape[0] == 1:
-        return cosine(jnp.concatenate([rows_CD, rows_CD]), everyone_BD)[:1]
-    return jnp.einsum("CD,BD->CB", rows_CD, everyone_BD, precision=lax.Precision.HIGHEST)
+        return cosine(jnp.concatenate([rows_CD, rows_CD]), gathered_BD)[:1]
+    return jnp.einsum("CD,BD->CB", rows_CD, gathered_BD, precision=lax.Precision.HIGHEST)

@@ -6,7 +6,7 @@ in the other:
 * cross-modal: row i of S (image i against all texts) like row i of S^T (text i against all images);
 * in-modal: row i of V V^T (image i against all images) like row i of T T^T.
 
-Each direction is a row-wise ListMLE with utilities exp(log_scale) * cosine, whose target is the
+Each direction is a row-wise ListMLE with utilities exp(logit_scale) * cosine, whose target is the
 order, and only the order, of the other list (`rank_terms`). Here: the options, and the weight of the
 terms over training.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.objectives.clip import CLIP
-from rankclip_jax.objectives.objective import Objective, RunLength
+from rankclip_jax.objectives.objective import Objective, RunInfo
 from rankclip_jax.objectives.rank_terms import cross_term, in_modal_term
 from rankclip_jax.schedules import rank_ramp, rank_ramp_released
 
@@ -39,7 +39,7 @@ RELEASED_DEFAULTS = DEFAULTS | {"arithmetic": "released", "ramp": "epoch"}
 TERMS = {"rank_cross": cross_term, "rank_in_modal": in_modal_term}
 
 
-def build(config, length: RunLength) -> Objective:
+def build(config, length: RunInfo) -> Objective:
     """L = CLIP + w(t) [cross_weight * cross + in_modal_weight * in_modal].
 
         ListMLE(P; Q) = 1/B sum_i sum_k [log sum_{l: Q_il <= Q_ik} exp(P_il) - P_ik]
@@ -59,7 +59,7 @@ def build(config, length: RunLength) -> Objective:
     Args:
       config: `DEFAULTS` explains each option. `arithmetic`: "exact" | "released". `list_scope`: "row" |
         "batch" (for research, see `rank_batch_list`). `top_k` and `position_weight` ("none" | "log"): see
-        `list_positions`; of tied items, with "exact", all count alike. `include_diagonal=False` leaves
+        `rank_weights`; of tied items, with "exact", all count alike. `include_diagonal=False` leaves
         each anchor's own pair out of its lists, in either arithmetic. `ramp`: "step": w = clip(3 step /
         total, 0, 2); "epoch": the released clip(3 (e - 1) / (E - 1), 0, 2), E >= 2; "none": w =
         `fixed_weight`. `detach_scale=True`: the terms see the scale as a constant. No option changes the
@@ -97,17 +97,17 @@ def _rank_factors(config) -> dict[str, float]:
     return factors
 
 
-def _step_ramp(length: RunLength):
+def _step_ramp(length: RunInfo):
     return lambda step: rank_ramp(step, length.total_steps)
 
 
-def _epoch_ramp(length: RunLength):
+def _epoch_ramp(length: RunInfo):
     epochs = math.ceil(length.total_steps / length.steps_per_epoch)
     rank_ramp_released(0, length.steps_per_epoch, epochs)  # refuses a single epoch now, not at the first step
     return lambda step: rank_ramp_released(step, length.steps_per_epoch, epochs)
 
 
-def _ramp(config, length: RunLength):
+def _ramp(config, length: RunInfo):
     """step -> w, the weight of both terms."""
     fixed = config.fixed_weight
     ramp = lookup(RAMPS, config.ramp, "objective.ramp")

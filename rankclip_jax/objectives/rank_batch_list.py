@@ -18,39 +18,39 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives.objective import View, cosine
+from rankclip_jax.objectives.objective import RowBlock, cosine
 
 MAX_BATCH = 2048  # four million pairs
 
 
-def batch_lists(view: View, cosines, include_diagonal: bool) -> tuple[jax.Array, jax.Array]:
+def batch_lists(block: RowBlock, cosines, include_diagonal: bool) -> tuple[jax.Array, jax.Array]:
     """The two lists [1, B^2] of cosines, pair (i, j) at the same place in both.
 
     Args:
-      view: any block; only `everyone` is read.
+      block: any block; only `gathered` is read.
       cosines: of which arrays, ((rows, columns) of the first list, (rows, columns) of the second).
       include_diagonal: whether the B own pairs are in it; [1, B^2 - B] without them.
 
     Raises:
       UserError: the batch is above `MAX_BATCH`.
     """
-    if view.batch > MAX_BATCH:
+    if block.batch > MAX_BATCH:
         raise UserError(
             f"objective.list_scope='batch' makes one list of all pairs and goes up to a batch of {MAX_BATCH:,}, "
-            f"not {view.batch:,}: use list_scope='row', as the released code does."
+            f"not {block.batch:,}: use list_scope='row', as the released code does."
         )
-    return tuple(_flat(matrix, include_diagonal) for matrix in _square(view, cosines))
+    return tuple(_flat(matrix, include_diagonal) for matrix in _square(block, cosines))
 
 
-def only_once(view: View, compute: Callable[[], jax.Array]) -> jax.Array:
+def only_once(block: RowBlock, compute: Callable[[], jax.Array]) -> jax.Array:
     """`compute()` in the block that holds row 0, zero in all others: one block of one device."""
-    zero = jnp.zeros((), jnp.result_type(*view.everyone.values()))
-    return lax.cond(view.index_C[0] == 0, compute, lambda: zero)
+    zero = jnp.zeros((), jnp.result_type(*block.gathered.values()))
+    return lax.cond(block.index_C[0] == 0, compute, lambda: zero)
 
 
-def _square(view: View, cosines) -> tuple[jax.Array, jax.Array]:
+def _square(block: RowBlock, cosines) -> tuple[jax.Array, jax.Array]:
     """Both [B, B]. Entries that are equal by their definition get equal bits, or they would not tie."""
-    (first, second) = (cosine(view.everyone[rows], view.everyone[columns]) for rows, columns in cosines)
+    (first, second) = (cosine(block.gathered[rows], block.gathered[columns]) for rows, columns in cosines)
     if cosines[0] == cosines[1][::-1]:
         return first, first.T
     return _symmetric(first), _symmetric(second)

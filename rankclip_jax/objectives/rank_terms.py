@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import lookup
-from rankclip_jax.objectives.clip import LOG_SCALE, NEEDS
-from rankclip_jax.objectives.list_positions import check_positions
+from rankclip_jax.objectives.clip import INPUTS, LOGIT_SCALE
 from rankclip_jax.objectives.listmle import listmle_exact, listmle_released
-from rankclip_jax.objectives.objective import Term, View
+from rankclip_jax.objectives.objective import RowBlock, Term
 from rankclip_jax.objectives.rank_batch_list import batch_lists, only_once
+from rankclip_jax.objectives.rank_weights import check_positions
 
 ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
 # 1/2 for the mean of the two directions times 1/16, the weight of the paper's earlier version (our
@@ -59,33 +59,33 @@ def _term(config, cosines) -> Term:
     listmle = functools.partial(arithmetic, positions=positions)
     include_diagonal, detach_scale = config.include_diagonal, config.detach_scale
 
-    def both_ways(view: View, first_CB, second_CB) -> jax.Array:
+    def both_ways(block: RowBlock, first_CB, second_CB) -> jax.Array:
         """Sum over the rows of ListMLE(first; second) + ListMLE(second; first), / 32 B; ranks walked once."""
         if first_CB.size == 0:  # a batch of one pair, without its own
             return jnp.zeros((), first_CB.dtype)
-        scale = lax.stop_gradient(view.scale) if detach_scale else view.scale
+        scale = lax.stop_gradient(block.scale) if detach_scale else block.scale
         utility = scale * jnp.concatenate([first_CB, second_CB])
-        return jnp.sum(listmle(utility, jnp.concatenate([second_CB, first_CB]))) * (TERM_SCALE / view.batch)
+        return jnp.sum(listmle(utility, jnp.concatenate([second_CB, first_CB]))) * (TERM_SCALE / block.batch)
 
     lists = lookup(LIST_SCOPES, config.list_scope, "objective.list_scope")
     return Term(
-        needs=NEEDS,
-        scalars={"log_scale": LOG_SCALE},
-        rows=lambda view: lists(view, cosines, include_diagonal, functools.partial(both_ways, view)),
+        inputs=INPUTS,
+        scalars={"logit_scale": LOGIT_SCALE},
+        row_loss=lambda block: lists(block, cosines, include_diagonal, functools.partial(both_ways, block)),
     )
 
 
-def _row_lists(view: View, cosines, include_diagonal: bool, both_ways: Callable) -> jax.Array:
+def _row_lists(block: RowBlock, cosines, include_diagonal: bool, both_ways: Callable) -> jax.Array:
     """As released: a list for each anchor."""
-    first_CB, second_CB = (view.cosine(*pair) for pair in cosines)
+    first_CB, second_CB = (block.cosine(*pair) for pair in cosines)
     if not include_diagonal:
-        first_CB, second_CB = (without_own(x, view.index_C) for x in (first_CB, second_CB))
+        first_CB, second_CB = (without_own(x, block.index_C) for x in (first_CB, second_CB))
     return both_ways(first_CB, second_CB)
 
 
-def _one_list(view: View, cosines, include_diagonal: bool, both_ways: Callable) -> jax.Array:
+def _one_list(block: RowBlock, cosines, include_diagonal: bool, both_ways: Callable) -> jax.Array:
     """As the paper prints it: one list of all B^2 pairs."""
-    return only_once(view, lambda: both_ways(*batch_lists(view, cosines, include_diagonal)))
+    return only_once(block, lambda: both_ways(*batch_lists(block, cosines, include_diagonal)))
 
 
 LIST_SCOPES = {"row": _row_lists, "batch": _one_list}

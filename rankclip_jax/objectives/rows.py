@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives.objective import Objective, View
+from rankclip_jax.objectives.objective import Objective, RowBlock
 
 # Elements of a block's [C, B] arrays, of which a ranking term keeps some 70 at a time. On CPUs small blocks
 # stay in cache: at B = 1024, 64 rows take a sixth less time than 512 and a sixth of the memory; 128 rows would
@@ -80,8 +80,8 @@ def loss_and_gradients(objective: Objective, mesh: Mesh, block_rows: int = 0) ->
 
 def _on_one_device(objective, axes, block_rows, embeds_KD, scalars, weights, state, step) -> LossAndGradients:
     """Sums over the batch, then blocks of rows, then what follows from the sums alone."""
-    embeds_KD = {name: _at_least_float32(embeds_KD[name]) for name in objective.needs}
-    everyone_BD = {name: lax.all_gather(embeds_KD[name], axes, tiled=True) for name in objective.gathered}
+    embeds_KD = {name: _at_least_float32(embeds_KD[name]) for name in objective.inputs}
+    gathered_BD = {name: lax.all_gather(embeds_KD[name], axes, tiled=True) for name in objective.gathered}
     batch = _rows_of(embeds_KD) * lax.axis_size(axes)
     local_sums, pull_sums = jax.vjp(functools.partial(_sums, objective, batch), embeds_KD, scalars)
     sums = lax.psum(local_sums, axes)
@@ -89,7 +89,7 @@ def _on_one_device(objective, axes, block_rows, embeds_KD, scalars, weights, sta
 
     rows_loss = functools.partial(_rows_loss, objective, weights, state, step, batch)
     terms, d_rows_KD, d_everyone_BD, *d_shared = _walk_blocks(
-        objective, rows_loss, axes, block_rows, embeds_KD, everyone_BD, scalars, sums
+        objective, rows_loss, axes, block_rows, embeds_KD, gathered_BD, scalars, sums
     )
     # Every device knows the sums: what follows from them alone is computed once, not once per device.
     terms, d_scalars, d_sums = lax.psum((terms, *d_shared), axes)
@@ -100,12 +100,12 @@ def _on_one_device(objective, axes, block_rows, embeds_KD, scalars, weights, sta
     d_scalars = _add(d_scalars, d_whole_scalars, lax.psum(d_scalars_from_sums, axes))
     d_columns_KD = {name: lax.psum_scatter(d, axes, tiled=True) for name, d in d_everyone_BD.items()}
     d_embeds_KD = {
-        name: d_rows_KD[name] + d_from_sums_KD[name] + d_columns_KD.get(name, 0.0) for name in objective.needs
+        name: d_rows_KD[name] + d_from_sums_KD[name] + d_columns_KD.get(name, 0.0) for name in objective.inputs
     }
     return LossAndGradients(_weighted(terms, weights), terms, d_embeds_KD, d_scalars, state)
 
 
-def _walk_blocks(objective, rows_loss, axes, block_rows, embeds_KD, everyone_BD, scalars, sums):
+def _walk_blocks(objective, rows_loss, axes, block_rows, embeds_KD, gathered_BD, scalars, sums):
     """Value and gradients of the row terms of this device, block by block.
 
     Returns (terms, d_rows_KD, d_everyone_BD, d_scalars, d_sums), all but the second summed over blocks.
@@ -116,14 +116,14 @@ def _walk_blocks(objective, rows_loss, axes, block_rows, embeds_KD, everyone_BD,
 
     def visit(totals, inputs):
         rows_CD, index_C = inputs
-        given = (rows_CD, everyone_BD, scalars, sums)
+        given = (rows_CD, gathered_BD, scalars, sums)
         _, pull, terms = jax.vjp(functools.partial(rows_loss, index_C), *given, has_aux=True)
         d_rows_CD, *d_shared = pull(one)
         return _add(totals, [terms, *d_shared]), d_rows_CD
 
     index_K = lax.axis_index(axes) * local + jnp.arange(local)
-    no_terms = {name: jnp.zeros_like(one) for name, term in objective.terms.items() if term.rows}
-    zeros = [no_terms, *jax.tree.map(jnp.zeros_like, (everyone_BD, scalars, sums))]
+    no_terms = {name: jnp.zeros_like(one) for name, term in objective.terms.items() if term.row_loss}
+    zeros = [no_terms, *jax.tree.map(jnp.zeros_like, (gathered_BD, scalars, sums))]
     (terms, *d_shared), d_rows_KD = _over_blocks(visit, zeros, (embeds_KD, index_K), block)
     return terms, d_rows_KD, *d_shared
 
@@ -141,13 +141,13 @@ def _over_blocks(visit, totals, inputs_K, block):
     return totals, found
 
 
-def _rows_loss(objective, weights, state, step, batch, index_C, rows_CD, everyone_BD, scalars, sums):
+def _rows_loss(objective, weights, state, step, batch, index_C, rows_CD, gathered_BD, scalars, sums):
     """Weighted sum of the row terms over one block, as a share of the batch's mean, and each of them."""
-    view = View(rows_CD, everyone_BD, scalars, index_C, batch, step)
+    block = RowBlock(rows_CD, gathered_BD, scalars, index_C, batch, step)
     found = {
-        name: term.rows(view.of(sums.get(name), state.get(name))) / batch
+        name: term.row_loss(block.of(sums.get(name), state.get(name))) / batch
         for name, term in objective.terms.items()
-        if term.rows
+        if term.row_loss
     }
     return _weighted(found, weights) + jnp.zeros((), jnp.result_type(*rows_CD.values())), found
 
@@ -164,7 +164,9 @@ def _whole_gradients(objective: Objective, weights, batch, sums, scalars):
     dtype = jnp.result_type(*scalars.values(), *jax.tree.leaves(sums), jnp.float32)
 
     def loss(sums, scalars):
-        found = {name: term.whole(sums[name], scalars, batch) for name, term in objective.terms.items() if term.whole}
+        found = {
+            name: term.from_sums(sums[name], scalars, batch) for name, term in objective.terms.items() if term.from_sums
+        }
         return _weighted(found, weights) + jnp.zeros((), dtype), found
 
     (_, found), (d_sums, d_scalars) = jax.value_and_grad(loss, (0, 1), has_aux=True)(sums, scalars)

@@ -1,4 +1,4 @@
-"""SigLIP: every picture and text is a yes or no of its own (Zhai et al. 2023, arXiv 2303.15343).
+"""SigLIP: every image and text is a yes or no of its own (Zhai et al. 2023, arXiv 2303.15343).
 
 After the released code (big_vision and open_clip).
 """
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives.clip import NEEDS
-from rankclip_jax.objectives.objective import Objective, RunLength, Scalar, Term, View
+from rankclip_jax.objectives.clip import INPUTS
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Scalar, Term
 from rankclip_jax.objectives.options import positive
 from rankclip_jax.objectives.weighting import fixed
 
@@ -21,10 +21,10 @@ DEFAULTS = {
 }
 
 
-def build(config, length: RunLength) -> Objective:
+def build(config, length: RunInfo) -> Objective:
     """L = -1/B sum_ij log sigmoid(z_ij (s v_i.t_j + b)), z_ij = 1 where i = j and -1 elsewhere.
 
-    A sum over all texts and a mean over pictures; each of the B^2 pairs counts once. s = exp(log_scale)
+    A sum over all texts and a mean over images; each of the B^2 pairs counts once. s = exp(logit_scale)
     and the bias b (`logit_bias`) are learned, starting at 10 and -10; no stop-gradient. It is computed as
     softplus(-z l), which neither overflows nor underflows at any scale. The released code of big_vision
     adds 1e-8 to the norm of embeddings; ours are normalised in the towers.
@@ -44,14 +44,14 @@ def build(config, length: RunLength) -> Objective:
 
 
 def siglip_term(config) -> Term:
-    """The whole loss, with its scalars from `config`. Pictures are read by their own rows alone, never gathered."""
-    return Term(needs=NEEDS, local=("image_embeds",), scalars=_scalars(config), rows=_rows)
+    """The whole loss, with its scalars from `config`. Images are read by their own rows alone, never gathered."""
+    return Term(inputs=INPUTS, local=("image_embeds",), scalars=_scalars(config), row_loss=_rows)
 
 
-def _rows(view: View) -> jax.Array:
-    """Sum over the pictures of the block and all texts of -log sigmoid(z l)."""
-    logits_CB = view.scale * view.cosine(*NEEDS) + view.scalars["logit_bias"]
-    return jnp.sum(jax.nn.softplus(jnp.where(view.own, -logits_CB, logits_CB)))
+def _rows(block: RowBlock) -> jax.Array:
+    """Sum over the images of the block and all texts of -log sigmoid(z l)."""
+    logits_CB = block.scale * block.cosine(*INPUTS) + block.scalars["logit_bias"]
+    return jnp.sum(jax.nn.softplus(jnp.where(block.own, -logits_CB, logits_CB)))
 
 
 def _scalars(config) -> dict[str, Scalar]:
@@ -64,4 +64,4 @@ def _scalars(config) -> dict[str, Scalar]:
     if not math.isfinite(bias):
         raise UserError(f"objective.initial_bias={bias}: it must be a finite number, such as -10.")
     limits = (0.0, math.log(100.0)) if config.clamp_scale else (-math.inf, math.inf)
-    return {"log_scale": Scalar(math.log(scale), *limits), "logit_bias": Scalar(bias, -math.inf, math.inf)}
+    return {"logit_scale": Scalar(math.log(scale), *limits), "logit_bias": Scalar(bias, -math.inf, math.inf)}

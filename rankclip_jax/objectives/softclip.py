@@ -5,7 +5,7 @@ fine-grained similarity within a modality, and negatives disentangled from the p
 those targets. All else here is our reading: formulas, weights, temperature, and that targets carry no
 gradient.
 
-One difference is known to be large. The paper takes the similarity from regions of a picture and the tags of
+One difference is known to be large. The paper takes the similarity from regions of an image and the tags of
 an object detector (our reading); there is no detector here, and the similarity is that of the model's own
 global embeddings.
 """
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives.clip import CLIP, LOG_SCALE, NEEDS
-from rankclip_jax.objectives.objective import Objective, RunLength, Term, View
+from rankclip_jax.objectives.clip import CLIP, INPUTS, LOGIT_SCALE
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
 from rankclip_jax.objectives.options import positive
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
@@ -33,7 +33,7 @@ WEIGHT_OPTIONS = {"soft_targets": "soft_weight", "soft_negatives": "negatives_we
 LEFT_OUT = -1e30
 
 
-def build(config, length: RunLength) -> Objective:
+def build(config, length: RunInfo) -> Objective:
     """L = CLIP + soft_weight * soft_targets + negatives_weight * soft_negatives (our reading).
 
         P_I = softmax(S)                P_T = softmax(S^T)                  rows of S = s V T'
@@ -83,21 +83,21 @@ def soft_term(name: str, config) -> Term:
     divergence = lookup(DIVERGENCES, config.divergence, "objective.divergence")
     temperature = positive(config, "target_temperature")
     rows = functools.partial(_rows, divergence, temperature, name == "soft_negatives")
-    return Term(needs=NEEDS, scalars={"log_scale": LOG_SCALE}, rows=rows)
+    return Term(inputs=INPUTS, scalars={"logit_scale": LOGIT_SCALE}, row_loss=rows)
 
 
-def _rows(divergence, temperature, negatives_only, view: View) -> jax.Array:
+def _rows(divergence, temperature, negatives_only, block: RowBlock) -> jax.Array:
     """Sum over the rows of the block of 1/2 [KL(Q_I, P_I) + KL(Q_T, P_T)]."""
 
     def log_shares(logits_CB):
         if negatives_only:
-            logits_CB = jnp.where(view.own, LEFT_OUT, logits_CB)
+            logits_CB = jnp.where(block.own, LEFT_OUT, logits_CB)
         return jax.nn.log_softmax(logits_CB, axis=1)
 
     total = 0.0
-    for a, b in (NEEDS, NEEDS[::-1]):
-        log_q_CB = log_shares(lax.stop_gradient(view.cosine(a, a)) / temperature)
-        total += 0.5 * jnp.sum(divergence(log_q_CB, log_shares(view.scale * view.cosine(a, b))))
+    for a, b in (INPUTS, INPUTS[::-1]):
+        log_q_CB = log_shares(lax.stop_gradient(block.cosine(a, a)) / temperature)
+        total += 0.5 * jnp.sum(divergence(log_q_CB, log_shares(block.scale * block.cosine(a, b))))
     return total
 
 

@@ -99,7 +99,7 @@ def hover_data(chart: Chart) -> dict:
 
 
 def summary(chart: Chart) -> str:
-    """Return one sentence for readers that do not see the picture."""
+    """Return one sentence for readers that do not see the image."""
     said = []
     for series in chart.series:
         finite = series.values[np.isfinite(series.values)]

@@ -9,7 +9,7 @@ import numpy as np
 from rankclip_jax.report.chart import Chart, Series
 
 TERMS = ("Loss", "CLIP term", "Ranking, cross-modal", "Ranking, in-modal")
-CLAMP = 100.0  # CLIP's ceiling of the scale, exp(log_scale); drawn only where a run stays below: not all clamp there
+CLAMP = 100.0  # CLIP's ceiling of the scale, exp(logit_scale); drawn only where a run stays below: not all clamp there
 TRAIN = "train/"
 
 # Title and options of the numbers that a training step logs; anything else is plotted under its own name.
@@ -18,7 +18,7 @@ KNOWN = {
     "clip": ("CLIP term", {}),
     "rank_cross": ("Ranking, cross-modal", {}),
     "rank_in_modal": ("Ranking, in-modal", {}),
-    "logit_scale": ("Scale 1 / temperature", {"log": True, "mark": (CLAMP, "clamp 100"), "smooth": False}),
+    "temperature_scale": ("Scale 1 / temperature", {"log": True, "mark": (CLAMP, "clamp 100"), "smooth": False}),
     "learning_rate": ("Learning rate", {"from_zero": True, "smooth": False}),
     "grad_norm": ("Gradient norm", {"from_zero": True}),
     "seconds_per_step": ("Seconds per step", {"from_zero": True}),
@@ -28,8 +28,8 @@ KNOWN = {
 
 # (pattern, title): metrics of one evaluation that share an axis; the first group of the pattern names the line.
 FAMILIES = (
-    (r"image_to_text_(R@\d+)", "Picture → text"),
-    (r"text_to_image_(R@\d+)", "Text → picture"),
+    (r"image_to_text_(R@\d+)", "Image → text"),
+    (r"text_to_image_(R@\d+)", "Text → image"),
     (r"zero_shot_(\w+_top\d+)", "Zero-shot"),
     (r"((?:in|cross)_modal_(?:kendall_tau|spearman))", "Rank consistency"),
     (r"(\w+)_NDCG@10", "NDCG@10"),
@@ -115,7 +115,7 @@ def _series(history: Sequence[dict[str, float]], name: str, label: str) -> Serie
 
 
 def _readable(name: str) -> str:
-    plain = name.replace("image_to_text", "picture → text").replace("text_to_image", "text → picture").replace("_", " ")
+    plain = name.replace("image_to_text", "image → text").replace("text_to_image", "text → image").replace("_", " ")
     return plain[:1].upper() + plain[1:]
 
 

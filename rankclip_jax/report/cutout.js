@@ -1,4 +1,4 @@
-// Cuts pictures out of their white ground, so that a crowded map stays readable: white that touches a cell's
+// Cuts images out of their white ground, so that a crowded map stays readable: white that touches a cell's
 // edge becomes transparent. Photographs have no such edge and stay whole.
 const cutOut = (image, columns, rows, [cellHeight, cellWidth]) => {
   const canvas = document.createElement("canvas");

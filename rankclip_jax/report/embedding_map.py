@@ -1,6 +1,6 @@
-"""The map: every picture where its embedding puts it, and the two clouds of the modality gap.
+"""The map: every image where its embedding puts it, and the two clouds of the modality gap.
 
-Letters: N pictures, M texts.
+Letters: N images, M texts.
 """
 
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from rankclip_jax.evals import paired_rows
+from rankclip_jax.evals.embeddings import paired_rows
 from rankclip_jax.report.neighbours import Neighbours, top
 from rankclip_jax.report.projection import MAX_TSNE, pca, tsne
 from rankclip_jax.report.run_folder import Labelling, Shown
 
 GRID = 4000  # coordinates are whole numbers up to this
-N_NAMES, N_PICTURES = 5, 8
+N_NAMES, N_IMAGES = 5, 8
 MAX_COLOURS = 10
-PULL = 50.0  # weight of a picture exp(PULL * cosine) when a name is placed among its nearest three
+PULL = 50.0  # weight of an image exp(PULL * cosine) when a name is placed among its nearest three
 GAP_PAIRS = 250
 GAP_SIZE = 300
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The joint PCA of pictures and texts, drawn, with the distance of their means."""
+    """The joint PCA of images and texts, drawn, with the distance of their means."""
 
     svg: Markup
     distance: float
@@ -38,7 +38,7 @@ def map_data(near: Neighbours) -> dict:
     places = (places - low) / extent * GRID
     texts = _text_places(near, places)
     kind, labelling = colouring(shown)
-    names_of_pictures = near.texts_of_pictures(N_NAMES)
+    names_of_images = near.texts_of_images(N_NAMES)
     own = np.where(near.match.any(axis=1), near.match.argmax(axis=1), -1)
     return {
         "method": method,
@@ -48,16 +48,16 @@ def map_data(near: Neighbours) -> dict:
         "cell": list(shown.sheet.cell),
         "kind": kind,
         "groups": list(labelling.names) if labelling else [],
-        "pictures": {
+        "images": {
             "x": _whole(places[:, 0]),
             "y": _whole(places[:, 1]),
             "own": own.tolist(),
             "rank": near.image_ranks.tolist(),
             "group": labelling.image_labels.tolist() if labelling else [0] * len(places),
-            "names": names_of_pictures.tolist(),
-            "scores": np.round(1000 * np.take_along_axis(near.scores, names_of_pictures, axis=1)).astype(int).tolist(),
+            "names": names_of_images.tolist(),
+            "scores": np.round(1000 * np.take_along_axis(near.scores, names_of_images, axis=1)).astype(int).tolist(),
             "floor": _whole(1000 * np.median(near.scores, axis=1)),
-            "near": near.pictures_of_pictures(N_PICTURES).tolist(),
+            "near": near.images_of_images(N_IMAGES).tolist(),
         },
         "texts": {
             "x": _whole(texts[:, 0]),
@@ -66,7 +66,7 @@ def map_data(near: Neighbours) -> dict:
             "rank": near.text_ranks.tolist(),
             "id": shown.text_ids.tolist(),
             "group": labelling.text_labels.tolist() if labelling else [0] * len(texts),
-            "pictures": near.pictures_of_texts(N_PICTURES).tolist(),
+            "images": near.images_of_texts(N_IMAGES).tolist(),
         },
         "ids": shown.image_ids.tolist(),
     }
@@ -91,11 +91,11 @@ def colouring(shown: Shown) -> tuple[str, Labelling | None]:
 
 
 def modality_gap(near: Neighbours) -> Gap | None:
-    """Draw pictures and texts in the plane of their joint PCA, pairs joined by a line."""
-    pictures, texts = paired_rows(near.shown.image_ids, near.shown.text_ids)
-    if len(pictures) < 3:
+    """Draw images and texts in the plane of their joint PCA, pairs joined by a line."""
+    images, texts = paired_rows(near.shown.image_ids, near.shown.text_ids)
+    if len(images) < 3:
         return None
-    v, t = near.shown.image_embeds[pictures], near.shown.text_embeds[texts]
+    v, t = near.shown.image_embeds[images], near.shown.text_embeds[texts]
     distance = float(np.linalg.norm(v.mean(axis=0) - t.mean(axis=0)))
     places = pca(np.concatenate([v, t]))
     places = (places - places.min(axis=0)) / max(float(np.ptp(places, axis=0).max()), 1e-9)
@@ -104,15 +104,15 @@ def modality_gap(near: Neighbours) -> Gap | None:
     return Gap(_gap_svg(places[kept], places[len(v) + kept]), distance, len(kept))
 
 
-def _gap_svg(pictures: np.ndarray, texts: np.ndarray) -> Markup:
-    height = max(pictures[:, 1].max(), texts[:, 1].max()) + 12
+def _gap_svg(images: np.ndarray, texts: np.ndarray) -> Markup:
+    height = max(images[:, 1].max(), texts[:, 1].max()) + 12
     lines = "".join(
         f'<path class="pair" d="M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}"/>'
-        for a, b in zip(pictures, texts, strict=True)
+        for a, b in zip(images, texts, strict=True)
     )
-    dots = "".join(f'<circle class="picture-dot" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in pictures)
+    dots = "".join(f'<circle class="image-dot" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in images)
     dots += "".join(f'<circle class="text-dot" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in texts)
-    label = f"Joint PCA of {len(pictures)} pictures and their names, each pair joined by a line"
+    label = f"Joint PCA of {len(images)} images and their names, each pair joined by a line"
     return Markup(f'<svg viewBox="0 0 {GAP_SIZE} {height:.0f}" role="img" aria-label="{label}">{lines}{dots}</svg>')
 
 
@@ -123,7 +123,7 @@ def _places(embeds: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def _text_places(near: Neighbours, places: np.ndarray) -> np.ndarray:
-    """Put each text at the weighted mean of the three pictures nearest it."""
+    """Put each text at the weighted mean of the three images nearest it."""
     nearest = top(near.scores.T, 3)
     scores = np.take_along_axis(near.scores.T, nearest, axis=1)
     weights = np.exp(PULL * (scores - scores.max(axis=1, keepdims=True)))

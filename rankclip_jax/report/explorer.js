@@ -2,7 +2,7 @@
 (() => {
   if (!plane) return;
   const { canvas, data } = plane;
-  const { pictures, texts } = data;
+  const { images, texts } = data;
   const answer = document.getElementById("answer");
   const search = document.getElementById("search");
   const suggestions = document.getElementById("suggestions");
@@ -22,7 +22,7 @@
     const x = (100 * column) / Math.max(1, data.columns - 1);
     const y = (100 * row) / Math.max(1, data.rows - 1);
     button.style.backgroundPosition = `${x}% ${y}%`;
-    button.addEventListener("click", () => showPicture(i));
+    button.addEventListener("click", () => showImage(i));
     return button;
   };
 
@@ -32,13 +32,13 @@
     return box;
   };
 
-  const showPicture = (i) => {
-    plane.select({ picture: i });
+  const showImage = (i) => {
+    plane.select({ image: i });
     // Bars start at the median candidate, as in the examples above.
-    const [best, floor] = [pictures.scores[i][0], pictures.floor[i]];
-    const names = pictures.names[i].map((m, place) => {
+    const [best, floor] = [images.scores[i][0], images.floor[i]];
+    const names = images.names[i].map((m, place) => {
       const hit = texts.id[m] === data.ids[i];
-      const score = pictures.scores[i][place];
+      const score = images.scores[i][place];
       const bar = element("span", { className: "bar" });
       bar.style.width = `${Math.max(0, (100 * (score - floor)) / Math.max(best - floor, 1))}%`;
       const name = element("button", { type: "button", className: "text", textContent: texts.name[m] + (hit ? " ✓" : "") });
@@ -47,12 +47,12 @@
       line.append(element("span", { className: "score", textContent: (score / 1000).toFixed(2) }));
       return line;
     });
-    const head = element("div", { className: "chosen" }, tile(i, "large"), heading(plane.nameOf(i), pictures.rank[i]));
-    const near = element("div", { className: "tiles" }, ...pictures.near[i].map((n) => tile(n)));
+    const head = element("div", { className: "chosen" }, tile(i, "large"), heading(plane.nameOf(i), images.rank[i]));
+    const near = element("div", { className: "tiles" }, ...images.near[i].map((n) => tile(n)));
     answer.replaceChildren(
       head,
       element("div", { className: "names" }, element("ol", {}, ...names)),
-      element("p", { className: "quiet-text", textContent: "Nearest pictures" }),
+      element("p", { className: "quiet-text", textContent: "Nearest images" }),
       near,
     );
   };
@@ -62,9 +62,9 @@
     search.value = texts.name[m];
     suggestions.replaceChildren();
     const right = (n) => data.ids[n] === texts.id[m];
-    const tiles = texts.pictures[m].map((n) => tile(n, right(n) ? "hit" : ""));
+    const tiles = texts.images[m].map((n) => tile(n, right(n) ? "hit" : ""));
     const own = data.ids.indexOf(texts.id[m]);
-    if (own >= 0 && !texts.pictures[m].some(right)) tiles.push(tile(own, "late"));
+    if (own >= 0 && !texts.images[m].some(right)) tiles.push(tile(own, "late"));
     const typed = element("p", { className: "typed" }, element("span", { textContent: texts.name[m] }));
     const rank = element("p", { className: `rank ${texts.rank[m] === 1 ? "good" : ""}`, textContent: rankText(texts.rank[m]) });
     answer.replaceChildren(typed, rank, element("div", { className: "tiles" }, ...tiles));
@@ -107,7 +107,7 @@
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = place(event);
     const before = pointers.get(event.pointerId);
-    if (!before) return plane.hover(plane.pictureAt(x, y), x, y);
+    if (!before) return plane.hover(plane.imageAt(x, y), x, y);
     const others = [...pointers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
     if (others.length) {
       const [ox, oy] = others[0];
@@ -120,8 +120,8 @@
   });
   const release = (event) => {
     if (pointers.delete(event.pointerId) && event.type === "pointerup" && moved < 6) {
-      const found = plane.pictureAt(...place(event));
-      if (found >= 0) showPicture(found);
+      const found = plane.imageAt(...place(event));
+      if (found >= 0) showImage(found);
     }
   };
   canvas.addEventListener("pointerup", release);
@@ -161,9 +161,9 @@
     });
     document.getElementById("groups").append(button);
   });
-  for (const link of document.querySelectorAll("a[data-picture]")) {
-    link.addEventListener("click", () => showPicture(Number(link.dataset.picture)));
+  for (const link of document.querySelectorAll("a[data-image]")) {
+    link.addEventListener("click", () => showImage(Number(link.dataset.image)));
   }
-  const first = document.querySelector(".lists [data-picture]");
-  showPicture(first ? Number(first.dataset.picture) : 0);
+  const first = document.querySelector(".lists [data-image]");
+  showImage(first ? Number(first.dataset.image) : 0);
 })();

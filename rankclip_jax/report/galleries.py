@@ -7,14 +7,14 @@ import numpy as np
 from rankclip_jax.report.neighbours import Neighbours
 
 SEED = 0
-N_QUERIES, N_PICTURES = 8, 8
+N_QUERIES, N_IMAGES = 8, 8
 N_LISTS, N_NAMES = 9, 5
 N_MOSAIC = 66
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture: place in the sheet (CSS), name, and whether it is a right answer."""
+    """An image: place in the sheet (CSS), name, and whether it is a right answer."""
 
     index: int
     position: str
@@ -24,7 +24,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Query:
-    """A text, the pictures nearest it, its rank, and its own picture where that is not among them."""
+    """A text, the images nearest it, its rank, and its own image where that is not among them."""
 
     text: str
     tiles: tuple[Tile, ...]
@@ -43,33 +43,33 @@ class Name:
 
 
 @dataclass(frozen=True)
-class PictureList:
-    """A picture, the texts nearest it, and the rank of its own."""
+class ImageList:
+    """An image, the texts nearest it, and the rank of its own."""
 
     tile: Tile
     names: tuple[Name, ...]
     rank: int
 
 
-def text_to_picture(near: Neighbours) -> list[Query]:
-    """Return `N_QUERIES` texts with their top pictures."""
-    tops = near.pictures_of_texts(N_PICTURES)
+def text_to_image(near: Neighbours) -> list[Query]:
+    """Return `N_QUERIES` texts with their top images."""
+    tops = near.images_of_texts(N_IMAGES)
     return [_query(near, m, tops[m]) for m in _draw(near.text_ranks, N_QUERIES)]
 
 
-def picture_to_text(near: Neighbours) -> list[PictureList]:
-    """Return `N_LISTS` pictures with their top names."""
-    tops = near.texts_of_pictures(N_NAMES)
-    return [_picture_list(near, n, tops[n]) for n in _draw(near.image_ranks, N_LISTS)]
+def image_to_text(near: Neighbours) -> list[ImageList]:
+    """Return `N_LISTS` images with their top names."""
+    tops = near.texts_of_images(N_NAMES)
+    return [_image_list(near, n, tops[n]) for n in _draw(near.image_ranks, N_LISTS)]
 
 
 def mosaic(near: Neighbours) -> list[Tile]:
-    """Return pictures drawn from all that have a name; ``hit`` says that it was found first."""
+    """Return images drawn from all that have a name; ``hit`` says that it was found first."""
     return [tile(near, n, near.image_ranks[n] == 1) for n in _draw(near.image_ranks, N_MOSAIC)]
 
 
 def tile(near: Neighbours, n: int, hit: bool = False) -> Tile:
-    """Return picture ``n`` of the shown split."""
+    """Return image ``n`` of the shown split."""
     return Tile(int(n), near.shown.sheet.position(int(n)), near.names[n], bool(hit))
 
 
@@ -81,7 +81,7 @@ def _query(near: Neighbours, m: int, top: np.ndarray) -> Query:
     return Query(near.shown.texts[m], tiles, int(near.text_ranks[m]), own)
 
 
-def _picture_list(near: Neighbours, n: int, top: np.ndarray) -> PictureList:
+def _image_list(near: Neighbours, n: int, top: np.ndarray) -> ImageList:
     scores = near.scores[n]
     # Bars start at the median candidate: cosines of a trained model all lie in a narrow band.
     floor, best = np.median(scores), scores[top[0]]
@@ -94,7 +94,7 @@ def _picture_list(near: Neighbours, n: int, top: np.ndarray) -> PictureList:
         )
         for m in top
     )
-    return PictureList(tile(near, n), names, int(near.image_ranks[n]))
+    return ImageList(tile(near, n), names, int(near.image_ranks[n]))
 
 
 def _draw(ranks: np.ndarray, count: int) -> np.ndarray:

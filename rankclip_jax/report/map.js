@@ -1,10 +1,10 @@
-// The map: pictures on a canvas that moves and zooms. Makes `plane.select` for the explorer.
+// The map: images on a canvas that moves and zooms. Makes `plane.select` for the explorer.
 const plane = (() => {
   const source = document.getElementById("map-data");
   const canvas = document.getElementById("plane");
   if (!source || !canvas) return null;
   const data = JSON.parse(source.textContent);
-  const { pictures, texts } = data;
+  const { images, texts } = data;
   const context = canvas.getContext("2d");
   const tip = document.getElementById("tip");
   const loading = new Image();
@@ -14,7 +14,7 @@ const plane = (() => {
   let width = 0;
   let height = 0;
   let hovered = -1;
-  let selected = { picture: -1, text: -1 };
+  let selected = { image: -1, text: -1 };
   let showTexts = false;
   let queued = false;
   let listener = () => {};
@@ -39,7 +39,7 @@ const plane = (() => {
     return [(margin + x * wide) * view.scale + view.x, (margin + y * high) * view.scale + view.y];
   };
   const size = () => {
-    const base = Math.min(30, Math.max(11, 0.8 * Math.sqrt((width * height) / pictures.x.length)));
+    const base = Math.min(30, Math.max(11, 0.8 * Math.sqrt((width * height) / images.x.length)));
     return Math.min(base * view.scale ** 0.72, 96);
   };
   const visible = (group) => shownGroups.size === 0 || shownGroups.has(group);
@@ -49,27 +49,27 @@ const plane = (() => {
     const ratio = devicePixelRatio || 1;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    for (let i = 0; i < pictures.x.length; i++) if (i !== hovered && i !== selected.picture) drawPicture(i, 1);
+    for (let i = 0; i < images.x.length; i++) if (i !== hovered && i !== selected.image) drawTile(i, 1);
     if (showTexts) for (let i = 0; i < texts.x.length; i++) drawText(i, false);
     if (selected.text >= 0) answersOf(selected.text);
-    if (selected.picture >= 0) drawPicture(selected.picture, 1.9, colour.ink);
-    if (hovered >= 0) drawPicture(hovered, 1.6, colour.ink);
+    if (selected.image >= 0) drawTile(selected.image, 1.9, colour.ink);
+    if (hovered >= 0) drawTile(hovered, 1.6, colour.ink);
   };
   const redraw = () => {
     if (!queued) requestAnimationFrame(draw);
     queued = true;
   };
 
-  const drawPicture = (i, factor, frame) => {
-    const [x, y] = toScreen(pictures.x[i], pictures.y[i]);
+  const drawTile = (i, factor, frame) => {
+    const [x, y] = toScreen(images.x[i], images.y[i]);
     const [cellHeight, cellWidth] = data.cell;
     const w = size() * factor;
     const h = (w * cellHeight) / cellWidth;
     if (x < -w || y < -h || x > width + w || y > height + h) return;
-    context.globalAlpha = visible(pictures.group[i]) ? 1 : 0.08;
+    context.globalAlpha = visible(images.group[i]) ? 1 : 0.08;
     const column = i % data.columns;
     const row = (i - column) / data.columns;
-    const shade = colour.group[pictures.group[i]] ?? colour.muted;
+    const shade = colour.group[images.group[i]] ?? colour.muted;
     const strength = context.globalAlpha;
     context.beginPath();
     context.arc(x, y, Math.hypot(w, h) * 0.44, 0, 2 * Math.PI);
@@ -120,38 +120,38 @@ const plane = (() => {
     const from = toScreen(texts.x[text], texts.y[text]);
     context.strokeStyle = colour.ink;
     context.lineWidth = 1.5;
-    for (const i of texts.pictures[text]) {
+    for (const i of texts.images[text]) {
       context.beginPath();
       context.moveTo(...from);
-      context.lineTo(...toScreen(pictures.x[i], pictures.y[i]));
+      context.lineTo(...toScreen(images.x[i], images.y[i]));
       context.stroke();
     }
-    for (const i of [...texts.pictures[text]].reverse()) {
-      drawPicture(i, 1.6, data.ids[i] === texts.id[text] ? colour.hit : colour.ink);
+    for (const i of [...texts.images[text]].reverse()) {
+      drawTile(i, 1.6, data.ids[i] === texts.id[text] ? colour.hit : colour.ink);
     }
     drawText(text, true);
   };
 
-  const pictureAt = (x, y) => {
+  const imageAt = (x, y) => {
     let best = -1;
     let closest = Math.max(size() * 0.75, 12) ** 2;
-    for (let i = 0; i < pictures.x.length; i++) {
-      if (!visible(pictures.group[i])) continue;
-      const [px, py] = toScreen(pictures.x[i], pictures.y[i]);
+    for (let i = 0; i < images.x.length; i++) {
+      if (!visible(images.group[i])) continue;
+      const [px, py] = toScreen(images.x[i], images.y[i]);
       const away = (px - x) ** 2 + (py - y) ** 2;
       if (away < closest) [best, closest] = [i, away];
     }
     return best;
   };
 
-  const nameOf = (i) => (pictures.own[i] >= 0 ? texts.name[pictures.own[i]] : `picture ${i}`);
+  const nameOf = (i) => (images.own[i] >= 0 ? texts.name[images.own[i]] : `image ${i}`);
 
   const hover = (i, x, y) => {
     if (i === hovered && i < 0) return;
     hovered = i;
     tip.hidden = i < 0;
     if (i >= 0) {
-      tip.textContent = nameOf(i) + (pictures.rank[i] ? ` · its name has rank ${pictures.rank[i].toLocaleString("en")}` : "");
+      tip.textContent = nameOf(i) + (images.rank[i] ? ` · its name has rank ${images.rank[i].toLocaleString("en")}` : "");
       tip.style.left = `${Math.min(x + 14, width - tip.offsetWidth - 8)}px`;
       tip.style.top = `${Math.max(y - 40, 8)}px`;
     }
@@ -186,7 +186,7 @@ const plane = (() => {
   };
 
   const select = (what) => {
-    selected = { picture: -1, text: -1, ...what };
+    selected = { image: -1, text: -1, ...what };
     redraw();
   };
 
@@ -205,7 +205,7 @@ const plane = (() => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 
   return {
-    canvas, data, zoom, move, hover, pictureAt, nameOf, select, redraw, shownGroups,
+    canvas, data, zoom, move, hover, imageAt, nameOf, select, redraw, shownGroups,
     toggleTexts: () => ((showTexts = !showTexts), redraw(), showTexts),
     onChoose: (callback) => (listener = callback),
     choose: (i) => listener(i),

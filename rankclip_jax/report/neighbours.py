@@ -1,6 +1,6 @@
 """Who is near whom in the shown split, once for all sections.
 
-Letters: N pictures, M texts, k neighbours.
+Letters: N images, M texts, k neighbours.
 """
 
 from dataclasses import dataclass
@@ -19,43 +19,43 @@ class Neighbours:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """float32 [N, M]: cosine of picture n and text m."""
+        """float32 [N, M]: cosine of image n and text m."""
         return self.shown.image_embeds @ self.shown.text_embeds.T
 
     @cached_property
     def match(self) -> np.ndarray:
-        """bool [N, M]: picture n and text m belong together."""
+        """bool [N, M]: image n and text m belong together."""
         return self.shown.image_ids[:, None] == self.shown.text_ids[None, :]
 
     @cached_property
     def image_ranks(self) -> np.ndarray:
-        """int [N]: rank of each picture's best matching text, 0 if it has none."""
+        """int [N]: rank of each image's best matching text, 0 if it has none."""
         return _ranks(self.scores, self.match)
 
     @cached_property
     def text_ranks(self) -> np.ndarray:
-        """int [M]: rank of each text's best matching picture, 0 if it has none."""
+        """int [M]: rank of each text's best matching image, 0 if it has none."""
         return _ranks(self.scores.T, self.match.T)
 
-    def texts_of_pictures(self, k: int) -> np.ndarray:
-        """Return int [N, k]: the texts nearest each picture, best first."""
+    def texts_of_images(self, k: int) -> np.ndarray:
+        """Return int [N, k]: the texts nearest each image, best first."""
         return top(self.scores, k)
 
-    def pictures_of_texts(self, k: int) -> np.ndarray:
-        """Return int [M, k]: the pictures nearest each text, best first."""
+    def images_of_texts(self, k: int) -> np.ndarray:
+        """Return int [M, k]: the images nearest each text, best first."""
         return top(self.scores.T, k)
 
-    def pictures_of_pictures(self, k: int) -> np.ndarray:
-        """Return int [N, k]: the other pictures nearest each picture, best first."""
+    def images_of_images(self, k: int) -> np.ndarray:
+        """Return int [N, k]: the other images nearest each image, best first."""
         similar = self.shown.image_embeds @ self.shown.image_embeds.T
         np.fill_diagonal(similar, -np.inf)
         return top(similar, min(k, len(similar) - 1))
 
     @cached_property
     def names(self) -> list[str]:
-        """The first text of each picture, or its number."""
+        """The first text of each image, or its number."""
         first = np.where(self.match.any(axis=1), self.match.argmax(axis=1), -1)
-        return [self.shown.texts[m] if m >= 0 else f"picture {n}" for n, m in enumerate(first)]
+        return [self.shown.texts[m] if m >= 0 else f"image {n}" for n, m in enumerate(first)]
 
 
 def top(scores: np.ndarray, k: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rankclip_jax.files import replaced_file
 from rankclip_jax.report import chart, curves, embedding_map, galleries, ranked_lists, summary, tables
 from rankclip_jax.report.neighbours import Neighbours
 from rankclip_jax.report.run_folder import Run, read_run
@@ -32,9 +33,8 @@ def write_report(run_dir: str | os.PathLike) -> Path:
     """
     page = render(read_run(run_dir))
     path = Path(run_dir) / REPORT_FILE
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with replaced_file(path) as file:
+        file.write(page)
     return path
 
 
@@ -54,7 +54,7 @@ def render(run: Run) -> str:
         script=Markup(scripts),
         **_header(run),
         **_curves(run),
-        **_pictures(run),
+        **_images(run),
     )
 
 
@@ -92,7 +92,7 @@ def _curves(run: Run) -> dict:
     }
 
 
-def _pictures(run: Run) -> dict:
+def _images(run: Run) -> dict:
     if run.shown is None:
         return {"shown": None}
     near = Neighbours(run.shown)
@@ -100,8 +100,8 @@ def _pictures(run: Run) -> dict:
         "shown": run.shown,
         "sheet": run.shown.sheet,
         "mosaic": galleries.mosaic(near),
-        "queries": galleries.text_to_picture(near),
-        "lists": galleries.picture_to_text(near),
+        "queries": galleries.text_to_image(near),
+        "lists": galleries.image_to_text(near),
         "agreement": ranked_lists.agreement(near),
         "gap": embedding_map.modality_gap(near),
         "map_data": inline_json(embedding_map.map_data(near)),

@@ -1,13 +1,13 @@
-"""One anchor, two lists: its nearest pictures beside its nearest names, which RankCLIP asks to agree.
+"""One anchor, two lists: its nearest images beside its nearest names, which RankCLIP asks to agree.
 
-Letters: P concepts with a picture and a text (the first of each).
+Letters: P concepts with an image and a text (the first of each).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from rankclip_jax.evals import paired_rows
+from rankclip_jax.evals.embeddings import paired_rows
 from rankclip_jax.evals.rank_correlation import kendall_tau
 from rankclip_jax.evals.similarity import score_rows
 from rankclip_jax.report.galleries import Tile, tile
@@ -38,7 +38,7 @@ class Anchor:
     tile: Tile
     text: str
     tau: float
-    pictures: tuple[Entry, ...]
+    images: tuple[Entry, ...]
     texts: tuple[Entry, ...]
     links: tuple[tuple[int, int], ...]
 
@@ -62,29 +62,29 @@ class Agreement:
 
 def agreement(near: Neighbours) -> Agreement | None:
     """Compare both lists of up to `MAX_ANCHORS` anchors, whole lists; None with fewer than 4 concepts."""
-    pictures, texts = paired_rows(near.shown.image_ids, near.shown.text_ids)
-    if len(pictures) < 4:
+    images, texts = paired_rows(near.shown.image_ids, near.shown.text_ids)
+    if len(images) < 4:
         return None
-    drawn = np.sort(np.random.default_rng(SEED).permutation(len(pictures))[:MAX_ANCHORS])
-    image_lists, text_lists = _lists(near, pictures, texts, drawn)
-    others = np.arange(len(pictures))[None, :] != drawn[:, None]
-    shape = (len(drawn), len(pictures) - 1)
+    drawn = np.sort(np.random.default_rng(SEED).permutation(len(images))[:MAX_ANCHORS])
+    image_lists, text_lists = _lists(near, images, texts, drawn)
+    others = np.arange(len(images))[None, :] != drawn[:, None]
+    shape = (len(drawn), len(images) - 1)
     taus = kendall_tau(image_lists[others].reshape(shape), text_lists[others].reshape(shape))
     order = np.argsort(taus, kind="stable")
     anchors = []
     for percentile, title in SHOWN:
         row = order[round((len(order) - 1) * percentile / 100)]
         lists = (_order(image_lists[row], drawn[row]), _order(text_lists[row], drawn[row]))
-        anchors.append(_anchor(near, (pictures, texts), drawn[row], lists, float(taus[row]), (percentile, title)))
+        anchors.append(_anchor(near, (images, texts), drawn[row], lists, float(taus[row]), (percentile, title)))
     heights, edges = np.histogram(taus, bins=BINS, range=_range(taus))
     scaled = tuple(100 * heights / heights.max())
     ends = float(edges[0]), float(edges[-1])
     return Agreement(tuple(anchors), float(taus.mean()), len(drawn), shape[1], scaled, *ends)
 
 
-def _lists(near: Neighbours, pictures, texts, drawn) -> tuple[np.ndarray, np.ndarray]:
-    """Return the drawn anchors' similarities to all P pictures and to all P texts."""
-    v, t = near.shown.image_embeds[pictures], near.shown.text_embeds[texts]
+def _lists(near: Neighbours, images, texts, drawn) -> tuple[np.ndarray, np.ndarray]:
+    """Return the drawn anchors' similarities to all P images and to all P texts."""
+    v, t = near.shown.image_embeds[images], near.shown.text_embeds[texts]
     every = slice(0, len(drawn))
     return score_rows(v[drawn], v)(every), score_rows(t[drawn], t)(every)
 
@@ -95,25 +95,25 @@ def _order(scores: np.ndarray, anchor: int) -> np.ndarray:
 
 
 def _anchor(near, pairs, anchor, lists, tau, which) -> Anchor:
-    pictures, texts = pairs
-    by_picture, by_text = lists
+    images, texts = pairs
+    by_image, by_text = lists
     in_text = {int(item): place for place, item in enumerate(by_text, start=1)}
-    in_picture = {int(item): place for place, item in enumerate(by_picture, start=1)}
-    links = [(in_picture[int(i)], in_text[int(i)]) for i in by_picture[:LENGTH] if in_text[int(i)] <= LENGTH]
+    in_image = {int(item): place for place, item in enumerate(by_image, start=1)}
+    links = [(in_image[int(i)], in_text[int(i)]) for i in by_image[:LENGTH] if in_text[int(i)] <= LENGTH]
 
     def entries(items, elsewhere):
         return tuple(
-            Entry(tile(near, pictures[i]), near.shown.texts[texts[i]], elsewhere[int(i)]) for i in items[:LENGTH]
+            Entry(tile(near, images[i]), near.shown.texts[texts[i]], elsewhere[int(i)]) for i in items[:LENGTH]
         )
 
     return Anchor(
         title=which[1],
         percentile=which[0],
-        tile=tile(near, pictures[anchor]),
+        tile=tile(near, images[anchor]),
         text=near.shown.texts[texts[anchor]],
         tau=tau,
-        pictures=entries(by_picture, in_text),
-        texts=entries(by_text, in_picture),
+        images=entries(by_image, in_text),
+        texts=entries(by_text, in_image),
         links=tuple(links),
     )
 

@@ -1,6 +1,6 @@
 """What the report reads: the files of a run folder, each of which may be missing, none of which may be broken.
 
-Letters: N pictures, M texts, D embedding, K classes.
+Letters: N images, M texts, D embedding, K classes.
 """
 
 import json
@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from rankclip_jax import metrics
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, PROBE_FILE
 from rankclip_jax.report.sprites import Sheet
+from rankclip_jax.run_folder import CONFIG, METRICS, read_metrics
 
-CONFIG_FILE = "config.json"
-KNOWN_FILES = (CONFIG_FILE, metrics.FILE, EVAL_FILE, PROBE_FILE, EMBEDDINGS_FILE)
+KNOWN_FILES = (CONFIG, METRICS, EVAL_FILE, PROBE_FILE, EMBEDDINGS_FILE)
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """Class names [K] and the label of each picture [N] and text [M]."""
+    """Class names [K] and the label of each image [N] and text [M]."""
 
     names: tuple[str, ...]
     image_labels: np.ndarray
@@ -33,7 +32,7 @@ class Labelling:
 
 @dataclass(frozen=True)
 class Shown:
-    """The split that the report's pictures come from; embeddings float32, finite."""
+    """The split that the report's images come from; embeddings float32, finite."""
 
     split: str
     sheet: Sheet
@@ -79,8 +78,8 @@ def read_run(run_dir: str | os.PathLike) -> Run:
         raise UserError(f"{str(folder)!r} holds no run: none of {', '.join(KNOWN_FILES)} is in it.")
     return Run(
         name=folder.resolve().name,
-        record=_read_json(folder / CONFIG_FILE),
-        history=metrics.read_metrics(str(folder)),
+        record=_read_json(folder / CONFIG),
+        history=read_metrics(str(folder)),
         results=_read_results(folder / EVAL_FILE),
         probes=_read_results(folder / PROBE_FILE),
         shown=_read_embeddings(folder / EMBEDDINGS_FILE),
@@ -139,11 +138,11 @@ def _shown(arrays: Mapping[str, np.ndarray]) -> Shown:
         text_ids=arrays["text_ids"],
         labellings=labellings,
     )
-    of_pictures = {len(shown.image_ids), len(shown.image_embeds)}
+    of_images = {len(shown.image_ids), len(shown.image_embeds)}
     of_texts = {len(shown.texts), len(shown.text_embeds), len(shown.text_ids)}
-    of_pictures |= {len(labelling.image_labels) for labelling in labellings.values()}
+    of_images |= {len(labelling.image_labels) for labelling in labellings.values()}
     of_texts |= {len(labelling.text_labels) for labelling in labellings.values()}
-    if len(of_pictures) > 1 or len(of_texts) > 1:
+    if len(of_images) > 1 or len(of_texts) > 1:
         raise ValueError("its arrays differ in length")
     return shown
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives import build_objective, objective_config
-from rankclip_jax.objectives.objective import RunLength
+from rankclip_jax.objectives.objective import RunInfo
 from rankclip_jax.report.run_folder import Run
 
 IDLE = 600.0  # seconds between two lines that mean the run was stopped in between
@@ -19,7 +19,7 @@ def equation(config: Mapping[str, Any]) -> str | None:
     objective = config.get("objective")
     if not isinstance(objective, Mapping):
         return None
-    length = RunLength(total_steps=max(int(config.get("duration") or 1000), 2), steps_per_epoch=1)
+    length = RunInfo(total_steps=max(int(config.get("duration") or 1000), 2), steps_per_epoch=1)
     try:
         options = objective_config(objective["name"]).to_dict() | dict(objective)  # a run may be older than an option
         return build_objective(ConfigDict(options), length).equation
@@ -66,7 +66,7 @@ def _data(run: Run) -> tuple[str, str, str] | None:
     if not isinstance(data, Mapping):
         return None
     counts = data.get("counts") or {}
-    sizes = f"{counts['train']:,} training pictures" if "train" in counts else ""
+    sizes = f"{counts['train']:,} training images" if "train" in counts else ""
     digest = f"digest {str(data['digest'])[:8]}" if "digest" in data else ""
     return "Data", str(data.get("name", "unnamed")), ", ".join(part for part in (sizes, digest) if part)
 

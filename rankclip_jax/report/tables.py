@@ -41,26 +41,26 @@ FAMILIES = (
         "Retrieval",
         "R@K: share of queries whose match is among the first K, in percent. Ties count against the model.",
         (
-            ("picture → text", r"image_to_text_(R@\d+)", "percent"),
-            ("picture → text", r"image_to_text_(median)_rank", "rank"),
-            ("text → picture", r"text_to_image_(R@\d+)", "percent"),
-            ("text → picture", r"text_to_image_(median)_rank", "rank"),
+            ("image → text", r"image_to_text_(R@\d+)", "percent"),
+            ("image → text", r"image_to_text_(median)_rank", "rank"),
+            ("text → image", r"text_to_image_(R@\d+)", "percent"),
+            ("text → image", r"text_to_image_(median)_rank", "rank"),
         ),
     ),
     (
         "Zero-shot classification",
-        "Share of pictures whose class is among the first k, by prompts alone, in percent.",
+        "Share of images whose class is among the first k, by prompts alone, in percent.",
         (("by {}", r"zero_shot_(\w+)_top\d+", "percent"),),
     ),
     (
         "Linear probe",
-        "A linear classifier on features of the training pictures: share of pictures, and mean of the classes' shares, "
+        "A linear classifier on features of the training images: share of images, and mean of the classes' shares, "
         "in percent. Pixels: the same classifier on pixels; chance: always the commonest class.",
         (("by {}", r"linear_probe_(\w+)_(?:top1|per_class)", "percent"),),
     ),
     (
         "Rank consistency",
-        "Do pictures and texts order the world alike? τ and ρ compare the list of an anchor's similarities in one "
+        "Do images and texts order the world alike? τ and ρ compare the list of an anchor's similarities in one "
         "modality with its list in the other (1 same order, 0 unrelated); NDCG grades the first ten by subgroup.",
         (
             ("in-modal", r"in_modal_(kendall_tau|spearman)", "signed"),
@@ -71,15 +71,15 @@ FAMILIES = (
     (
         "Geometry",
         "Alignment: squared distance of matching pairs. Uniformity: lower is more spread out. "
-        "Gap: distance of the mean picture from the mean text.",
+        "Gap: distance of the mean image from the mean text.",
         (("", r"(alignment|uniformity|modality_gap)", "signed"),),
     ),
 )
 SYMBOLS = {
     "kendall_tau": "Kendall τ",
     "spearman": "Spearman ρ",
-    "image_to_text": "picture → text",
-    "text_to_image": "text → picture",
+    "image_to_text": "image → text",
+    "text_to_image": "text → image",
     "modality_gap": "modality gap",
     "median": "median rank",
 }

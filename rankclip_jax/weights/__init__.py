@@ -1,5 +1,5 @@
-"""Weights of other libraries: read, written, and compared with what those libraries compute.
+"""Weights of other libraries: import, export, and comparison with what those libraries compute.
 
-`source` finds out what is given; `huggingface` and `openai` know one format each; `mapping` converts by their
-tables, every tensor accounted for; `torch_pickle` reads PyTorch's files without running what is in them.
+`formats` holds the readers and writers; `folder` keeps imported weights in the form of a run; `export`, `check` and
+`model_card` serve the commands.
 """

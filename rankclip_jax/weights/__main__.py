@@ -2,11 +2,11 @@
 
     python -m rankclip_jax.weights import SOURCE --out=DIR [--config=FILE.json] [--activation=quick_gelu|gelu]
     python -m rankclip_jax.weights export RUN --format=hf|open_clip --out=DIR [--step=best|N]
-    python -m rankclip_jax.weights check SOURCE [--against=RUN] [--step=best|N] [--pictures=32]
+    python -m rankclip_jax.weights check SOURCE [--against=RUN] [--step=best|N] [--images=32]
 
 SOURCE is a weights file or folder of OpenAI, open_clip or transformers, or a hub id; RUN a run or an imported
 folder. `check` opens SOURCE in the other library (which needs torch) and compares embeddings and logits on real
-pictures; it ends with exit code 2 where they differ. See docs/weights.md.
+images; it ends with exit code 2 where they differ. See docs/weights.md.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from absl import flags
 
 from rankclip_jax import cli
-from rankclip_jax.card import tower_counts
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.models.counts import tower_counts
 
 
 def _import(source: str) -> None:
     from rankclip_jax.weights.folder import check_new, write_imported
-    from rankclip_jax.weights.source import read_source
+    from rankclip_jax.weights.formats.source import read_source
 
     given = flags.FLAGS
     out = _needed("out", "DIR", source)
@@ -50,7 +50,7 @@ def _check(source: str) -> None:
     from rankclip_jax.weights.check import check, table
 
     given = flags.FLAGS
-    rows = check(source, given.against, given.step, given.pictures)
+    rows = check(source, given.against, given.step, given.images)
     print(table(rows))
     wrong = [row.what for row in rows if not row.holds]
     if wrong:
@@ -77,7 +77,7 @@ def define_flags() -> None:
     flags.DEFINE_string("config", None, "import: open_clip's JSON, for a state dict that does not tell all")
     flags.DEFINE_string("activation", "", "import: quick_gelu or gelu, for a state dict without config")
     flags.DEFINE_string("against", "", "check: the run that was exported; SOURCE itself, imported, if not given")
-    flags.DEFINE_integer("pictures", 32, "check: on how many pictures and names")
+    flags.DEFINE_integer("images", 32, "check: on how many images and names")
 
 
 def main(argv: list[str]) -> None:

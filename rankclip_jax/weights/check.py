@@ -1,8 +1,8 @@
-"""Whether another library computes what we do: the same weights, opened by both, on real pictures and names.
+"""Whether another library computes what we do: the same weights, opened by both, on real images and names.
 
-transformers, or open_clip, opens the folder with its own code, tokenizer and preprocessing; pictures and names are
+transformers, or open_clip, opens the folder with its own code, tokenizer and preprocessing; images and names are
 those of the embedded data set. Compared are, on the same pixels and tokens, embeddings and logits;
-then what each side's tokenizer and preprocessing make of names and pictures. Names are mended first as ours does
+then what each side's tokenizer and preprocessing make of names and images. Names are mended first as ours does
 (curly quotes, HTML, mojibake), which no other library does: raw ones are counted, and do not decide.
 """
 
@@ -15,29 +15,29 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from rankclip_jax.data.images.transforms import RESIZES
 from rankclip_jax.data.sources.emoji import load as load_emoji
-from rankclip_jax.data.tokenizer import CLEANINGS
-from rankclip_jax.data.transforms import RESIZES
-from rankclip_jax.encoder import Encoder
+from rankclip_jax.data.text.tokenizer import CLEANINGS
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import encoder_of, is_run, read_model
-from rankclip_jax.model import Model
+from rankclip_jax.inference.encoder import Encoder
+from rankclip_jax.inference.load import encoder_of, is_run, read_model
+from rankclip_jax.inference.model import Model
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
 from rankclip_jax.text_table import text_table
-from rankclip_jax.weights import huggingface, openai
-from rankclip_jax.weights.source import locate
+from rankclip_jax.weights.formats import huggingface, openai
+from rankclip_jax.weights.formats.source import locate
 
 LIMIT = 1e-4  # of embeddings and of logits
 GREY = 1 / 255  # one grey level: what two resizers may differ by
 
 
-class Witness(NamedTuple):
+class ReferenceModel(NamedTuple):
     """A model in another library.
 
     Attributes:
       library: its name.
       tokens: names -> int [M, L].
-      pixels: PIL pictures -> normalised float [N, 3, S, S]; None where the folder does not say how.
+      pixels: PIL images -> normalised float [N, 3, S, S]; None where the folder does not say how.
       embed: (pixels, tokens) -> unit-norm float [N, D] and [M, D], logits [N, M].
     """
 
@@ -67,7 +67,7 @@ def check(source: str | Path, against: str | Path = "", step: int | str | None =
       source: a folder of transformers or open_clip.
       against: what it was exported from; by default `source` itself, imported.
       step: of a run in `against`.
-      count: pictures and names to compare on.
+      count: images and names to compare on.
 
     Raises:
       UserError: the other library is not installed or does not open it, or there is nothing to compare.
@@ -76,15 +76,15 @@ def check(source: str | Path, against: str | Path = "", step: int | str | None =
     if is_run(folder):
         raise UserError(f"{source} is a folder of our own: give an exported one, and --against={source}.")
     model = read_model(against or source, step)
-    pictures, names = _examples(count)
+    images, names = _examples(count)
     witness = open_witness(folder, model)
-    return compare(encoder_of(model), model, witness, pictures, names)
+    return compare(encoder_of(model), model, witness, images, names)
 
 
 def _examples(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Pictures of the embedded validation split, and their names."""
+    """Images of the embedded validation split, and their names."""
     if count < 1:
-        raise UserError(f"--pictures={count}: at least one is needed.")
+        raise UserError(f"--images={count}: at least one is needed.")
     split = load_emoji(ConfigDict()).evals["val"]
     label = dict(zip(split.text_ids.tolist(), split.texts, strict=True))
     shown = np.linspace(0, len(split.images) - 1, min(count, len(split.images))).astype(int)
@@ -92,32 +92,32 @@ def _examples(count: int) -> tuple[list[Image.Image], list[str]]:
 
 
 def compare(
-    encoder: Encoder, model: Model, witness: Witness, pictures: Sequence[Image.Image], names: Sequence[str]
+    encoder: Encoder, model: Model, witness: ReferenceModel, images: Sequence[Image.Image], names: Sequence[str]
 ) -> list[Row]:
     """The rows of the table."""
     image, tokens = model.config.image, encoder.tokenize(names)
-    fitted = np.stack([RESIZES[image.get("resize", "crop")](np.asarray(p), image.image_size) for p in pictures])
+    fitted = np.stack([RESIZES[image.get("resize", "crop")](np.asarray(p), image.image_size) for p in images])
     mean_std = tuple(image.get("pixel_mean", PIXEL_MEAN)), tuple(image.get("pixel_std", PIXEL_STD))
     pixels = np.asarray(normalize_pixels(jax.numpy.asarray(fitted), *mean_std)).transpose(0, 3, 1, 2)
     theirs = witness.embed(pixels, tokens)
     ours = [encoder.encode_image(fitted), encoder.encode_text(names)]
     scalars = model.params["scalars"]
-    scale, bias = np.exp(np.asarray(scalars["log_scale"])), np.asarray(scalars.get("logit_bias", 0))
+    scale, bias = np.exp(np.asarray(scalars["logit_scale"])), np.asarray(scalars.get("logit_bias", 0))
     ours.append(scale * ours[0] @ ours[1].T + bias)
     mend = CLEANINGS[model.tokenizer.frame.cleaning]
     mended = _differing(tokens, witness.tokens([mend(name) for name in names]), model)
     raw = _differing(tokens, witness.tokens(names), model)
     found = [_largest(a, b) for a, b in zip(ours, theirs, strict=True)]
     rows = [
-        Row("image embeddings", f"{len(pictures)} pictures", found[0], LIMIT),
+        Row("image embeddings", f"{len(images)} images", found[0], LIMIT),
         Row("text embeddings", f"{len(names)} names", found[1], LIMIT),
-        Row("logits", f"{len(pictures)} x {len(names)}", found[2], LIMIT),
+        Row("logits", f"{len(images)} x {len(names)}", found[2], LIMIT),
         Row("other tokens, mended names", f"{len(names)} names", mended, 0.0),
         Row("other tokens, raw names", f"{len(names)} names", raw, float("inf")),
     ]
     if witness.pixels is not None:
         limit = 1.01 * GREY / min(mean_std[1])
-        rows.append(Row("pixels", f"{len(pictures)} pictures", _largest(pixels, witness.pixels(pictures)), limit))
+        rows.append(Row("pixels", f"{len(images)} images", _largest(pixels, witness.pixels(images)), limit))
     return rows
 
 
@@ -148,7 +148,7 @@ def table(rows: Sequence[Row]) -> str:
     return text_table(cells)
 
 
-def open_witness(folder: Path, model: Model) -> Witness:
+def open_witness(folder: Path, model: Model) -> ReferenceModel:
     """The folder in the library of its format.
 
     Raises:
@@ -172,7 +172,7 @@ def _torch():
     return torch
 
 
-def _transformers(folder: Path, model: Model) -> Witness:
+def _transformers(folder: Path, model: Model) -> ReferenceModel:
     torch = _torch()
     import transformers
 
@@ -191,15 +191,15 @@ def _transformers(folder: Path, model: Model) -> Witness:
     def tokens(names):
         return tokenizer(list(names), padding="max_length", truncation=True, max_length=length)["input_ids"]
 
-    def pixels(pictures):
-        return np.asarray(processor(list(pictures), return_tensors="np")["pixel_values"])
+    def pixels(images):
+        return np.asarray(processor(list(images), return_tensors="np")["pixel_values"])
 
     def embed(pixels, tokens):
         with torch.no_grad():
             out = theirs(pixel_values=torch.tensor(pixels), input_ids=torch.tensor(tokens).long())
         return out.image_embeds.numpy(), out.text_embeds.numpy(), out.logits_per_image.numpy()
 
-    return Witness(
+    return ReferenceModel(
         library=f"transformers {transformers.__version__}",
         tokens=lambda names: np.asarray(tokens(names)),
         pixels=pixels if processor else None,
@@ -207,7 +207,7 @@ def _transformers(folder: Path, model: Model) -> Witness:
     )
 
 
-def _open_clip(folder: Path) -> Witness:
+def _open_clip(folder: Path) -> ReferenceModel:
     torch = _torch()
     try:
         import open_clip
@@ -232,9 +232,9 @@ def _open_clip(folder: Path) -> Witness:
             logits = logits if theirs.logit_bias is None else logits + theirs.logit_bias
         return image.numpy(), text.numpy(), logits.numpy()
 
-    return Witness(
+    return ReferenceModel(
         library=f"open_clip {open_clip.__version__}",
         tokens=lambda names: tokenizer(list(names)).numpy(),
-        pixels=lambda pictures: np.stack([preprocess(picture).numpy() for picture in pictures]),
+        pixels=lambda images: np.stack([preprocess(image).numpy() for image in images]),
         embed=embed,
     )

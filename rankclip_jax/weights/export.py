@@ -8,10 +8,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.loading import read_model
-from rankclip_jax.model import Model
-from rankclip_jax.weights import huggingface_export, openai_export
+from rankclip_jax.inference.load import read_model
+from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.folder import check_new, new_folder
+from rankclip_jax.weights.formats import huggingface_export, openai_export
 from rankclip_jax.weights.model_card import model_card
 
 

@@ -4,19 +4,19 @@ An imported folder has the form of a run's: ``config.json``, ``tokenizer/`` and 
 parameters only. So there is one way of reading weights, with its digests.
 """
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.card import tower_counts
-from rankclip_jax.checkpoint import Checkpoints
-from rankclip_jax.config import save_run_config
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.config.record import save_run_config
 from rankclip_jax.errors import UserError
-from rankclip_jax.loading import CHECKPOINTS, TOKENIZER
-from rankclip_jax.model import Model
+from rankclip_jax.files import replaced_folder
+from rankclip_jax.inference.model import Model
+from rankclip_jax.models.counts import tower_counts
+from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
 
 
 @contextmanager
@@ -27,17 +27,12 @@ def new_folder(out: str | Path) -> Iterator[Path]:
       UserError: `out` exists, or cannot be made.
     """
     folder = check_new(out)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed command
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --out={out} ({error.strerror}): choose another.") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(replaced_folder(folder))
+        except OSError as error:
+            raise UserError(f"cannot write to --out={out} ({error.strerror}): choose another.") from error
         yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new(out: str | Path) -> Path:
@@ -55,7 +50,7 @@ def write_imported(model: Model, out: str | Path) -> None:
       UserError: `out` exists, or there is no room.
     """
     imported = {"from": model.origin, "format": model.format, "notes": list(model.notes)}
-    name = "clip" if model.tokenizer.is_clips else "init_from"
+    name = "clip" if model.tokenizer.is_clip_vocabulary else "from_weights"
     config = {"model": model.config.to_dict(), "tokenizer": {"name": name, "vocab_size": model.tokenizer.vocab_size}}
     with new_folder(out) as folder:
         checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=1)

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankclip_jax.config import load_run_config
+from rankclip_jax.config.record import load_run_config
 from rankclip_jax.evals.results import EVAL_FILE, PROBE_FILE
-from rankclip_jax.loading import find_run, is_run
-from rankclip_jax.model import Model
+from rankclip_jax.inference.load import find_run, is_run
+from rankclip_jax.inference.model import Model
 
 
 def model_card(model: Model, library: str, usage: str, left_out: Sequence[str]) -> str:

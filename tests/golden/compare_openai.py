@@ -4,7 +4,7 @@
 
 MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). A model that it draws at random goes
 through ``python -m rankclip_jax.weights import``; compared are embeddings and logits in float32, and the gradient of
-CLIP's loss for one training step. The reference of gradients is OpenAI's definition in float64: pictures that a model
+CLIP's loss for one training step. The reference of gradients is OpenAI's definition in float64: images that a model
 drawn at random hardly tells apart cost both libraries digits in float32. Needs torch, and a few minutes. The table
 in docs/weights.md is from here.
 """
@@ -20,20 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankclip_jax.encoder import Encoder
-from rankclip_jax.loading import read_model
+from rankclip_jax.inference.encoder import Encoder
+from rankclip_jax.inference.load import read_model
 from rankclip_jax.models.pixels import normalize_pixels
 from rankclip_jax.models.two_towers import build_towers
-from rankclip_jax.objectives import RunLength, build_objective, objective_config
-from rankclip_jax.sharding import make_mesh
-from rankclip_jax.step import make_gradients
+from rankclip_jax.objectives import RunInfo, build_objective, objective_config
+from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.text_table import text_table
-from rankclip_jax.weights.foreign import array_shapes
-from rankclip_jax.weights.mapping import to_ours
-from rankclip_jax.weights.openai_table import rules
+from rankclip_jax.training.step import make_gradients
+from rankclip_jax.weights.formats.foreign import array_shapes
+from rankclip_jax.weights.formats.mapping import to_ours
+from rankclip_jax.weights.formats.openai_table import rules
 
 BATCH = 6
-# Arguments of its class: embedding, picture, layers, width, patch; context, vocabulary, width, heads, layers.
+# Arguments of its class: embedding, image, layers, width, patch; context, vocabulary, width, heads, layers.
 SIZES = {
     "ViT-B/32": (512, 224, 12, 768, 32, 77, 49_408, 512, 8, 12),
     "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49_408, 512, 8, 12),
@@ -57,7 +57,7 @@ def drawn(definition, name: str):
 
 
 def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth pictures with noise, uint8 [B, S, S, 3], and the same as PyTorch's normalised [B, 3, S, S]."""
+    """Smooth images with noise, uint8 [B, S, S, 3], and the same as PyTorch's normalised [B, 3, S, S]."""
     rng = np.random.default_rng(0)
     smooth = rng.integers(0, 200, (BATCH, size // 32, size // 32, 3)).repeat(32, 1).repeat(32, 2)
     images = (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
@@ -95,7 +95,7 @@ def their_gradient(model, pixels: np.ndarray, tokens: np.ndarray, dtype: str) ->
 def gradient(towers, model, mesh, images: np.ndarray, tokens: np.ndarray, dtype) -> dict[str, np.ndarray]:
     """Ours by path, computed in float32 or float64."""
     towers = towers.clone(image=towers.image.clone(dtype=dtype), text=towers.text.clone(dtype=dtype))
-    objective = build_objective(objective_config("clip"), RunLength(10, 10))
+    objective = build_objective(objective_config("clip"), RunInfo(10, 10))
     gradients = make_gradients(towers, objective, mesh)
 
     @jax.jit
@@ -126,7 +126,7 @@ def compare(definition, name: str) -> list[tuple[str, ...]]:
     tokens = encoder.tokenize(TEXTS)
     expected = theirs(torch_model, pixels, tokens)
     ours = [encoder.encode_image(images), encoder.encode_text(TEXTS)]
-    ours.append(encoder.logit_scale * ours[0] @ ours[1].T)
+    ours.append(encoder.temperature_scale * ours[0] @ ours[1].T)
     found = [np.abs(a - b).max() for a, b in zip(ours, expected, strict=True)]
     with jax.enable_x64(True):  # the same numbers for both
         seen = np.asarray(normalize_pixels(jnp.asarray(images))).transpose(0, 3, 1, 2)
@@ -138,7 +138,7 @@ def compare(definition, name: str) -> list[tuple[str, ...]]:
 
 def as_ours(torch_gradient: dict[str, np.ndarray], model) -> dict[str, np.ndarray]:
     """Their gradient by our paths: the table of weights is linear."""
-    shapes = array_shapes(model.config, model.tokenizer) | {"scalars/log_scale": ()}
+    shapes = array_shapes(model.config, model.tokenizer) | {"scalars/logit_scale": ()}
     parameters = {path: shape for path, shape in shapes.items() if not path.startswith("batch_stats")}
     table = [one for one in rules(model.config) if one.ours[0] in parameters]
     return to_ours(table, torch_gradient, parameters, "the gradient")

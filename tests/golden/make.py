@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from configs import base
-from rankclip_jax import setup
+from rankclip_jax.config import base
 from rankclip_jax.data.loader import Loader
-from rankclip_jax.sharding import put_batch
-from rankclip_jax.step import create_state, jit_train_step, make_init, make_train_step
+from rankclip_jax.parallel.mesh import put_batch
+from rankclip_jax.training import setup
+from rankclip_jax.training.step import create_state, jit_train_step, make_init, make_train_step
 
 STEPS = 50
 OBJECTIVES = ("clip", "rankclip")
@@ -65,7 +65,7 @@ def losses(objective: str) -> dict[str, list[float]]:
             batch = next(loader)
             state, metrics = step(state, put_batch({name: batch[name] for name in ("images", "tokens")}, mesh))
             found.append(metrics)
-    kept = ("loss", *parts.objective.terms, "logit_scale")
+    kept = ("loss", *parts.objective.terms, "temperature_scale")
     return {name: [float(metrics[name]) for metrics in found] for name in kept}
 
 

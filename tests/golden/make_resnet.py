@@ -2,7 +2,7 @@
 
     python -m tests.golden.make_resnet MODEL_PY          writes tests/golden/resnet_openai.npz anew
 
-MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). Weights and pictures are
+MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). Weights and images are
 functions of their names, so that only results are kept: features, running statistics after one batch, and of
 each parameter's gradient its norm and its products with random directions.
 """
@@ -30,7 +30,7 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return 0.2 * normal + (1.0 if name.endswith("weight") else 0.0)
 
 
-def pictures() -> np.ndarray:
+def random_images() -> np.ndarray:
     """Float64 [B, S, S, 3], as after normalisation; some of it smooth, or norms would see noise only."""
     rng = np.random.RandomState(0)
     smooth = rng.standard_normal((BATCH, IMAGE_SIZE // 16, IMAGE_SIZE // 16, 3)).repeat(16, 1).repeat(16, 2)
@@ -60,7 +60,7 @@ def main(model_py: str) -> None:
         for name, tensor in tower.state_dict().items():
             if tensor.dtype.is_floating_point:
                 tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
-    images = torch.from_numpy(pictures().transpose(0, 3, 1, 2))
+    images = torch.from_numpy(random_images().transpose(0, 3, 1, 2))
     found = {"eval": tower.eval()(images).detach().numpy()}
     features = tower.train()(images)
     (features * torch.from_numpy(direction())).sum().backward()

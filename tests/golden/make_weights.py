@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from rankclip_jax.data.tokenizer import train_tokenizer
-from rankclip_jax.weights.tokenizer_files import write_tokenizer
+from rankclip_jax.data.text.tokenizer import train_tokenizer
+from rankclip_jax.weights.formats.tokenizer_files import write_tokenizer
 
 FOLDER = Path(__file__).parent / "weights"
 CAPTIONS = ("a red heart", "two dogs, running", "the grinning face", "flag of a small country", "it's a cat")
@@ -25,7 +25,7 @@ PIXELS = {
 }
 
 
-def pictures() -> np.ndarray:
+def images() -> np.ndarray:
     """uint8 [3, S, S, 3]."""
     return np.random.RandomState(0).randint(0, 256, (3, SIDE, SIDE, 3), np.uint8)
 
@@ -34,7 +34,7 @@ def _inputs(kind: str):
     import torch
 
     mean, std = PIXELS[kind]
-    return torch.tensor((pictures() / 255 - mean) / std).float().permute(0, 3, 1, 2)
+    return torch.tensor((images() / 255 - mean) / std).float().permute(0, 3, 1, 2)
 
 
 def _stir(model) -> None:

@@ -51,7 +51,7 @@ def towers(case: str) -> TwoTowers:
 
 
 def inputs(case: str) -> dict[str, np.ndarray]:
-    """Pictures, and texts that end early, late and twice, padded with zeros."""
+    """Images, and texts that end early, late and twice, padded with zeros."""
     draw, model = np.random.RandomState(1), config(case)
     side, length = model.image.image_size, model.text.context_length
     tokens = draw.randint(1, EOT, (ROWS, length)).astype(np.int32)

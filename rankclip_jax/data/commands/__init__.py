@@ -7,9 +7,9 @@ from rankclip_jax.errors import lookup
 
 # Name, and the line that help shows.
 COMMANDS = {
-    "preview": "some pairs as the towers get them, and a grid of their pictures",
+    "preview": "some pairs as the towers get them, and a grid of their images",
     "validate": "decode everything; write a list of what is broken, for config.data.quarantine",
-    "stats": "counts, sizes of pictures, lengths of captions, repeated captions, the digest that a run stores",
+    "stats": "counts, sizes of images, lengths of captions, repeated captions, the digest that a run stores",
     "bench": "pairs per second of each stage, and which one limits",
     "index": "index tars now rather than when training starts",
     "convert": "write the training pairs as ArrayRecord files, for fast random access",

@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rankclip_jax.data.commands.sections import sample, tokenizer_of, training_set
+from rankclip_jax.data.images.decode import DecodedRecords, decode
+from rankclip_jax.data.images.transforms import make_augment
 from rankclip_jax.data.loader import Loader
-from rankclip_jax.data.pictures import DecodedRecords, decode
 from rankclip_jax.data.records import Dataset, RecordSource
-from rankclip_jax.data.text_augment import make_text_augment
-from rankclip_jax.data.tokenizer import Tokenizer
-from rankclip_jax.data.transforms import make_augment
+from rankclip_jax.data.text.augment import make_text_augment
+from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.text_table import text_table
 
@@ -50,7 +50,7 @@ def run(config: ConfigDict) -> None:
     seconds = _timed(_stages(config, train, numbers, tokenizer))
     print(_table(seconds, len(numbers)))
     if isinstance(train, DecodedRecords):
-        encoded, plain = [train.pairs.picture(number) for number in numbers], make_augment("none", size)
+        encoded, plain = [train.pairs.image_bytes(number) for number in numbers], make_augment("none", size)
         ours, bare = lambda data: plain(decode(data), None), lambda data: bare_pillow(data, size)
         found = _timed({"ours": (ours, encoded), "bare": (bare, encoded)})
         ratio = found["bare"] / found["ours"]
@@ -70,14 +70,14 @@ def _stages(config: ConfigDict, train: RecordSource, numbers: Sequence[int], tok
     data, size = config.data, config.model.image.image_size
     augment = make_augment(data.augment, size, config.model.image.get("resize", "crop"))
     text, rng = make_text_augment(data.text_augment), np.random.default_rng(0)
-    pictures = [train[number].image for number in numbers]
+    images = [train[number].image for number in numbers]
     captions = [train.captions(number)[0] for number in numbers]
     stages: Stages = {"read": (train.__getitem__, numbers)}
     if isinstance(train, DecodedRecords):
         pairs = train.pairs
-        stages["read"] = (lambda number: (pairs.picture(number), pairs.captions(number)), numbers)
-        stages["decode"] = (decode, [pairs.picture(number) for number in numbers])
-    stages["transform"] = (lambda picture: augment(picture, rng), pictures)
+        stages["read"] = (lambda number: (pairs.image_bytes(number), pairs.captions(number)), numbers)
+        stages["decode"] = (decode, [pairs.image_bytes(number) for number in numbers])
+    stages["transform"] = (lambda image: augment(image, rng), images)
     stages["tokenize"] = (lambda caption: tokenizer(text(caption, rng) if text else caption), captions)
     return stages
 
@@ -95,12 +95,12 @@ def _timed(stages: Stages) -> dict[str, float]:
 
 def bare_pillow(data: bytes, size: int) -> np.ndarray:
     """The least that CLIP's preprocessing can be: what a loop by hand would do."""
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    scale = size / min(picture.size)
-    width, height = (size if edge == min(picture.size) else int(edge * scale) for edge in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = size / min(image.size)
+    width, height = (size if edge == min(image.size) else int(edge * scale) for edge in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
+    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def _table(seconds: dict[str, float], count: int) -> str:

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rankclip_jax.data.commands.sections import sections_of
+from rankclip_jax.data.images.decode import decode
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.pictures import decode
 from rankclip_jax.data.sources.formats import FORMATS
-from rankclip_jax.data.text_augment import STOP_WORDS, letters
+from rankclip_jax.data.text.augment import STOP_WORDS, letters
 from rankclip_jax.errors import UserError
 
 Captioner = Callable[[PairSource, Sequence[int]], list[str]]
@@ -30,7 +30,7 @@ def define_flags() -> None:
     """Flags of this command."""
     flags.DEFINE_string("out", "second_captions.jsonl", "the file to write, or to go on with")
     flags.DEFINE_string("by", KEYWORDS, "keywords, or the folder or name of a captioning model")
-    flags.DEFINE_string("template", "a picture of {}", "keywords: the sentence that they are put into")
+    flags.DEFINE_string("template", "an image of {}", "keywords: the sentence that they are put into")
     flags.DEFINE_integer("keywords", 5, "keywords: at most so many", lower_bound=1)
     flags.DEFINE_integer("batch", 32, "pairs at a time", lower_bound=1)
     flags.DEFINE_integer("max_tokens", 30, "model: length of a caption", lower_bound=1)
@@ -99,7 +99,7 @@ def _by_keywords(source: PairSource, numbers: Sequence[int]) -> list[str]:
 
 
 def sentence(captions: Sequence[str], template: str, most: int) -> str:
-    """The first content words of all captions in one sentence: "a picture of dog, snow and field"."""
+    """The first content words of all captions in one sentence: "an image of dog, snow and field"."""
     words = [word for caption in captions for word in letters(caption).split() if word not in STOP_WORDS]
     chosen = list(dict.fromkeys(words))[:most]
     if not chosen:
@@ -124,8 +124,8 @@ def _by_model(name: str) -> Captioner:
     model = model.to(device).eval()
 
     def caption(source: PairSource, numbers: Sequence[int]) -> list[str]:
-        pictures = [np.asarray(decode(source.picture(i))) for i in numbers]
-        inputs = processor(images=pictures, return_tensors="pt").to(device)
+        images = [np.asarray(decode(source.image_bytes(i))) for i in numbers]
+        inputs = processor(images=images, return_tensors="pt").to(device)
         with torch.inference_mode():
             made = model.generate(**inputs, max_new_tokens=flags.FLAGS.max_tokens)
         return [text.strip() for text in processor.batch_decode(made, skip_special_tokens=True)]

@@ -1,6 +1,6 @@
 """`convert`: write the training pairs as ArrayRecord files, of which any pair is read at once.
 
-For what is slow by random access: Parquet of large groups, millions of small files, folders on a network. Pictures
+For what is slow by random access: Parquet of large groups, millions of small files, folders on a network. Images
 are copied as they are encoded, in the same order, so that a run is the same run. Quarantined pairs, and pairs that
 cannot be read, are left out.
 """

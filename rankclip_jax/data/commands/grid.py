@@ -1,4 +1,4 @@
-"""Pictures with their captions below them, as one picture."""
+"""Images with their captions below them, as one image."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS = 5
-SIDE = 224  # pixels of a cell; smaller pictures are enlarged, so that a caption fits below
+SIDE = 224  # pixels of a cell; smaller images are enlarged, so that a caption fits below
 GAP = 16
 LINES = 4  # of a caption
 FONT_SIZE = 15
@@ -15,7 +15,7 @@ LINE_HEIGHT = 19
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
-def picture_grid(images: np.ndarray, captions: Sequence[str]) -> Image.Image:
+def image_grid(images: np.ndarray, captions: Sequence[str]) -> Image.Image:
     """Draw uint8 [N, S, S, 3] in rows of five, each over its caption, which is cut after four lines."""
     font = ImageFont.load_default(FONT_SIZE)
     texts = [_wrapped(caption, font) for caption in captions]

@@ -3,9 +3,9 @@
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.sources.assemble import SPLITS, places_of, reader_options
 from rankclip_jax.data.sources.formats import FORMATS, module_of
+from rankclip_jax.data.storage import locations
 
 
 def define_flags() -> None:

@@ -1,4 +1,4 @@
-"""`preview`: some pairs as the towers get them, in words and as a grid of pictures."""
+"""`preview`: some pairs as the towers get them, in words and as a grid of images."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax.data.commands.grid import picture_grid
+from rankclip_jax.data.commands.grid import image_grid
 from rankclip_jax.data.commands.sections import tokenizer_of, training_set
+from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.loader import Loader
-from rankclip_jax.data.picture_types import height_width
 from rankclip_jax.data.records import RecordSource
-from rankclip_jax.data.tokenizer import Tokenizer
+from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 
 SHOWN_CAPTIONS = 5
@@ -20,7 +20,7 @@ SHOWN_CAPTIONS = 5
 def define_flags() -> None:
     """Flags of this command."""
     flags.DEFINE_integer("pairs", 5, "how many pairs", lower_bound=1)
-    flags.DEFINE_string("out", "preview.png", "the picture to write")
+    flags.DEFINE_string("out", "preview.png", "the image to write")
 
 
 def run(config: ConfigDict) -> None:
@@ -30,15 +30,15 @@ def run(config: ConfigDict) -> None:
     batch = _batch(config, dataset.train, tokenizer)
     print(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))
     titles = []
-    for index, picture, tokens in zip(batch["index"], batch["images"], batch["tokens"], strict=True):
+    for index, image, tokens in zip(batch["index"], batch["images"], batch["tokens"], strict=True):
         titles.append(tokenizer.decode(tokens))
-        print("\n" + _in_words(dataset.train, int(index), picture, tokens, tokenizer))
+        print("\n" + _in_words(dataset.train, int(index), image, tokens, tokenizer))
     out = Path(flags.FLAGS.out)
     try:
-        picture_grid(batch["images"], titles).save(out)
+        image_grid(batch["images"], titles).save(out)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write --out={out} ({error}); name a .png or .jpg in a folder that exists.") from None
-    print(f"\npictures as the image tower gets them: {out}")
+    print(f"\nimages as the image tower gets them: {out}")
 
 
 def _batch(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
@@ -60,13 +60,13 @@ def _batch(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer) -> dic
         return next(loader)
 
 
-def _in_words(train: RecordSource, index: int, picture: np.ndarray, tokens: np.ndarray, tokenizer: Tokenizer) -> str:
+def _in_words(train: RecordSource, index: int, image: np.ndarray, tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     try:
         record = train[index]
     except Exception as error:  # only where even its many substitutes are bad
         return f"{train.key(index)}\n  cannot be read ({error}), nor the records in its place: see `validate`"
-    old, new = (" x ".join(map(str, height_width(image)[::-1])) for image in (record.image, picture))
-    lines = [("picture", f"{old} pixels, to the tower {new}")]
+    old, new = (" x ".join(map(str, height_width(image)[::-1])) for image in (record.image, image))
+    lines = [("image", f"{old} pixels, to the tower {new}")]
     lines += _some("caption", record.captions) + _some("second", record.second_captions)
     drawn = tokenizer.decode(tokens)
     used = int(np.argmax(tokens == tokenizer.eot_id)) + 1

@@ -15,7 +15,7 @@ from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.assemble import open_parts
 from rankclip_jax.data.sources.formats import FORMATS
-from rankclip_jax.data.tokenizer import Tokenizer
+from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Section(NamedTuple):
 
 
 class EncodedRecords:
-    """Records in memory as a `PairSource`: pictures as PNG files."""
+    """Records in memory as a `PairSource`: images as PNG files."""
 
     def __init__(self, records: RecordSource):
         self._records = records
@@ -45,7 +45,7 @@ class EncodedRecords:
     def __len__(self) -> int:
         return len(self._records)
 
-    def picture(self, index: int) -> bytes:
+    def image_bytes(self, index: int) -> bytes:
         buffer = io.BytesIO()
         Image.fromarray(np.asarray(self._records[index].image)).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
@@ -72,8 +72,8 @@ def training_set(config: ConfigDict) -> Dataset:
 
 def tokenizer_of(config: ConfigDict, train: RecordSource) -> Tokenizer:
     """The tokenizer that a new run of `config` would have."""
-    from rankclip_jax.initial import read_initial
-    from rankclip_jax.setup import build_tokenizer
+    from rankclip_jax.training.init_from import read_initial
+    from rankclip_jax.training.setup import build_tokenizer
 
     return build_tokenizer(config, train, None, initial=read_initial(config, None))
 

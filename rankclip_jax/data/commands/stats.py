@@ -1,6 +1,6 @@
 """`stats`: what a data set is like, in numbers.
 
-Captions are all read; picture headers and tokens are those of ``--pairs`` pairs, the same ones every time.
+Captions are all read; image headers and tokens are those of ``--pairs`` pairs, the same ones every time.
 """
 
 import os
@@ -13,9 +13,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.commands.sections import in_parallel, sample, tokenizer_of, training_set
-from rankclip_jax.data.pictures import DecodedRecords, open_picture
+from rankclip_jax.data.images.decode import DecodedRecords, open_image
 from rankclip_jax.data.records import Dataset, RecordSource
-from rankclip_jax.data.tokenizer import Tokenizer
+from rankclip_jax.data.text.tokenizer import Tokenizer
 
 BINS = 10
 BAR = 40  # characters of the longest bar
@@ -31,7 +31,7 @@ class Captions(NamedTuple):
 
 
 class Details(NamedTuple):
-    """Of sampled pairs: tokens of every caption, (width, height) and formats of the pictures."""
+    """Of sampled pairs: tokens of every caption, (width, height) and formats of the images."""
 
     lengths: list[int]
     sizes: list[tuple[int, int]]
@@ -41,7 +41,7 @@ class Details(NamedTuple):
 
 def define_flags() -> None:
     """Flags of this command."""
-    flags.DEFINE_integer("pairs", 100_000, "pairs whose picture headers and tokens are read; 0 for all", lower_bound=0)
+    flags.DEFINE_integer("pairs", 100_000, "pairs whose image headers and tokens are read; 0 for all", lower_bound=0)
     flags.DEFINE_integer("threads", os.cpu_count() or 1, "threads that read", lower_bound=1)
 
 
@@ -55,7 +55,7 @@ def run(config: ConfigDict) -> None:
 
 
 def _counts(dataset: Dataset) -> str:
-    rows = [f"{name}: {count:,} pictures" for name, count in dataset.counts.items()]
+    rows = [f"{name}: {count:,} images" for name, count in dataset.counts.items()]
     texts = [f"{name}: {len(split.texts):,} texts" for name, split in dataset.evals.items()]
     return "\n".join([f"digest {dataset.digest}", "  (config.json of a run has it under data)", *rows, *texts])
 
@@ -81,7 +81,7 @@ def _captions(train: RecordSource) -> str:
         return "captions: none can be read; see `validate`"
     distinct = len(np.unique(hashes))
     lines = [
-        f"captions: {len(hashes):,}, {counts.mean():.2f} a picture (at most {counts.max()})",
+        f"captions: {len(hashes):,}, {counts.mean():.2f} an image (at most {counts.max()})",
         f"repeated captions: {1 - distinct / len(hashes):.2%} ({len(hashes) - distinct:,} are those of another pair)",
     ]
     return "\n".join(lines + ([f"unreadable captions: {unreadable:,}; see `validate`"] if unreadable else []))
@@ -102,7 +102,7 @@ def _details(train: RecordSource, tokenizer: Tokenizer) -> str:
         return found
 
     numbers = sample(len(train), flags.FLAGS.pairs)
-    parts = list(in_parallel(work, numbers, flags.FLAGS.threads, "pictures and tokens of train"))
+    parts = list(in_parallel(work, numbers, flags.FLAGS.threads, "images and tokens of train"))
     lengths = np.array([length for part in parts for length in part.lengths])
     sizes = np.array([size for part in parts for size in part.sizes])
     unreadable = sum(part.unreadable for part in parts)
@@ -113,7 +113,7 @@ def _details(train: RecordSource, tokenizer: Tokenizer) -> str:
     return "\n".join(
         [
             f"{title}:",
-            "pictures: " + ", ".join(f"{name} {count / len(sizes):.1%}" for name, count in formats),
+            "images: " + ", ".join(f"{name} {count / len(sizes):.1%}" for name, count in formats),
             _quantiles("width", sizes[:, 0]),
             _quantiles("height", sizes[:, 1]),
             _quantiles("shorter side", sizes.min(axis=1)),
@@ -125,10 +125,10 @@ def _details(train: RecordSource, tokenizer: Tokenizer) -> str:
 
 
 def _header(train: RecordSource, number: int) -> tuple[str, tuple[int, int]]:
-    """Format and (width, height) of a picture, without decoding it where it is encoded."""
+    """Format and (width, height) of an image, without decoding it where it is encoded."""
     if isinstance(train, DecodedRecords):
-        picture = open_picture(train.pairs.picture(number))
-        return picture.format or "?", picture.size
+        image = open_image(train.pairs.image_bytes(number))
+        return image.format or "?", image.size
     height, width = np.asarray(train[number].image).shape[:2]
     return "in memory", (width, height)
 

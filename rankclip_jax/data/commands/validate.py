@@ -1,7 +1,7 @@
 """`validate`: decode every pair, and list those that cannot be used.
 
-A pair goes on the list when it would be replaced in training (its picture or caption cannot be read), or when its
-picture is smaller than ``--min_side``. With ``--strict`` so does what is usable but odd: over-long captions, of
+A pair goes on the list when it would be replaced in training (its image or caption cannot be read), or when its
+image is smaller than ``--min_side``. With ``--strict`` so does what is usable but odd: over-long captions, of
 which the end is cut off, and animations, of which the first frame is taken.
 """
 
@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rankclip_jax.data.commands.sections import EncodedRecords, Section, in_parallel, sections_of, tokenizer_of
+from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, open_image
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.pictures import DecodedRecords, PictureError, decode, open_picture
-from rankclip_jax.data.tokenizer import Tokenizer
+from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.files import replaced_file
 
 ORIENTATION = 0x0112  # of EXIF
 OVER_LONG, ANIMATED = "over-long caption", "animation"
@@ -59,26 +60,24 @@ def define_flags() -> None:
     """Flags of this command."""
     flags.DEFINE_string("out", "quarantine.jsonl", "the list to write")
     flags.DEFINE_integer("threads", os.cpu_count() or 1, "threads that read and decode", lower_bound=1)
-    flags.DEFINE_integer("min_side", 16, "pictures with a shorter side go on the list", lower_bound=1)
+    flags.DEFINE_integer("min_side", 16, "images with a shorter side go on the list", lower_bound=1)
     flags.DEFINE_bool("strict", False, "also list over-long captions and animations")
 
 
 def run(config: ConfigDict) -> None:
     """Walk over every place of ``config.data``, quarantined pairs included."""
     out = Path(flags.FLAGS.out)
-    partial = out.with_name(f"{out.name}.partial")
     sections = sections_of(config)
     tokenizer = tokenizer_of(config, DecodedRecords(sections[0].pairs))
     found, notes, hashes = [], Counter(), []
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with replaced_file(out) as file:
             for section in sections:
                 for report in _examine(section, tokenizer):
                     found += [Finding(*finding) for finding in report.bad]
                     notes += report.notes
                     hashes.append(report.hashes)
                     file.writelines(_line(finding) for finding in report.bad)
-        os.replace(partial, out)
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in a folder that exists.") from None
     notes["key of several pairs"] = _repeated(np.concatenate(hashes))
@@ -119,30 +118,30 @@ def examine(
         except Exception as error:  # whatever a reader raises
             reasons.append(("caption", f"caption: {error}"))
     try:
-        data = pairs.picture(number)
+        data = pairs.image_bytes(number)
     except Exception as error:
-        return [*reasons, ("picture cannot be read", f"picture cannot be read: {error}")], odd
+        return [*reasons, ("image cannot be read", f"image cannot be read: {error}")], odd
     try:
-        odd += _oddities(open_picture(data))
+        odd += _oddities(open_image(data))
         side = min(decode(data).size)
-    except PictureError as error:
+    except ImageError as error:
         return [*reasons, (error.kind, str(error))], odd
     if side < min_side:
         reasons.append(("tiny", f"tiny: the shorter side is {side} pixels"))
     return reasons, odd
 
 
-def _oddities(picture: Image.Image) -> list[str]:
+def _oddities(image: Image.Image) -> list[str]:
     """Keys of `HANDLED` that its header tells."""
-    mode = picture.mode
+    mode = image.mode
     tests = {
-        ANIMATED: getattr(picture, "is_animated", False) and picture.format != "MPO",  # two views of a 3D camera
+        ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",  # two views of a 3D camera
         "CMYK": mode == "CMYK",
         "palette": mode in ("P", "PA"),
         "grey": mode in ("1", "L", "LA"),
         "16 bits": mode.startswith("I"),
-        "transparency": mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info,
-        "EXIF orientation": "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) != 1,
+        "transparency": mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info,
+        "EXIF orientation": "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1,
     }
     return [kind for kind, is_so in tests.items() if is_so]
 

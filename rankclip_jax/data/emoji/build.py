@@ -6,7 +6,7 @@
 Needs `npm` and about two minutes. Which concepts, in which order: every emoji of emojibase's
 English list that belongs to a group other than "component" (skin tones, hair) and "flags", in that
 list's `order`. A style draws a concept if its package lists the code points, or, where the package
-lists none, has a picture of the same name.
+lists none, has an image of the same name.
 """
 
 import argparse
@@ -50,12 +50,12 @@ class Style:
     chars: dict[str, str]
 
     def name_of(self, emoji: dict) -> str | None:
-        """Name of the picture of one emojibase entry, or None."""
+        """Name of the image of one emojibase entry, or None."""
         name = self.chars.get(emoji["hexcode"].replace("-FE0F", "").lower()) or slug(emoji["label"])
         return name if name in self.icons["icons"] or name in self.icons.get("aliases", {}) else None
 
     def svg(self, name: str) -> str:
-        """SVG document of one picture, its alias and mirroring resolved."""
+        """SVG document of one image, its alias and mirroring resolved."""
         alias = self.icons.get("aliases", {}).get(name, {})
         icon = self.icons["icons"][alias.get("parent", name)]
         width, height = (icon.get(side, self.icons.get(side, 16)) for side in ("width", "height"))
@@ -119,7 +119,7 @@ def table(emoji: list[dict], styles: dict[str, Style]) -> str:
 
 
 def sheet(emoji: list[dict], style: Style) -> Image.Image:
-    """All pictures of one style on a white grid."""
+    """All images of one style on a white grid."""
     pixels = Image.new("RGB", (COLUMNS * CELL, -(-len(emoji) // COLUMNS) * CELL), "white")
     for cell, entry in enumerate(emoji):
         if name := style.name_of(entry):

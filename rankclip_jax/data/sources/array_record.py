@@ -19,9 +19,9 @@ import grain
 import msgpack
 from array_record.python import array_record_module
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 FIELDS = ("key", "image", "captions")
@@ -52,7 +52,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> "ArrayRecordPairs"
 
 
 class ArrayRecordPairs:
-    """See `PairSource`. The record read last is kept for each thread: its picture and its captions are one read."""
+    """See `PairSource`. The record read last is kept for each thread: its image and its captions are one read."""
 
     def __init__(self, files: Sequence[str], records: Sequence[bytes], has_second: bool):
         self._files, self._records, self._last = tuple(files), records, threading.local()
@@ -74,7 +74,7 @@ class ArrayRecordPairs:
     def _second_captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._record(index)[SECOND])
 
-    def picture(self, index: int) -> bytes:
+    def image_bytes(self, index: int) -> bytes:
         return self._record(index)["image"]
 
     def digest(self) -> str:
@@ -93,7 +93,7 @@ class ArrayRecordPairs:
 
 def encode_pair(pairs: PairSource, index: int) -> bytes:
     """A pair of any other format as a record; whatever that raises for one that cannot be read is raised."""
-    record = {"key": pairs.key(index), "image": pairs.picture(index), "captions": pairs.captions(index)}
+    record = {"key": pairs.key(index), "image": pairs.image_bytes(index), "captions": pairs.captions(index)}
     if hasattr(pairs, SECOND):
         record[SECOND] = pairs.second_captions(index)
     return msgpack.packb(record)

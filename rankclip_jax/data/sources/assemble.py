@@ -36,7 +36,7 @@ OPTIONS = {
     "caption_key": "",
     "second_caption_key": "",
     "second_captions": "",
-    "pictures": "",
+    "image_root": "",
     "templates": ("a photo of a {}.",),
     "index_dir": "",
     "quarantine": "",
@@ -107,12 +107,14 @@ def open_parts(config: Any) -> dict[str, list[Part]]:
 def reader_options(config: Any) -> PairOptions:
     """What readers of files need of `config`."""
     options = _options(config)
-    pictures = os.path.expanduser(options["pictures"])
+    image_root = os.path.expanduser(options["image_root"])
     return PairOptions(
         image_key=options["image_key"],
         caption_key=options["caption_key"],
         second_caption_key=options["second_caption_key"],
-        pictures=join(os.path.expanduser(options["root"]), pictures) if options["root"] and pictures else pictures,
+        image_root=join(os.path.expanduser(options["root"]), image_root)
+        if options["root"] and image_root
+        else image_root,
         templates=tuple(options["templates"]),
         index_dir=os.path.expanduser(options["index_dir"]),
         root=options["root"],

@@ -1,4 +1,4 @@
-"""Pairs in the columns of Arrow data: pictures as bytes, as Hugging Face's struct {bytes, path}, or as paths."""
+"""Pairs in the columns of Arrow data: images as bytes, as Hugging Face's struct {bytes, path}, or as paths."""
 
 import json
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
-from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, PICTURES, find_column, find_usual, text_columns
+from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
 from rankclip_jax.data.sources.labels import class_captions, in_words
 from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 
@@ -31,7 +31,7 @@ class Cells(Protocol):
         ...
 
     def large_cell(self, column: str, index: int) -> Any:
-        """One value, of a column with pictures, of which few are kept."""
+        """One value, of a column with images, of which few are kept."""
         ...
 
     def whole(self, column: str) -> pa.ChunkedArray: ...
@@ -48,7 +48,7 @@ def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> Pai
 
     Args:
       cells: the columns.
-      folder: what picture paths are relative to.
+      folder: what image paths are relative to.
       options: which columns.
       where: file or folder, for messages.
 
@@ -58,24 +58,24 @@ def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> Pai
     names = cells.schema.names
     if not len(cells):
         raise UserError(f"{where} has no rows: it needs some.")
-    picture = find_column(names, options.image_key, PICTURES, "image_key", where)
-    _check_picture(cells.schema.field(picture), where)
+    image = find_column(names, options.image_key, IMAGES, "image_key", where)
+    _check_image(cells.schema.field(image), where)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
-        return LabelledCells(cells, picture, folder, label, options.templates)
+        return LabelledCells(cells, image, folder, label, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
         _check_text(cells.schema.field(name), where)
-    if _is_text(_plain(cells.schema.field(picture).type)):
-        return TablePairs(_rows(cells, picture, texts), folder)
-    return CaptionedCells(cells, picture, folder, *texts)
+    if _is_text(_plain(cells.schema.field(image).type)):
+        return TablePairs(_rows(cells, image, texts), folder)
+    return CaptionedCells(cells, image, folder, *texts)
 
 
-class _Pictures:
+class _Images:
     """What both kinds share; see `PairSource`."""
 
-    def __init__(self, cells: Cells, picture: str, folder: str):
-        self._cells, self._picture, self._folder = cells, picture, folder
+    def __init__(self, cells: Cells, image: str, folder: str):
+        self._cells, self._image, self._folder = cells, image, folder
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -83,20 +83,20 @@ class _Pictures:
     def key(self, index: int) -> str:
         return self._cells.name(index)
 
-    def picture(self, index: int) -> bytes:
-        value = self._cells.large_cell(self._picture, index)
+    def image_bytes(self, index: int) -> bytes:
+        value = self._cells.large_cell(self._image, index)
         if isinstance(value, dict):
             value = value["path"] if value.get("bytes") is None else value["bytes"]
         if value is None:
-            raise ValueError("the picture is missing")
+            raise ValueError("the image is missing")
         return locations.read(join(self._folder, value)) if isinstance(value, str) else value
 
 
-class CaptionedCells(_Pictures):
-    """Pictures with a column of captions."""
+class CaptionedCells(_Images):
+    """Images with a column of captions."""
 
-    def __init__(self, cells: Cells, picture: str, folder: str, caption: str, second: str = ""):
-        super().__init__(cells, picture, folder)
+    def __init__(self, cells: Cells, image: str, folder: str, caption: str, second: str = ""):
+        super().__init__(cells, image, folder)
         self._caption, self._second = caption, second
         if second:
             self.second_captions = self._second_captions
@@ -111,11 +111,11 @@ class CaptionedCells(_Pictures):
         return self._cells.digest()
 
 
-class LabelledCells(_Pictures):
-    """Pictures with a column of class numbers, whose names Hugging Face keeps in the schema."""
+class LabelledCells(_Images):
+    """Images with a column of class numbers, whose names Hugging Face keeps in the schema."""
 
-    def __init__(self, cells: Cells, picture: str, folder: str, label: str, templates: Sequence[str]):
-        super().__init__(cells, picture, folder)
+    def __init__(self, cells: Cells, image: str, folder: str, label: str, templates: Sequence[str]):
+        super().__init__(cells, image, folder)
         self._label = label
         self.class_names = tuple(in_words(name) for name in _label_names(cells.schema)[label])
         self._captions = class_captions(self.class_names, templates)
@@ -134,7 +134,7 @@ class LabelledCells(_Pictures):
         return f"{self._cells.digest()} {self._captions}"
 
 
-def _rows(cells: Cells, picture: str, texts: Sequence[str]) -> Rows:
+def _rows(cells: Cells, image: str, texts: Sequence[str]) -> Rows:
     columns = []
     for name in texts:
         column = pa.concat_arrays(_decoded(cells.whole(name)).chunks)
@@ -142,7 +142,7 @@ def _rows(cells: Cells, picture: str, texts: Sequence[str]) -> Rows:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             rows, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
         columns.append((Strings.of_arrow(column), rows))
-    return Rows(Strings.of_arrow(_decoded(cells.whole(picture))), *columns)
+    return Rows(Strings.of_arrow(_decoded(cells.whole(image))), *columns)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -157,14 +157,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _check_picture(field: pa.Field, where: str) -> None:
+def _check_image(field: pa.Field, where: str) -> None:
     kind = _plain(field.type)
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     is_struct = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
     if not (is_bytes or is_struct or _is_text(kind)):
         raise UserError(
-            f"{where}: column {field.name!r} of pictures holds {field.type}; it must hold encoded bytes, paths, or "
-            "structs of `bytes` and `path`: name another in config.data.image_key, or encode the pictures."
+            f"{where}: column {field.name!r} of images holds {field.type}; it must hold encoded bytes, paths, or "
+            "structs of `bytes` and `path`: name another in config.data.image_key, or encode the images."
         )
 
 

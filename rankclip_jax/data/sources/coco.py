@@ -1,7 +1,7 @@
-"""COCO's caption files, and Karpathy's splits of COCO, Flickr30k and Flickr8k: all captions of a picture.
+"""COCO's caption files, and Karpathy's splits of COCO, Flickr30k and Flickr8k: all captions of an image.
 
-COCO's own (``captions_val2017.json``) hold ``images`` and ``annotations``; pictures are found in the folder
-`PairOptions.pictures`. Karpathy's (``dataset_coco.json``) hold several splits, of which the location names one
+COCO's own (``captions_val2017.json``) hold ``images`` and ``annotations``; images are found in the folder
+`PairOptions.image_root`. Karpathy's (``dataset_coco.json``) hold several splits, of which the location names one
 or more: ``coco:dataset_coco.json#test``, ``coco:dataset_coco.json#train+restval``.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs, folder_of
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
 
@@ -25,19 +25,19 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
       UserError: a file is missing, is none of these two kinds, or has no such split.
     """
     folder = folder_of(files, options)
-    pictures: list[str] = []
+    images: list[str] = []
     captions: list[str] = []
     owners: list[int] = []
     for file in files:
-        for picture, texts in _read(file, options.split):
-            owners += [len(pictures)] * len(texts)
+        for image, texts in _read(file, options.split):
+            owners += [len(images)] * len(texts)
             captions += texts
-            pictures.append(picture)
-    return TablePairs(Rows(Strings.of(pictures), (Strings.of(captions), np.array(owners, np.int64))), folder)
+            images.append(image)
+    return TablePairs(Rows(Strings.of(images), (Strings.of(captions), np.array(owners, np.int64))), folder)
 
 
 def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
-    """(path, captions) of each picture that has any."""
+    """(path, captions) of each image that has any."""
     try:
         content = json.loads(locations.read(file))
     except OSError as error:
@@ -46,7 +46,7 @@ def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
         raise UserError(f"{file} is no JSON ({error}): is it whole?") from None
     try:
         read = _coco if "annotations" in content else _karpathy
-        pairs = [(picture, texts) for picture, texts in read(content, split, file) if texts]
+        pairs = [(image, texts) for image, texts in read(content, split, file) if texts]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is no caption file of COCO's or Karpathy's kind ({type(error).__name__}: {error}): "
@@ -60,10 +60,10 @@ def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
 def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
     if split:
         raise UserError(f"{file} has one split only: leave out #{split}.")
-    of_picture: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
+    of_image: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        of_picture[annotation["image_id"]].append(annotation["caption"])
-    return [(image["file_name"], of_picture[image["id"]]) for image in content["images"]]
+        of_image[annotation["image_id"]].append(annotation["caption"])
+    return [(image["file_name"], of_image[image["id"]]) for image in content["images"]]
 
 
 def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
@@ -79,5 +79,5 @@ def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str,
 
 
 def _karpathy_path(image: dict[str, Any]) -> str:
-    """COCO's pictures lie in a folder each year; Flickr's in one."""
+    """COCO's images lie in a folder each year; Flickr's in one."""
     return f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]

@@ -1,4 +1,4 @@
-"""Which column of a table is the picture and which the caption."""
+"""Which column of a table is the image and which the caption."""
 
 from collections.abc import Collection
 
@@ -6,14 +6,14 @@ from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.errors import UserError, did_you_mean
 
 # Names in use, the most telling first; letter case does not matter. "filepath" and "title" are open_clip's.
-PICTURES = (
+IMAGES = (
     "filepath",
     "image_path",
     "img_path",
     "file_path",
     "image",
     "img",
-    "picture",
+    "image",
     "photo",
     "images",
     "jpg",
@@ -68,7 +68,7 @@ def find_column(names: Collection[str], wanted: str, usual: Collection[str], key
     if wanted:
         raise UserError(f"{where} has no column {wanted!r}.{did_you_mean(wanted, names)} Columns found: {listed}.")
     raise UserError(
-        f"{where}: no column has a usual name of {'pictures' if key == 'image_key' else 'captions'}, such as "
+        f"{where}: no column has a usual name of {'images' if key == 'image_key' else 'captions'}, such as "
         f"{', '.join(list(usual)[:3])}; name it in config.data.{key}. Columns found: {listed}."
     )
 

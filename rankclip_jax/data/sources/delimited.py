@@ -1,6 +1,6 @@
 """Tables with a header line and a separator, csv or tsv: which one, and which columns, is found out.
 
-A picture in several rows has several captions. A row without a picture path, or with more or fewer fields than
+An image in several rows has several captions. A row without an image path, or with more or fewer fields than
 the header, is left out with a warning; a caption that is empty or not UTF-8 makes its pair a bad record.
 """
 
@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources.columns import PICTURES, find_column, text_columns
+from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
 from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 SEPARATORS = ("\t", ",", ";", "|")
@@ -25,7 +25,7 @@ BLOCK = 1 << 26  # bytes parsed at a time: a longer row is an error
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
-    """Read tables of picture paths and captions.
+    """Read tables of image paths and captions.
 
     Raises:
       UserError: a file is missing or empty, has no such column, or too many rows that cannot be read.
@@ -34,10 +34,10 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     tables = [_read(file, options) for file in files]
     count = sum(len(table) for table in tables)
     columns = [[table.column(i) for table in tables] for i in range(tables[0].num_columns)]
-    pictures, *texts = [Strings.of_arrow(pa.chunked_array([c for t in column for c in t.chunks])) for column in columns]
+    images, *texts = [Strings.of_arrow(pa.chunked_array([c for t in column for c in t.chunks])) for column in columns]
     own = np.arange(count)
     del tables, columns
-    return TablePairs(Rows(pictures, *((text, own) for text in texts)), folder)
+    return TablePairs(Rows(images, *((text, own) for text in texts)), folder)
 
 
 def separator_of(header: str) -> str:
@@ -50,18 +50,18 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _read(file: str, options: PairOptions) -> pa.Table:
-    """Columns of the pictures and captions, without the rows that cannot be read."""
+    """Columns of the images and captions, without the rows that cannot be read."""
     data = _bytes(file)
     line = re.match(rb"(?:\xef\xbb\xbf)?([^\r\n]*)", data)[1].decode("utf-8", "backslashreplace")
     separator = separator_of(line)
     names = [name.strip() for name in _fields(line, separator)]
-    wanted = [find_column(names, options.image_key, PICTURES, "image_key", file), *text_columns(names, options, file)]
+    wanted = [find_column(names, options.image_key, IMAGES, "image_key", file), *text_columns(names, options, file)]
     broken: list[str] = []
     table = _parse(file, data, separator, names, wanted, broken).select(wanted)
     is_given = pc.greater(pc.binary_length(table.column(0)), 0)
     lacking = len(table) - (pc.sum(is_given).as_py() or 0)
     if lacking:
-        broken += ["a row without a picture"] * lacking
+        broken += ["a row without an image"] * lacking
         table = table.filter(is_given)
     check_broken(file, broken, len(table))
     if not len(table):

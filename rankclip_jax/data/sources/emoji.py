@@ -28,7 +28,7 @@ TEMPLATES = (
     "{}",
     "an emoji of {}",
     "a drawing of {}",
-    "a picture of {}",
+    "an image of {}",
     "an icon for {}",
     "a small symbol that shows {}",
     "{}, a colorful emoji",
@@ -182,14 +182,14 @@ def _eval_split(
     name: str, drawings: list[Drawing], concepts: Sequence[Concept], sheets: Mapping[str, np.ndarray]
 ) -> EvalSplit:
     candidates = _candidates(name, drawings, concepts)
-    pictured = [drawing.concept for drawing in drawings]
+    imaged = [drawing.concept for drawing in drawings]
     return EvalSplit(
         name=name,
         images=_pixels(drawings, sheets),
-        image_ids=np.array([concept.cell for concept in pictured], np.int32),
+        image_ids=np.array([concept.cell for concept in imaged], np.int32),
         texts=tuple(concept.label for concept in candidates),
         text_ids=np.array([concept.cell for concept in candidates], np.int32),
-        classes={kind: _classes(kind, concepts, pictured, candidates) for kind in LABELLINGS},
+        classes={kind: _classes(kind, concepts, imaged, candidates) for kind in LABELLINGS},
     )
 
 
@@ -212,13 +212,13 @@ def _class_names(kind: str, concepts: Sequence[Concept]) -> tuple[str, ...]:
 
 
 def _classes(
-    kind: str, concepts: Sequence[Concept], pictured: Sequence[Concept], candidates: Sequence[Concept]
+    kind: str, concepts: Sequence[Concept], imaged: Sequence[Concept], candidates: Sequence[Concept]
 ) -> Classes:
     """Label by group or subgroup. All classes of the data set are candidates in every split."""
     number = _numbers(kind, concepts)
     return Classes(
         names=_class_names(kind, concepts),
-        image_labels=np.array([number[getattr(concept, kind)] for concept in pictured], np.int32),
+        image_labels=np.array([number[getattr(concept, kind)] for concept in imaged], np.int32),
         text_labels=np.array([number[getattr(concept, kind)] for concept in candidates], np.int32),
         templates=TEMPLATES,
     )

@@ -9,8 +9,8 @@ from dataclasses import replace
 from types import ModuleType
 from typing import NamedTuple
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
 

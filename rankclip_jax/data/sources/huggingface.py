@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.cells import pairs_of
 from rankclip_jax.data.sources.parquet import ParquetCells
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
 SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5}|-\d+)?\.(arrow|parquet)")
@@ -34,7 +34,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     folder = files[0]
     shards = _shards(folder, options.split)
     cells = ParquetCells(shards) if shards[0].endswith(".parquet") else ArrowCells(shards)
-    return pairs_of(cells, options.pictures or folder, options, folder)
+    return pairs_of(cells, options.image_root or folder, options, folder)
 
 
 def _shards(folder: str, split: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""Pictures in folders: one folder for each class, or pictures with a text file beside each.
+"""Images in folders: one folder for each class, or images with a text file beside each.
 
     animals/red_fox/001.jpg         a class, "red fox": captions by config.data.templates
     animals/red_fox/wild/002.jpg    the same class, at any depth
     animals/class_names.tsv         optional: "n02119022<TAB>red fox" for folders with other names
-    scans/001.jpg, scans/001.txt    flat: the lines of the text file are the captions of the picture
+    scans/001.jpg, scans/001.txt    flat: the lines of the text file are the captions of the image
 
 Classes are the folders that a location names, in sorted order; those of several locations are put together.
 """
@@ -14,45 +14,45 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.labels import class_captions, in_words
 from rankclip_jax.data.sources.strings import Strings
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
 CLASS_NAMES = "class_names.tsv"
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
-    """List the pictures in some folders.
+    """List the images in some folders.
 
     Raises:
-      UserError: what is named is no local folder, holds no pictures, or pictures that have no caption.
+      UserError: what is named is no local folder, holds no images, or images that have no caption.
     """
     for folder in files:
         if locations.is_url(folder) or not os.path.isdir(folder):
-            raise UserError(f"{folder} is no local folder: image_folder reads folders of pictures.")
-    found = sorted({(name, folder) for folder in files for name in _pictures(folder)})
+            raise UserError(f"{folder} is no local folder: image_folder reads folders of images.")
+    found = sorted({(name, folder) for folder in files for name in _images(folder)})
     if not found:
-        raise UserError(f"no pictures in {', '.join(files)}: files that end with {', '.join(PICTURES)} are looked for.")
+        raise UserError(f"no images in {', '.join(files)}: files that end with {', '.join(IMAGES)} are looked for.")
     paths = Strings.of(os.path.join(folder, name) for name, folder in found)
     names = Strings.of(name for name, _ in found)
     flat = [name for name, _ in found if os.sep not in name]
     if not flat:
         return ClassPairs(names, paths, _class_names(files, [name for name, _ in found]), options.templates)
     if len(flat) < len(found):
-        raise UserError(f"{files[0]} holds folders, and pictures beside them such as {flat[0]}: move those into one.")
+        raise UserError(f"{files[0]} holds folders, and images beside them such as {flat[0]}: move those into one.")
     if not any(locations.exists(_beside(path.decode("utf-8", "surrogateescape"))) for path in paths):
         raise UserError(
-            f"{files[0]} holds pictures such as {flat[0]} without a caption: put them into a folder for each class, "
+            f"{files[0]} holds images such as {flat[0]} without a caption: put them into a folder for each class, "
             "or put a text file with its captions beside each."
         )
     return FlatPairs(names, paths)
 
 
-class _Pictures:
+class _Images:
     """What both kinds share; see `PairSource`."""
 
     def __init__(self, names: Strings, paths: Strings):
@@ -64,12 +64,12 @@ class _Pictures:
     def key(self, index: int) -> str:
         return self._names[index].decode("utf-8", "backslashreplace")
 
-    def picture(self, index: int) -> bytes:
+    def image_bytes(self, index: int) -> bytes:
         return locations.read(self._paths.text(index))
 
 
-class FlatPairs(_Pictures):
-    """Pictures with a text file beside each."""
+class FlatPairs(_Images):
+    """Images with a text file beside each."""
 
     def captions(self, index: int) -> tuple[str, ...]:
         return captions_of(locations.read(_beside(self._paths.text(index))).splitlines())
@@ -83,8 +83,8 @@ class FlatPairs(_Pictures):
         return sha.hexdigest()
 
 
-class ClassPairs(_Pictures):
-    """Pictures in a folder for each class.
+class ClassPairs(_Images):
+    """Images in a folder for each class.
 
     Attributes:
       class_names: in words, by the order of the folders.
@@ -110,13 +110,13 @@ class ClassPairs(_Pictures):
         return sha.hexdigest()
 
 
-def _pictures(folder: str) -> Iterator[str]:
-    """Paths of the pictures below `folder`, relative to it."""
+def _images(folder: str) -> Iterator[str]:
+    """Paths of the images below `folder`, relative to it."""
     for base, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = "" if base == folder else os.path.relpath(base, folder)
         for name in files:
-            if name.lower().endswith(PICTURES) and not name.startswith("."):
+            if name.lower().endswith(IMAGES) and not name.startswith("."):
                 yield os.path.join(inside, name)
 
 

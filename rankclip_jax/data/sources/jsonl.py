@@ -1,6 +1,6 @@
-"""One JSON object a line: a picture path, and a caption or a list of captions.
+"""One JSON object a line: an image path, and a caption or a list of captions.
 
-A picture in several lines has several captions. A line that is no JSON object, or has no picture, is left out
+An image in several lines has several captions. A line that is no JSON object, or has no image, is left out
 with a warning; a caption that is null, empty or no text makes its pair a bad record.
 """
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rankclip_jax import distributed
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources.columns import PICTURES, find_column, text_columns
+from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
 from rankclip_jax.data.sources.strings import Strings
 from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.parallel import processes
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -27,36 +27,36 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
       UserError: a file is missing or empty, its first object has no such field, or too many lines are broken.
     """
     folder = folder_of(files, options)
-    pictures: list[str] = []
+    images: list[str] = []
     texts: list[tuple[list[Any], list[int]]] = [([], []) for _ in range(1 + bool(options.second_caption_key))]
     for file in files:
-        _read(file, options, pictures, texts)
+        _read(file, options, images, texts)
     columns = ((Strings.of(values), np.array(rows, np.int64)) for values, rows in texts)
-    return TablePairs(Rows(Strings.of(pictures), *columns), folder)
+    return TablePairs(Rows(Strings.of(images), *columns), folder)
 
 
-def _read(file: str, options: PairOptions, pictures: list[str], texts: list[tuple[list, list[int]]]) -> None:
-    """Append what is in `file`: picture paths, and texts with the rows they belong to."""
+def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[list, list[int]]]) -> None:
+    """Append what is in `file`: image paths, and texts with the rows they belong to."""
     broken: list[str] = []
-    before, names = len(pictures), None
+    before, names = len(images), None
     for number, item in _objects(file):
         if not isinstance(item, dict):
             broken.append(f"line {number}: {item if isinstance(item, ValueError) else 'no JSON object'}")
             continue
         if names is None:
             columns = text_columns(list(item), options, file)
-            names = [find_column(list(item), options.image_key, PICTURES, "image_key", file), *columns]
-        picture, *found = (item.get(name) for name in names)
-        if not isinstance(picture, str) or not picture:
+            names = [find_column(list(item), options.image_key, IMAGES, "image_key", file), *columns]
+        image, *found = (item.get(name) for name in names)
+        if not isinstance(image, str) or not image:
             broken.append(f"line {number}: no {names[0]!r}")
             continue
         for (values, rows), captions in zip(texts, found, strict=True):
             kept = [caption for caption in _listed(captions) if isinstance(caption, str)]
             values += kept
-            rows += [len(pictures)] * len(kept)
-        pictures.append(picture)
-    check_broken(file, broken, len(pictures) - before)
-    if len(pictures) == before:
+            rows += [len(images)] * len(kept)
+        images.append(image)
+    check_broken(file, broken, len(images) - before)
+    if len(images) == before:
         raise UserError(f"{file} is empty: a JSON object is needed on each line.")
 
 
@@ -70,7 +70,7 @@ def _objects(file: str) -> Iterator[tuple[int, Any]]:
         lines = locations.read(file).splitlines()
     except OSError as error:
         raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
-    hidden = None if distributed.is_main() and len(lines) > 1_000_000 else True
+    hidden = None if processes.is_main() and len(lines) > 1_000_000 else True
     for number, line in enumerate(tqdm(lines, desc=file, unit="line", leave=False, disable=hidden), 1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Captions of pictures that have only the name of a class."""
+"""Captions of images that have only the name of a class."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def class_captions(names: Sequence[str], templates: Sequence[str]) -> list[tuple
         if template.count("{}") != 1:
             raise UserError(f"config.data.templates: {template!r} needs one {{}} for the name of the class.")
     if not templates:
-        raise UserError("config.data.templates is empty, and pictures of classes get their captions by it: name one.")
+        raise UserError("config.data.templates is empty, and images of classes get their captions by it: name one.")
     return [tuple(template.replace("{}", name) for template in templates) for name in names]
 
 

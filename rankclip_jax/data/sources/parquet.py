@@ -1,7 +1,7 @@
 """Parquet files, local or remote, by random access.
 
-Parquet is read one group of rows at a time. Captions are kept once read; of the pictures the groups used last
-are kept, up to `CACHE_BYTES`. Small files fit; of large ones each picture drawn at random costs its whole group,
+Parquet is read one group of rows at a time. Captions are kept once read; of the images the groups used last
+are kept, up to `CACHE_BYTES`. Small files fit; of large ones each image drawn at random costs its whole group,
 which a warning says: convert them once.
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.cells import pairs_of
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 CACHE_BYTES = 512 << 20
-LARGE_GROUP = 16 << 20  # bytes at which reading a group for one picture is worth a warning
+LARGE_GROUP = 16 << 20  # bytes at which reading a group for one image is worth a warning
 LOCKS = 64
 FOOTER = 8  # bytes at the end: length of the metadata, and a mark
 
@@ -36,7 +36,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     Raises:
       UserError: a file is missing or damaged, its columns are other ones, or there are no rows.
     """
-    return pairs_of(ParquetCells(files), options.pictures or os.path.dirname(files[0]), options, files[0])
+    return pairs_of(ParquetCells(files), options.image_root or os.path.dirname(files[0]), options, files[0])
 
 
 class ParquetCells:
@@ -44,7 +44,7 @@ class ParquetCells:
 
     Args:
       files: paths or URLs.
-      cache_bytes: memory for groups of pictures; at least one group is kept, whatever its size.
+      cache_bytes: memory for groups of images; at least one group is kept, whatever its size.
     """
 
     def __init__(self, files: Sequence[str], cache_bytes: int = CACHE_BYTES):
@@ -125,7 +125,7 @@ class ParquetCells:
             return
         self._warned = True
         LOG.warning(
-            "%s: each picture drawn at random reads a group of %d MB. Convert the files once, by "
+            "%s: each image drawn at random reads a group of %d MB. Convert the files once, by "
             "`python -m rankclip_jax.data convert`, or write them with groups of 100 rows.",
             self._files[0],
             group_bytes >> 20,

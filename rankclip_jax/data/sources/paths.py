@@ -1,8 +1,8 @@
-"""Paths of pictures as tables have them."""
+"""Paths of images as tables have them."""
 
 import os
 
-from rankclip_jax.data import locations
+from rankclip_jax.data.storage import locations
 
 
 def join(folder: str, path: str) -> str:

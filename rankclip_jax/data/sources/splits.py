@@ -1,6 +1,6 @@
 """Pairs as a split to evaluate on.
 
-Letters: N pictures, M texts, K classes.
+Letters: N images, M texts, K classes.
 """
 
 import logging
@@ -8,13 +8,13 @@ import logging
 import numpy as np
 from tqdm import tqdm
 
-from rankclip_jax import distributed
 from rankclip_jax.data.class_records import LABELLING
-from rankclip_jax.data.lazy_pictures import LazyPictures
+from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Classes, EvalSplit
 from rankclip_jax.errors import UserError
+from rankclip_jax.parallel import processes
 
 LOG = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ LOG = logging.getLogger(__name__)
 def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> EvalSplit:
     """A split of all pairs that have a caption, or a class.
 
-    Pictures with captions match their own captions. Pictures of classes match the caption of their class, and
+    Images with captions match their own captions. Images of classes match the caption of their class, and
     have a labelling "class" for zero-shot classification.
 
     Raises:
@@ -30,13 +30,13 @@ def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> Eval
     """
     is_labelled = hasattr(pairs, "class_names")
     found, kept = _read(name, pairs, pairs.label if is_labelled else pairs.captions)
-    pictures = LazyPictures(pairs if len(kept) == len(pairs) else Subset(pairs, kept))
+    images = LazyImages(pairs if len(kept) == len(pairs) else Subset(pairs, kept))
     if is_labelled:
-        return _of_classes(name, pictures, np.array(found, np.int32), pairs.class_names, templates)
+        return _of_classes(name, images, np.array(found, np.int32), pairs.class_names, templates)
     counts = [len(captions) for captions in found]
     return EvalSplit(
         name=name,
-        images=pictures,
+        images=images,
         image_ids=np.arange(len(found), dtype=np.int32),
         texts=tuple(caption for captions in found for caption in captions),
         text_ids=np.repeat(np.arange(len(found), dtype=np.int32), counts),
@@ -46,7 +46,7 @@ def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> Eval
 def _read(name: str, pairs: PairSource, read) -> tuple[list, np.ndarray]:
     """What `read` gives for the pairs for which it gives something, and their numbers."""
     found, kept, bad = [], [], []
-    hidden = None if distributed.is_main() else True
+    hidden = None if processes.is_main() else True
     bar = tqdm(range(len(pairs)), desc=f"captions of {name}", delay=2, leave=False, disable=hidden)
     for index in bar:
         try:
@@ -64,12 +64,12 @@ def _read(name: str, pairs: PairSource, read) -> tuple[list, np.ndarray]:
 
 
 def _of_classes(
-    name: str, pictures: LazyPictures, labels: np.ndarray, names: tuple[str, ...], templates: tuple[str, ...]
+    name: str, images: LazyImages, labels: np.ndarray, names: tuple[str, ...], templates: tuple[str, ...]
 ) -> EvalSplit:
     numbers = np.arange(len(names), dtype=np.int32)
     return EvalSplit(
         name=name,
-        images=pictures,
+        images=images,
         image_ids=labels,
         texts=tuple(templates[0].replace("{}", class_name) for class_name in names),
         text_ids=numbers,

@@ -1,4 +1,4 @@
-"""Pairs of picture paths and captions: what every table of paths comes down to."""
+"""Pairs of image paths and captions: what every table of paths comes down to."""
 
 import hashlib
 import logging
@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.strings import StringLists, Strings
+from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -27,34 +27,34 @@ class Rows:
     """The rows of one or several tables.
 
     Attributes:
-      pictures: paths or URLs, n rows.
+      images: paths or URLs, n rows.
       captions: strings, and the row of each.
       second_captions: the same; None where there are none.
     """
 
-    pictures: Strings
+    images: Strings
     captions: tuple[Strings, np.ndarray]
     second_captions: tuple[Strings, np.ndarray] | None = None
 
 
 class TablePairs:
-    """One pair for each picture; rows of the same picture are its several captions. See `PairSource`."""
+    """One pair for each image; rows of the same image are its several captions. See `PairSource`."""
 
     def __init__(self, rows: Rows, folder: str):
-        self._pictures, picture_of_row = _distinct(rows.pictures)
+        self._images, image_of_row = _distinct(rows.images)
         self._folder = folder
-        count = len(self._pictures)
+        count = len(self._images)
         (captions, owners), second = rows.captions, rows.second_captions
-        self._captions = StringLists(captions, picture_of_row[owners], count)
-        self._second = StringLists(second[0], picture_of_row[second[1]], count) if second else None
+        self._captions = StringLists(captions, image_of_row[owners], count)
+        self._second = StringLists(second[0], image_of_row[second[1]], count) if second else None
         if second:
             self.second_captions = self._second_captions
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def key(self, index: int) -> str:
-        return self._pictures[index].decode("utf-8", "backslashreplace")
+        return self._images[index].decode("utf-8", "backslashreplace")
 
     def captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._captions[index])
@@ -62,16 +62,16 @@ class TablePairs:
     def _second_captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._second[index])
 
-    def picture(self, index: int) -> bytes:
-        return locations.read(join(self._folder, self._pictures.text(index)))
+    def image_bytes(self, index: int) -> bytes:
+        return locations.read(join(self._folder, self._images.text(index)))
 
     def find(self, keys: Collection[str]) -> np.ndarray:
         wanted = pa.array([name for key in keys for name in _as_bytes(key)], pa.large_binary())
-        return np.flatnonzero(pc.is_in(self._pictures.arrow(), wanted).to_numpy(zero_copy_only=False))
+        return np.flatnonzero(pc.is_in(self._images.arrow(), wanted).to_numpy(zero_copy_only=False))
 
     def digest(self) -> str:
         sha = hashlib.sha256()
-        for part in (self._pictures, self._captions, self._second):
+        for part in (self._images, self._captions, self._second):
             if part is not None:
                 part.update(sha)
         return sha.hexdigest()
@@ -95,18 +95,18 @@ def _as_bytes(key: str) -> set[bytes]:
 
 
 def folder_of(files: Sequence[str], options: PairOptions) -> str:
-    """Where the picture paths in these tables begin.
+    """Where the image paths in these tables begin.
 
     Raises:
       UserError: the tables lie in several folders, and none is named.
     """
-    if options.pictures:
-        return options.pictures
+    if options.image_root:
+        return options.image_root
     folders = sorted({os.path.dirname(file) for file in files})
     if len(folders) > 1:
         raise UserError(
-            f"tables lie in {len(folders)} folders, {folders[0]} and others: say what their picture paths are "
-            "relative to in config.data.pictures."
+            f"tables lie in {len(folders)} folders, {folders[0]} and others: say what their image paths are "
+            "relative to in config.data.image_root."
         )
     return folders[0]
 

@@ -3,7 +3,7 @@
     tfds:cifar10#train      tfds:oxford_flowers102/2.1.1#train+validation      tfds:/data/my_set/1.0.0#train[:90%]
 
 Prepared as ArrayRecord (``download_and_prepare`` with ``file_format="array_record"``), in config.data.root or the
-library's own folder; a folder with a ``dataset_info.json`` is read as it is. Pictures with captions, or with
+library's own folder; a folder with a ``dataset_info.json`` is read as it is. Images with captions, or with
 labels, whose names become captions.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
-from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, PICTURES, find_column, find_usual, text_columns
+from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
 from rankclip_jax.data.sources.labels import class_captions, in_words
 from rankclip_jax.errors import UserError, lookup
 
@@ -28,7 +28,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
       options: `split` in the library's own syntax; `image_key`, `caption_key`.
 
     Raises:
-      UserError: it is unknown, not prepared, or has no such split, no pictures or no captions.
+      UserError: it is unknown, not prepared, or has no such split, no images or no captions.
     """
     name = files[0]
     builder = _builder(name, options.root)
@@ -38,17 +38,17 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    pictures = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    picture = find_column(pictures, options.image_key, (*PICTURES, *pictures), "image_key", f"tfds:{name}")
-    records = _records(builder, name, options.split, picture)
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    image = find_column(images, options.image_key, (*IMAGES, *images), "image_key", f"tfds:{name}")
+    records = _records(builder, name, options.split, image)
     if not len(records):
         raise UserError(f"tfds:{name}#{options.split} has no records.")
     digest = hashlib.sha256(repr((builder.info.full_name, options.split, len(records))).encode())
     labels = {key: kind for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)}
     label = find_usual(labels, LABELS) or next(iter(labels), None)
     if label and not options.caption_key and not find_usual(features, CAPTIONS):
-        return LabelledRecords(records, picture, label, labels[label].names, options.templates, digest)
-    return CaptionedRecords(records, picture, text_columns(list(features), options, f"tfds:{name}"), digest)
+        return LabelledRecords(records, image, label, labels[label].names, options.templates, digest)
+    return CaptionedRecords(records, image, text_columns(list(features), options, f"tfds:{name}"), digest)
 
 
 def _builder(name: str, root: str) -> Any:
@@ -65,13 +65,13 @@ def _builder(name: str, root: str) -> Any:
         raise UserError(f"cannot open tfds:{name} ({_reason(error)}): check the name, or give its folder.") from None
 
 
-def _records(builder: Any, name: str, split: str, picture: str) -> Sequence[dict[str, Any]]:
+def _records(builder: Any, name: str, split: str, image: str) -> Sequence[dict[str, Any]]:
     import tensorflow_datasets as tfds
 
     lookup_split = split.split("[")[0].split("+")[0]
     lookup(builder.info.splits or {split: None}, lookup_split, f"split of tfds:{name}")
     try:
-        return builder.as_data_source(split=split, decoders={picture: tfds.decode.SkipDecoding()})
+        return builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
     except Exception as error:
         raise UserError(
             f"cannot read tfds:{name}#{split} ({_reason(error)}): prepare it once, by tfds.builder({name!r}, "
@@ -86,8 +86,8 @@ def _reason(error: Exception) -> str:
 class _Records:
     """What both kinds share; see `PairSource`. The record read last is kept for each thread."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], picture: str, digest: "hashlib._Hash"):
-        self._records, self._picture, self._digest = records, picture, digest
+    def __init__(self, records: Sequence[dict[str, Any]], image: str, digest: "hashlib._Hash"):
+        self._records, self._image, self._digest = records, image, digest
         self._last = threading.local()
 
     def __len__(self) -> int:
@@ -96,8 +96,8 @@ class _Records:
     def key(self, index: int) -> str:
         return f"record {index}"
 
-    def picture(self, index: int) -> bytes:
-        return bytes(self._record(index)[self._picture])
+    def image_bytes(self, index: int) -> bytes:
+        return bytes(self._record(index)[self._image])
 
     def digest(self) -> str:
         """Of name, version, split and number of records."""
@@ -112,10 +112,10 @@ class _Records:
 
 
 class CaptionedRecords(_Records):
-    """Pictures with captions."""
+    """Images with captions."""
 
-    def __init__(self, records, picture: str, texts: Sequence[str], digest: "hashlib._Hash"):
-        super().__init__(records, picture, digest)
+    def __init__(self, records, image: str, texts: Sequence[str], digest: "hashlib._Hash"):
+        super().__init__(records, image, digest)
         self._texts = texts
         if len(texts) > 1:
             self.second_captions = lambda index: self._captions(index, texts[1])
@@ -128,12 +128,12 @@ class CaptionedRecords(_Records):
 
 
 class LabelledRecords(_Records):
-    """Pictures of named classes."""
+    """Images of named classes."""
 
     def __init__(
-        self, records, picture: str, label: str, names: Sequence[str], templates: Sequence[str], digest: "hashlib._Hash"
+        self, records, image: str, label: str, names: Sequence[str], templates: Sequence[str], digest: "hashlib._Hash"
     ):
-        super().__init__(records, picture, digest)
+        super().__init__(records, image, digest)
         self._label = label
         self.class_names = tuple(map(in_words, names))
         self._captions = class_captions(self.class_names, templates)

@@ -1,11 +1,11 @@
-"""Tars of pictures with captions as img2dataset and the webdataset library write them, read as they are.
+"""Tars of images with captions as img2dataset and the webdataset library write them, read as they are.
 
     00000.tar: 000000000.jpg  000000000.txt  000000000.json  000000001.jpg ...
 
 Members whose names are equal up to the first dot are one sample. Tars are indexed once (`tars.build`) and then
 read in any order, so every shuffle is one of all pairs, and a run resumes at any step.
 
-Keys of `config.data`: ``image_key`` is the picture's extension, such as "png"; ``caption_key`` and
+Keys of `config.data`: ``image_key`` is the image's extension, such as "png"; ``caption_key`` and
 ``second_caption_key`` the caption's, such as "txt", or a field of a JSON member: "json.caption" is the field
 caption of KEY.json, "json.a.b" the field b in its object a. A field that is a list of strings gives several captions.
 """
@@ -23,18 +23,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rankclip_jax.data import locations
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.captions import captions_of
+from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.build import Indexed, open_indexes
+from rankclip_jax.data.tars.headers import BLOCK, member_name
 from rankclip_jax.data.tars.report import summary, troubles
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
-from rankclip_jax.data.tars.walk import BLOCK, member_name
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-PICTURES: Part = ("jpg", "jpeg", "png", "webp")
+IMAGES: Part = ("jpg", "jpeg", "png", "webp")
 CAPTION = "txt"
 NEAR = 1 << 18  # bytes that are read in vain rather than asking a server twice
 
@@ -50,7 +50,7 @@ class WebDataset:
     """The pairs of some tars, as `pairs.PairSource` says; its memory is that of the index, which is mapped."""
 
     def __init__(self, tars: Sequence[Indexed], parts: Sequence[Part], captions: Sequence[Caption]):
-        """`captions` are the first and perhaps the second; the picture is part 0."""
+        """`captions` are the first and perhaps the second; the image is part 0."""
         self._files = [tar.file for tar in tars]
         self._rows = [tar.rows for tar in tars]
         self._ends = list(accumulate(len(rows) for rows in self._rows))
@@ -86,7 +86,7 @@ class WebDataset:
     def captions(self, index: int) -> tuple[str, ...]:
         return self._caption(index, self._captions[0])
 
-    def picture(self, index: int) -> bytes:
+    def image_bytes(self, index: int) -> bytes:
         file, row = self._row(index)
         return self._part(index, file, row, 0)
 
@@ -137,7 +137,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
     """The pairs of tars, which are indexed if they have not been yet.
 
     Raises:
-      UserError: a file is compressed or no tar, or no sample has both picture and caption.
+      UserError: a file is compressed or no tar, or no sample has both image and caption.
     """
     tars, parts, captions = _open(files, options, rebuild=False)
     for line in troubles(tars):
@@ -159,8 +159,8 @@ def _open(files: Sequence[str], options: PairOptions, rebuild: bool) -> tuple[li
     captions = [_caption_of(options.caption_key or CAPTION)]
     if options.second_caption_key:
         captions.append(_caption_of(options.second_caption_key))
-    pictures = (options.image_key.lower().lstrip("."),) if options.image_key else PICTURES
-    parts = [pictures, *dict.fromkeys((caption.extension,) for caption in captions)]
+    images = (options.image_key.lower().lstrip("."),) if options.image_key else IMAGES
+    parts = [images, *dict.fromkeys((caption.extension,) for caption in captions)]
     tars = open_indexes(files, parts, options.index_dir, rebuild)
     if not any(tar.entry.pairs for tar in tars):
         raise UserError(_no_pairs(tars, parts))
@@ -197,7 +197,7 @@ def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
 
 
 def _extent(row: Sequence[int]) -> tuple[int, int]:
-    """Where the members of a sample begin, with the picture's headers, and how many bytes they take."""
+    """Where the members of a sample begin, with the image's headers, and how many bytes they take."""
     begins = [block * BLOCK for block in row[FIRST::2]]
     ends = [begin + size for begin, size in zip(begins, row[FIRST + 1 :: 2], strict=True)]
     start = min(begins[0] - row[HEADERS] * BLOCK, *begins)

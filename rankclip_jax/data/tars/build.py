@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from rankclip_jax.data import local_files, locations
+from rankclip_jax.data.storage import local_files, locations
 from rankclip_jax.data.tars.index import EMPTY, Entry, Index, read_index, remove_partials, write_index
 from rankclip_jax.data.tars.shard import Part, Shard, scan
 from rankclip_jax.errors import UserError
@@ -56,7 +56,7 @@ def open_indexes(
 
     Args:
       files: tars, paths or URLs.
-      parts: extensions of each part of a sample; the picture is the first.
+      parts: extensions of each part of a sample; the image is the first.
       index_dir: folder to keep indexes in; "" for beside the tars.
       rebuild: make all of them, whatever is there.
 
@@ -69,7 +69,7 @@ def open_indexes(
         folders.setdefault(os.path.dirname(file), []).append(file)
     done = {}
     for folder, inside in folders.items():
-        home = _Home(folder, parts, index_dir)
+        home = IndexLocation(folder, parts, index_dir)
         wanted = {os.path.basename(file): stamps[file] for file in inside}
         index, path = (EMPTY, "") if rebuild else home.read(wanted)
         if len(index.entries) < len(wanted):
@@ -80,12 +80,12 @@ def open_indexes(
     return [done[file] for file in files]
 
 
-class _Home:
+class IndexLocation:
     """Where the index of the tars in one folder is, or may be."""
 
     def __init__(self, folder: str, parts: Sequence[Part], index_dir: str):
         self._folder, self._parts, self._chosen = folder, parts, index_dir
-        kind = "+".join(part[0] if len(part) == 1 else "picture" for part in parts) + SUFFIX
+        kind = "+".join(part[0] if len(part) == 1 else "image" for part in parts) + SUFFIX
         # Elsewhere it needs a name that tells the folder.
         told = f"{os.path.basename(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}-{kind}"
         beside = [] if locations.is_url(folder) else [os.path.join(folder, FOLDER, kind)]

@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from rankclip_jax.data.tars.shard import Part, Shard, width
+from rankclip_jax.files import PARTIAL, replaced_file
 
 MAGIC = b"rcjtar01"
 END = 8 + len(MAGIC)
-PARTIAL = ".partial"
 SMALL = 1 << 20  # bytes up to which a file is read whole: a mapping keeps it open
 
 
@@ -68,18 +68,10 @@ def write_index(path: str, index: Index, parts: Sequence[Part]) -> None:
     table = {"parts": parts, "shards": {name: asdict(entry) for name, entry in index.entries.items()}}
     text = json.dumps(table, separators=(",", ":")).encode()
     partial = f"{path}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
-    try:
-        with open(partial, "wb") as file:
-            for name in index.entries:
-                file.write(np.ascontiguousarray(index.rows[name], "<u4"))
-            file.write(text + len(text).to_bytes(8, "little") + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        raise
+    with replaced_file(path, "wb", partial) as file:
+        for name in index.entries:
+            file.write(np.ascontiguousarray(index.rows[name], "<u4"))
+        file.write(text + len(text).to_bytes(8, "little") + MAGIC)
 
 
 def remove_partials(path: str) -> None:

@@ -45,7 +45,7 @@ def troubles(tars: Sequence[Indexed]) -> list[str]:
         lines.append(f"{len(gaps)} shard numbers are missing: {_first(gaps)}")
     if incomplete:
         where = [os.path.basename(tar.file) for tar in tars if tar.entry.incomplete]
-        lines.append(f"{incomplete:,} samples without picture or caption are left out, in {_first(where)}")
+        lines.append(f"{incomplete:,} samples without image or caption are left out, in {_first(where)}")
     if duplicates:
         where = [os.path.basename(tar.file) for tar in tars if tar.entry.duplicates]
         lines.append(f"{duplicates:,} members of a name that was there before are left out, in {_first(where)}")

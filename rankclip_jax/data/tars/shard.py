@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankclip_jax.data.tars.walk import BLOCK, Member, Walk
+from rankclip_jax.data.tars.headers import BLOCK, Member, TarHeaders
 
 # Which extensions serve as a part of a sample, the preferred one first.
 Part = tuple[str, ...]
@@ -66,7 +66,7 @@ def split_name(name: bytes) -> tuple[bytes, bytes]:
 
 def scan(read: Callable[[int, int], bytes], size: int, parts: Sequence[Part], chunk: int = 1 << 20) -> Shard:
     """Find the samples of a tar of `size` bytes that `read(offset, length)` gives pieces of, `chunk` at a time."""
-    walk, samples = Walk(read, size, chunk), _Samples(parts)
+    walk, samples = TarHeaders(read, size, chunk), _Samples(parts)
     for members in walk:
         samples.add(members)
     return samples.shard(walk)
@@ -121,7 +121,7 @@ class _Samples:
         self._rows[at + FIRST + 2 * part] = begin // BLOCK
         self._rows[at + FIRST + 2 * part + 1] = size
 
-    def shard(self, walk: Walk) -> Shard:
+    def shard(self, walk: TarHeaders) -> Shard:
         all_rows = np.array(self._rows, "<u4").reshape(-1, self._width)
         ranks = np.frombuffer(self._ranks, np.uint8).reshape(-1, self._num_parts)
         complete = (ranks != NONE).all(1)

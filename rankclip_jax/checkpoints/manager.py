@@ -1,0 +1,276 @@
+"""Checkpoints: saved in the background, whole or not at all, checked bit for bit when read.
+
+A thin layer over Orbax's `CheckpointManager`, which restores a flipped byte without a word, casts a dtype
+that differs, and stops at a damaged step. Here every array has a digest, nothing is cast, and the step before
+a damaged one is used. Layout: ``FOLDER/STEP/state`` (arrays) and ``FOLDER/STEP/meta`` (JSON: path, shape,
+dtype and digest of every array, metrics, and what the caller adds). A step is written under a temporary name
+and renamed.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+
+from rankclip_jax.checkpoints import files
+from rankclip_jax.checkpoints.digests import altered, manifest, mismatches
+from rankclip_jax.checkpoints.files import Damaged
+from rankclip_jax.errors import UserError
+from rankclip_jax.parallel import processes
+
+PyTree = Any
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    step: int
+    state: PyTree  # as the abstract state asked: same tree, shapes, dtypes, shardings
+    meta: dict[str, Any]  # as given to `save`, by way of JSON
+
+
+class _NewestAndBest:
+    """Which steps stay: the newest `keep`, and the one with the highest score.
+
+    Orbax has these policies, but its best one works by metrics that it does not find again after a restart.
+    """
+
+    def __init__(self, keep: int, scores: Mapping[int, float]):
+        self._keep, self._scores = keep, scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        scored = [step for step in steps if self._scores.get(step, -math.inf) > -math.inf]
+        stay = set(sorted(steps)[-self._keep :])
+        stay |= {max(scored, key=lambda step: (self._scores[step], step))} if scored else set()
+        return [step in stay for step in steps]
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every process calls every method, in the same order.
+
+    Saving goes on in the background; an error in it is raised by the next call of any method.
+    """
+
+    def __init__(self, folder: str, *, keep: int = 3, best_metric: str | None = None, best_mode: str = "max"):
+        """Open `folder`, made if missing, and remove what a killed save left in it.
+
+        Args:
+          folder: a path that all processes share.
+          keep: how many of the newest steps to keep.
+          best_metric: the step that is best by this metric is kept too, however old.
+          best_mode: which value of it is best, "max" or "min".
+        """
+        if best_mode not in ("max", "min"):
+            raise UserError(f"best_mode={best_mode!r} must be 'max' or 'min'")
+        self._folder = files.absolute(folder)
+        self._best = {"metric": best_metric, "mode": best_mode}
+        self._scores = files.scores(self._folder, self._best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_NewestAndBest(max(1, keep), self._scores), cleanup_tmp_directories=True
+        )
+        with self._errors():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step, sound or not, one that is being saved included; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        meta: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Save in the background; `state` may be donated to the next step as soon as this returns.
+
+        It returns once `state` is computed and copied off the devices. A save still running is waited for.
+
+        Args:
+          step: steps done.
+          state: dicts, tuples and namedtuples of jax arrays.
+          meta: anything JSON can hold, handed back by `restore`.
+          metrics: numbers, among them the one that says which step is best.
+
+        Returns whether it saves: a step that exists, or is older than the newest, is left as it is.
+
+        Raises:
+          UserError: no disk space left, for this save or the one before.
+        """
+        if self.latest_step is not None and step <= self.latest_step:
+            return False
+        metrics = {name: float(value) for name, value in (metrics or {}).items()}
+        record = {"format": 1, "step": step, "meta": dict(meta or {}), "metrics": metrics, "best": self._best}
+        record["arrays"] = manifest(state)
+        sealed = ocp.args.JsonSave(files.seal(record))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=sealed)
+        with self._errors():
+            self._manager.check_for_errors()
+            self._scores[step] = files.score(metrics, self._best)
+            return self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Return when everything is on disk; raise what went wrong on the way there."""
+        with self._errors():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """`wait`, and stop the background threads."""
+        self.wait()
+        self._manager.close()
+
+    def restore(self, abstract_state: PyTree) -> Restored | None:
+        """Restore the newest sound step; None if nothing was ever saved.
+
+        Damaged steps on the way are renamed to ``STEP.damaged``, each with a line on stderr.
+
+        Args:
+          abstract_state: `jax.ShapeDtypeStruct` leaves; their shardings may be of any mesh, none means the
+            first local device.
+
+        Raises:
+          UserError: paths, shapes or dtypes are not those of the checkpoint; or there are checkpoints, and
+            none of them is sound (then nothing is renamed).
+        """
+        self.wait()
+        return self._first_sound(files.steps(self._folder), abstract_state)
+
+    def restore_best(self, abstract_state: PyTree) -> Restored | None:
+        """Restore the best sound step by the metric named at construction; None if no step has it."""
+        self.wait()
+        return self._first_sound(files.best_first(self._folder, self._best), abstract_state)
+
+    def _first_sound(self, steps: Sequence[int], abstract_state: PyTree) -> Restored | None:
+        damaged: dict[int, str] = {}
+        for step in steps:
+            try:
+                restored = self._read(step, abstract_state)
+            except Damaged as error:
+                damaged[step] = str(error)
+                continue
+            for bad, problem in damaged.items():
+                self._set_aside(bad, problem)
+            return restored
+        if damaged:
+            found = "; ".join(f"{step}: {problem}" for step, problem in damaged.items())
+            raise UserError(f"no sound checkpoint in {self._folder} ({found}); move it away to start over")
+        return None
+
+    def _read(self, step: int, abstract_state: PyTree) -> Restored:
+        """Read and check one step; all processes raise `Damaged`, or none does."""
+        problem, record, state = "", {}, None
+        try:
+            record = files.read_record(self._folder, step)
+            self._check_fits(step, mismatches(record["arrays"], abstract_state))
+            state = files.read_arrays(self._folder, step, abstract_state)
+        except Damaged as error:
+            problem = str(error)
+        if not processes.all_agree(not problem):
+            raise Damaged(problem or "another process cannot read it")
+        _check_digests(record["arrays"], state)
+        return Restored(step, state, record["meta"])
+
+    def _check_fits(self, step: int, differing: Sequence[str]) -> None:
+        """Refuse a checkpoint of another model or optimizer; Orbax would cast, or drop what has no place."""
+        if differing:
+            raise UserError(
+                f"checkpoint {step} in {self._folder} is of another model or optimizer (saved -> wanted): "
+                f"{_first(differing)}. Use the config that it was made with, or another --workdir"
+            )
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        """Rename a damaged step, so that it neither counts as the newest nor is lost."""
+        if processes.is_main():
+            target, n = self._folder / f"{step}.damaged", 1
+            while target.exists():
+                target, n = self._folder / f"{step}.damaged.{n}", n + 1
+            (self._folder / str(step)).rename(target)
+            print(
+                f"warning: checkpoint {step} is damaged ({problem}); it is now {target.name}, and the one "
+                "before it is used",
+                file=sys.stderr,
+                flush=True,
+            )
+        processes.barrier(f"set checkpoint {step} aside")
+        self._manager.reload()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn a full disk, wherever in Orbax's threads it was met, into a `UserError`."""
+        try:
+            yield
+        except Exception as error:
+            reason = files.no_room(error)
+            if reason is None:
+                raise
+            raise UserError(
+                f"no room to save in {self._folder} ({reason}); earlier checkpoints are intact: free some "
+                "disk space and run the same command again"
+            ) from error
+
+
+def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    """Read what a checkpoint is evaluated with, on any machine, with no model and nothing written.
+
+    Args:
+      folder: as given to `Checkpoints`, whose states are those of `step`: "params", if the model has any
+        "model_state", and if the run averages them an "ema" of both, which is then what is read.
+      step: a number; None for the newest sound one; "best" for the best by the run's own metric.
+
+    Returns ({"params", "model_state"} as nested dicts of numpy arrays, meta as given to `save` plus its "step").
+
+    Raises:
+      UserError: no such checkpoint, or it is damaged.
+    """
+    path = files.absolute(folder)
+    problems = []
+    for candidate in _candidates(path, step):
+        try:
+            record = files.read_record(path, candidate)
+            parts = ("ema",) if _of(record["arrays"], "ema") else ("params", "model_state")
+            arrays = _of(record["arrays"], *parts)
+            state = files.read_numpy(path, candidate, arrays)
+            _check_digests(arrays, state)
+        except Damaged as error:
+            problems.append(f"{candidate}: {error}")
+            continue
+        for problem in problems:
+            print(f"warning: damaged checkpoint passed over: {problem}", file=sys.stderr)
+        model = state.get("ema", state)
+        return model, record["meta"] | {"step": candidate}
+    wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
+    raise UserError(f"no sound {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")
+
+
+def _of(arrays: Sequence[Mapping[str, Any]], *parts: str) -> list[Mapping[str, Any]]:
+    """The entries of some parts of the state."""
+    return [entry for entry in arrays if entry["path"][0] in parts]
+
+
+def _candidates(folder: Any, step: int | str | None) -> list[int]:
+    """Steps to try, in order."""
+    if step is None:
+        return files.steps(folder)
+    if step == "best":
+        return files.best_first(folder)
+    if not str(step).isdigit():
+        raise UserError(f"step {step!r} is neither a number nor 'best'")
+    return [int(step)]
+
+
+def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
+    wrong = altered(saved, state)
+    if wrong:
+        raise Damaged(f"not the bits that were saved in {_first(wrong)}")
+
+
+def _first(items: Sequence[str]) -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return "; ".join(items[:3]) + more

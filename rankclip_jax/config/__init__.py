@@ -1,0 +1,1 @@
+"""The config: complete base, checks, durations, `config.json`."""

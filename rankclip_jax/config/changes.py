@@ -1,0 +1,77 @@
+"""Whether a run folder holds the run of this config, or of another one."""
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.config.record import load_run_config, to_json
+from rankclip_jax.errors import UserError
+from rankclip_jax.run_folder import CONFIG, has_progress
+from rankclip_jax.trees import flatten
+
+# What a restart of the same run may change: nothing that reaches a weight or a batch. (Another mesh, like
+# another machine, changes the order of sums: then the run goes on, though not to the same bits.)
+MAY_CHANGE = (
+    "checkpoint.*",
+    "data.max_bad_fraction",
+    "data.num_threads",
+    "data.prefetch",
+    # Data may move: their digest is compared.
+    "data.index_dir",
+    "data.image_root",
+    "data.quarantine",
+    "data.root",
+    "data.second_captions",
+    "data.test",
+    "data.train",
+    "data.val",
+    "eval.*",
+    "log.*",
+    "mesh.*",
+)
+
+
+def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | None = None) -> bool:
+    """Return whether `workdir` already holds this very run; refuse one that holds another.
+
+    Keys that match `MAY_CHANGE` may differ. A run that has logged and saved nothing yet (it died of too large
+    a batch, say) does not count.
+
+    Args:
+      config: as `resolve` returned it, so that a changed number of steps is seen however it came about:
+        the learning rate depends on it.
+      data: as given to `save_run_config`; None leaves it out of the comparison.
+
+    Raises:
+      UserError: names the first keys that differ.
+    """
+    saved = load_run_config(workdir)
+    if not has_progress(workdir):
+        return False
+    if saved is None:
+        raise UserError(f"{workdir} holds a run without its {CONFIG}: restore that file, or use another --workdir")
+    changes = _differences(saved["config"], json.loads(to_json(config)))
+    if data is not None:
+        changes += _differences(saved["data"], json.loads(to_json(data)), "data: ")
+    if changes:
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(changes[:3])}{more}. "
+            "Use another --workdir, or the old values to continue that run"
+        )
+    return True
+
+
+def _differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:
+    """One 'key old -> new' for each leaf that differs and may not."""
+    olds, news = dict(flatten(old)), dict(flatten(new))
+    keys = [key for key in olds | news if not any(fnmatch(key, pattern) for pattern in MAY_CHANGE)]
+    shown = {key: (_show(olds, key), _show(news, key)) for key in sorted(keys)}
+    return [f"{label}{key} {was} -> {now}" for key, (was, now) in shown.items() if was != now]
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "(absent)"

@@ -1,0 +1,163 @@
+"""Random changes of training images, step by step; `transforms.make_augment` joins them to a pipeline.
+
+A step takes and gives an image: uint8 [H, W, 3], or a PIL image of mode RGB. What Pillow computes stays
+Pillow's, since each way between the two is a copy; what numpy computes gives an array.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from rankclip_jax.data.images.types import WHITE, ImageLike, as_array, as_image, height_width
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's gray
+TRIES = 10  # of a crop that fits
+
+
+def flip(image: ImageLike, rng: np.random.Generator, *, probability: float = 0.5) -> ImageLike:
+    """Mirror left and right with the given probability."""
+    if rng.random() >= probability:
+        return image
+    if isinstance(image, np.ndarray):
+        return image[:, ::-1]
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def shift(image: ImageLike, rng: np.random.Generator, *, translate: float = 0.08, scale: float = 0.1) -> np.ndarray:
+    """Move and zoom a drawing on white ground; what moves in from outside is white.
+
+    Args:
+      image: RGB.
+      rng: source of the draw.
+      translate: largest move, as a fraction of each side; uniform in both directions.
+      scale: largest zoom, in or out, as a fraction; uniform, one for both sides. At 0 the image
+        moves by whole pixels and is copied, which costs a tenth of resampling it.
+    """
+    array = as_array(image)
+    height, width = array.shape[:2]
+    down, right, zoom = (rng.random(3) * 2 - 1) * (translate * height, translate * width, scale)
+    margin = math.ceil(max(height, width) * (translate + scale / 2)) + 1
+    canvas = np.full((height + 2 * margin, width + 2 * margin, 3), WHITE, np.uint8)
+    canvas[margin : margin + height, margin : margin + width] = array
+    top, left = margin + down - height * zoom / 2, margin + right - width * zoom / 2
+    if not scale:
+        return canvas[round(top) : round(top) + height, round(left) : round(left) + width]
+    box = (left, top, left + (1 + zoom) * width, top + (1 + zoom) * height)
+    return np.asarray(as_image(canvas).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def random_resized_crop(
+    image: ImageLike,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    min_area: float = 0.9,
+    max_area: float = 1.0,
+    max_ratio: float = 4 / 3,
+) -> Image.Image:
+    """Crop a random part and resize it to a square by PIL's bicubic filter, as torchvision's RandomResizedCrop.
+
+    A crop of random area and ratio is drawn up to ten times until it fits into the image; then comes the
+    largest centred one of an allowed ratio. The default is open_clip's, scale=(0.9, 1); torchvision's own, for
+    supervised training, is min_area=0.08.
+
+    Args:
+      image: RGB.
+      rng: source of the draw.
+      size: side of the result in pixels; a pipeline fills it in.
+      min_area, max_area: share of the image's area that a crop has; uniform between them.
+      max_ratio: largest ratio of a crop's sides, wide or tall; log-uniform.
+    """
+    height, width = height_width(image)
+    box = _crop_box(height, width, rng, (min_area, max_area), math.log(max_ratio))
+    # Cropped first: a resize of a box would look at what is beside the box.
+    return as_image(image).crop(box).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _crop_box(
+    height: int, width: int, rng: np.random.Generator, areas: tuple[float, float], log_ratio: float
+) -> tuple[int, int, int, int]:
+    for _ in range(TRIES):
+        area, ratio = height * width * rng.uniform(*areas), math.exp(rng.uniform(-log_ratio, log_ratio))
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
+            return left, top, left + wide, top + tall
+    wide, tall = min(width, round(height * math.exp(log_ratio))), min(height, round(width * math.exp(log_ratio)))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return left, top, left + wide, top + tall
+
+
+def color_jitter(
+    image: ImageLike,
+    rng: np.random.Generator,
+    *,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+) -> np.ndarray:
+    """Scale brightness, contrast about the mean gray, and saturation by factors in 1 +- the argument.
+
+    The three are one affine map of the colours, applied once and clipped once.
+    """
+    image = as_array(image)
+    bright, contrasted, saturated = 1 + (rng.random(3) * 2 - 1) * (brightness, contrast, saturation)
+    colours = image.reshape(-1, 3).astype(np.float32)
+    # A product with a constant row is a tenth of the cost of `mean` over three columns.
+    mean_gray = np.full(len(colours), 1 / len(colours), np.float32) @ colours @ LUMA
+    mixing = saturated * np.eye(3) + (1 - saturated) * LUMA[:, None]
+    mapped = colours @ (bright * contrasted * mixing).astype(np.float32)
+    mapped += np.float32(bright * (1 - contrasted) * mean_gray + 0.5)
+    np.clip(mapped, 0, 255, out=mapped)
+    return mapped.astype(np.uint8).reshape(image.shape)
+
+
+def affine(
+    image: ImageLike,
+    rng: np.random.Generator,
+    *,
+    degrees: float = 12.0,
+    scale: float = 0.15,
+    stretch: float = 0.08,
+    translate: float = 0.08,
+) -> Image.Image:
+    """Rotate, zoom, stretch and move a drawing on white ground, in one bilinear resampling.
+
+    Args:
+      image: RGB.
+      rng: source of the draw.
+      degrees: largest rotation, either way.
+      scale: the zoom is exp(u), u uniform in +-`scale`.
+      stretch: width and height are multiplied by exp(u) and exp(-u), u uniform in +-`stretch`.
+      translate: largest move, as a fraction of each side.
+    """
+    height, width = height_width(image)
+    largest = (math.radians(degrees), scale, stretch, translate, translate)
+    turn, zoom, aspect, right, down = (rng.random(5) * 2 - 1) * largest
+    cos, sin = math.cos(turn) * math.exp(-zoom), math.sin(turn) * math.exp(-zoom)
+    wide, tall = math.exp(-aspect), math.exp(aspect)
+    # PIL wants the map from the result's pixels back to the source's; both turn about the centre.
+    a, b, c, d = cos * wide, -sin * tall, sin * wide, cos * tall
+    x0 = width / 2 - a * width * (0.5 + right) - b * height * (0.5 + down)
+    y0 = height / 2 - c * width * (0.5 + right) - d * height * (0.5 + down)
+    inverse, filter_ = (a, b, x0, c, d, y0), Image.Resampling.BILINEAR
+    moved = as_image(image).transform((width, height), Image.Transform.AFFINE, inverse, filter_, fillcolor=(WHITE,) * 3)
+    return moved
+
+
+def recolor(image: ImageLike, rng: np.random.Generator, *, strength: float = 0.3) -> np.ndarray:
+    """Mix the colours by a random linear map near the identity; white stays white.
+
+    Changes hue, saturation and contrast at once: another artist's palette for the same drawing.
+
+    Args:
+      image: RGB.
+      rng: source of the draw.
+      strength: standard deviation of each of the nine changes to the identity.
+    """
+    image = as_array(image)
+    mixing = np.eye(3, dtype=np.float32) + strength * rng.standard_normal((3, 3), np.float32)
+    ink = WHITE - image.reshape(-1, 3).astype(np.float32)
+    mapped = WHITE + 0.5 - ink @ mixing
+    return np.clip(mapped, 0, WHITE, out=mapped).astype(np.uint8).reshape(image.shape)

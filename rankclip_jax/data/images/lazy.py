@@ -1,0 +1,44 @@
+"""The images of an evaluation split, decoded when they are looked at."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from rankclip_jax.data.images.decode import decode
+from rankclip_jax.data.pairs import PairSource
+
+LOG = logging.getLogger(__name__)
+WHITE = Image.new("RGB", (8, 8), (255, 255, 255))
+
+
+class LazyImages(Sequence[Image.Image]):
+    """N images of any size. A number gives a PIL image; a slice or an array of numbers, some of them.
+
+    One that cannot be decoded is white: leaving it out would make the task easier. It is warned of once, and
+    remembered.
+
+    Attributes:
+      unreadable: numbers of those found so far, in the whole split.
+    """
+
+    def __init__(self, pairs: PairSource, rows: np.ndarray | None = None, unreadable: set[int] | None = None):
+        self._pairs = pairs
+        self._rows = np.arange(len(pairs)) if rows is None else rows
+        self.unreadable: set[int] = set() if unreadable is None else unreadable
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice | np.ndarray | list):
+            return LazyImages(self._pairs, self._rows[index], self.unreadable)
+        row = int(self._rows[index])
+        try:
+            return decode(self._pairs.image_bytes(row))
+        except Exception as error:  # whatever a reader or decoder raises
+            if row not in self.unreadable:
+                self.unreadable.add(row)
+                LOG.warning("image %s is evaluated as white: %s: %s", self._pairs.key(row), type(error).__name__, error)
+            return WHITE

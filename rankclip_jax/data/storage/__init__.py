@@ -1,0 +1,1 @@
+"""Where data files are: local folders, HTTP, buckets."""

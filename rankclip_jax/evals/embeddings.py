@@ -1,0 +1,40 @@
+"""What every evaluation reads of a split: its embeddings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+class Encoder(Protocol):
+    """What is evaluated. Both methods batch internally and return unit-norm rows."""
+
+    def encode_image(self, images: np.ndarray | Sequence) -> np.ndarray:
+        """N images, as in `EvalSplit.images` -> float32 [N, D]."""
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        """M texts -> float32 [M, D]."""
+
+
+@dataclass(frozen=True)
+class SplitEmbeddings:
+    """One encoding of a split, shared by all evaluations.
+
+    Attributes:
+      image_embeds: float [N, D].
+      text_embeds: float [M, D].
+      class_embeds: float [K, D] of every labelling, by its name.
+    """
+
+    image_embeds: np.ndarray
+    text_embeds: np.ndarray
+    class_embeds: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def paired_rows(image_ids: np.ndarray, text_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int [P] image rows and int [P] text rows: the first of each concept that has both."""
+    images, image_rows = np.unique(image_ids, return_index=True)
+    texts, text_rows = np.unique(text_ids, return_index=True)
+    _, in_images, in_texts = np.intersect1d(images, texts, return_indices=True)
+    return image_rows[in_images], text_rows[in_texts]

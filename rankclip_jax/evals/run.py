@@ -1,0 +1,126 @@
+"""Evaluating a run: during training on `val`, at the end on everything, with what the report shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from rankclip_jax.data.images.lazy import LazyImages
+from rankclip_jax.data.records import Dataset, EvalSplit
+from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.evals.embeddings import SplitEmbeddings
+from rankclip_jax.evals.pixels import pixel_reference
+from rankclip_jax.evals.registry import EVALS
+from rankclip_jax.evals.results import write_embeddings, write_eval
+from rankclip_jax.evals.split import chance_levels, embed_split, evaluate_embeddings, metric_names
+from rankclip_jax.inference.encoder import Encoder
+from rankclip_jax.parallel import processes
+
+
+def check_names(config: ConfigDict, dataset: Dataset) -> None:
+    """Refuse names of splits, evaluations and metrics that nothing answers to, before anything is trained.
+
+    Args:
+      config: the whole config, of which `eval` and `checkpoint` are read.
+      dataset: whose evaluation splits are meant.
+
+    Raises:
+      UserError: names the key, and the names that are known.
+    """
+    if config.eval.train_splits and not dataset.evals:
+        raise UserError(
+            "there is nothing to evaluate: name pairs in config.data.val, hold some out by config.data.val_pairs=1000, "
+            "or train without, by --config.eval.train_splits='()' --config.checkpoint.best_metric=''."
+        )
+    during = [lookup(dataset.evals, name, "config.eval.train_splits split") for name in config.eval.train_splits]
+    shown_split(dataset, config.eval.report_split)
+    for name in config.eval.metrics:
+        lookup(EVALS, name, "config.eval.metrics evaluation")
+    best = config.checkpoint.best_metric
+    if not best:
+        return
+    known = {name: None for split in during for name in metric_names(split, config.eval.metrics)}
+    if not known:
+        raise UserError(
+            f"config.checkpoint.best_metric={best!r}, but nothing is evaluated during training: name splits in "
+            "config.eval.train_splits and evaluations in config.eval.metrics, or set best_metric to ''."
+        )
+    lookup(known, best, "config.checkpoint.best_metric")
+
+
+def shown_split(dataset: Dataset, name: str) -> EvalSplit | None:
+    """The split whose images the report shows: `config.eval.report_split`, for "" the last one; None of no splits."""
+    if not name:
+        return next(reversed(dataset.evals.values()), None)
+    return lookup(dataset.evals, name, "config.eval.report_split split")
+
+
+def evaluate_splits(
+    encoder: Encoder, dataset: Dataset, splits: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, SplitEmbeddings]]:
+    """Encode and evaluate some splits; every process gets the same metrics.
+
+    Args:
+      encoder: the model.
+      dataset: whose evaluation splits to use.
+      splits: their names.
+      names: keys of `evals.EVALS`.
+
+    Returns:
+      flat metrics ``<split>/<metric>``, and the embeddings of each split.
+    """
+    metrics, embeds = {}, {}
+    hidden = None if processes.is_main() else True  # None: shown on a terminal only
+    for name in tqdm(splits, desc="evaluating", unit="split", leave=False, disable=hidden):
+        split = lookup(dataset.evals, name, "evaluation split")
+        embeds[name] = embed_split(encoder, split, names)
+        metrics |= evaluate_embeddings(embeds[name], split, names) | _unreadable(split)
+    return metrics, embeds
+
+
+def _unreadable(split: EvalSplit) -> dict[str, float]:
+    """How many images of a split that was just encoded are white because they cannot be decoded, if any."""
+    if not isinstance(split.images, LazyImages):
+        return {}
+    # Each process decodes its own part of every batch.
+    count = len(processes.union(split.images.unreadable, len(split.images)))
+    return {f"{split.name}/unreadable_images": float(count)} if count else {}
+
+
+def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path, step: int) -> dict[str, float]:
+    """Evaluate every split and write ``eval.json`` and ``embeddings.npz`` into `workdir`.
+
+    Args:
+      encoder: the model.
+      dataset: its evaluation splits, and training images for the pixel reference.
+      config: `config.eval`: `names` of evaluations, the split `shown` in the report.
+      workdir: run folder; one process writes.
+      step: training steps behind `encoder.params`.
+
+    Returns:
+      flat metrics of all splits.
+    """
+    shown = shown_split(dataset, config.report_split)
+    metrics, embeds = evaluate_splits(encoder, dataset, tuple(dataset.evals), config.metrics)
+    if processes.is_main():
+        write_eval(workdir, step, metrics, *references(dataset, tuple(dataset.evals), config.metrics))
+        if shown is not None:
+            write_embeddings(workdir, embeds[shown.name], shown)
+    return metrics
+
+
+def references(
+    dataset: Dataset, splits: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What needs no model: the level of chance, and that of the nearest training image by pixels.
+
+    Args as those of `evaluate_splits`. The second is empty where the concepts of the training images are
+    not known.
+    """
+    chance, pixels = {}, {}
+    for split in (dataset.evals[name] for name in splits):
+        chance |= chance_levels(split, names)
+        if hasattr(dataset.train, "ids"):
+            pixels |= pixel_reference(split, dataset.train.images, dataset.train.ids)
+    return chance, pixels

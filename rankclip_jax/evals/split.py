@@ -1,0 +1,87 @@
+"""Evaluation of a model on one split: encode once, then any number of metrics."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rankclip_jax.data.records import EvalSplit
+from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.evals.embeddings import Encoder, SplitEmbeddings, paired_rows
+from rankclip_jax.evals.registry import CHANCE, EVALS
+from rankclip_jax.evals.zeroshot import class_embeddings
+
+
+def evaluate_split(encoder: Encoder, split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
+    """Encode ``split`` and return flat metrics such as ``test_style/image_to_text_R@1``, all finite."""
+    return evaluate_embeddings(embed_split(encoder, split, names), split, names)
+
+
+def embed_split(encoder: Encoder, split: EvalSplit, names: Sequence[str]) -> SplitEmbeddings:
+    """Encode what the evaluations ``names`` need of ``split``; an empty split is a `UserError`."""
+    for name in names:
+        lookup(EVALS, name, "evaluation")
+    if len(split.images) == 0 or len(split.texts) == 0:
+        raise UserError(
+            f"evaluation split {split.name!r} has {len(split.images)} images and {len(split.texts)} texts: "
+            "it needs at least one of each. Drop it from the evaluations or check the data."
+        )
+    labellings = split.classes if "zero_shot" in names else {}
+    return SplitEmbeddings(
+        image_embeds=np.asarray(encoder.encode_image(split.images)),
+        text_embeds=np.asarray(encoder.encode_text(list(split.texts))),
+        class_embeds={
+            name: class_embeddings(encoder.encode_text, classes.names, classes.templates)
+            for name, classes in labellings.items()
+        },
+    )
+
+
+def metric_names(split: EvalSplit, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys that `evaluate_split` will give, found on a few rows of the split, without a model."""
+    rows = [np.union1d(found[:8], 0).astype(int) for found in paired_rows(split.image_ids, split.text_ids)]
+    return tuple(evaluate_split(_Constant(), _some_rows(split, *rows), names))
+
+
+class _Constant:
+    """Encodes everything alike: enough to ask which metrics there are."""
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        return np.ones((len(images), 1), np.float32)
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), 1), np.float32)
+
+
+def _some_rows(split: EvalSplit, images: np.ndarray, texts: np.ndarray) -> EvalSplit:
+    """Return a split of some of the images and some of the texts, with all classes."""
+    if len(split.images) == 0 or len(split.texts) == 0:
+        return split
+    classes = {
+        name: replace(kind, image_labels=kind.image_labels[images], text_labels=kind.text_labels[texts])
+        for name, kind in split.classes.items()
+    }
+    return replace(
+        split,
+        images=split.images[images],
+        image_ids=split.image_ids[images],
+        texts=tuple(split.texts[row] for row in texts),
+        text_ids=split.text_ids[texts],
+        classes=classes,
+    )
+
+
+def evaluate_embeddings(embeds: SplitEmbeddings, split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of ``names`` for embeddings that `embed_split` made, under ``<split>/<metric>``."""
+    found = {}
+    for name in names:
+        found |= lookup(EVALS, name, "evaluation")(embeds, split)
+    return {f"{split.name}/{key}": float(value) for key, value in found.items()}
+
+
+def chance_levels(split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
+    """Return the level of a random ranking under `evaluate_split`'s keys, for those that have one."""
+    found = {}
+    for name in names:
+        found |= lookup(CHANCE, name, "evaluation")(split)
+    return {f"{split.name}/{key}": float(value) for key, value in found.items()}

@@ -1,0 +1,214 @@
+"""What the terms of an objective do to the batch and to each other, measured beside training.
+
+Computed at log steps only, by a function of its own: a training step is the same with and without it.
+
+Letters: B global rows, N rows of a sample of the batch, D embedding, L tokens.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rankclip_jax.models.two_towers import OUTPUTS
+from rankclip_jax.objectives.clip import CLIP, INPUTS
+from rankclip_jax.objectives.objective import Objective, Term, cosine
+from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
+from rankclip_jax.parallel.mesh import block_if_cpu_collectives
+from rankclip_jax.training.gradcache import make_forward
+from rankclip_jax.training.optimizer import frozen_mask, locked_parts
+
+# Lists are compared over the first rows of a batch, which is in random order: a few hundred thousand pairs.
+SAMPLE = 64
+Arrays = Mapping[str, jax.Array]
+
+
+def make_diagnostics(
+    towers: nn.Module,
+    objective: Objective,
+    mesh: Mesh,
+    block_rows: int = 0,
+    micro_batches: int = 1,
+    seed: int = 0,
+    freeze: str = "",
+) -> Callable[..., dict[str, jax.Array]]:
+    """Return f(params, batch, weights, objective_state, step, model_state) -> {name: float32 scalar}, a pure function.
+
+    For each term, of its gradient with respect to the embeddings (the part along the sphere, which is all that
+    the towers get to see; not the embeddings of a tower that `freeze` locks, which nothing pulls on):
+
+        loss_<term>              the term, unweighted
+        grad_norm_<term>         |g|, unweighted
+        grad_share_<term>        weight |g|, over the sum of it over all terms
+        cosine_with_clip_<term>  <g, g_clip> / |g| |g_clip|; 0 where one of them is 0
+
+    CLIP's gradient is that of its own term, be it part of the objective or not (left out without a learned
+    scale, and for terms that read no embedding CLIP reads). Of the batch:
+
+        agreement_cross_modal, agreement_in_modal   see `agreement`; image i's list against text i's
+        duplicate_captions                          see `duplicate_captions`
+        <scalar>_at_clamp                           1 where a learned scalar is at an end of its range, else 0
+
+    The embeddings are those that the step sees: of towers in training, in its micro-batches. What these do
+    to the towers' state is forgotten. Everything is finite where the embeddings are. The cost is a forward
+    pass of the towers and one loss for each term.
+    """
+    alone = {name: _only(objective, name, term) for name, term in objective.terms.items()}
+    if "logit_scale" in objective.scalars:
+        alone.setdefault("clip", _only(objective, "clip", CLIP))
+    functions = {name: loss_and_gradients(one, mesh, block_rows) for name, one in alone.items()}
+    inputs = tuple(dict.fromkeys((*INPUTS, *objective.inputs)))
+    forward = make_forward(towers, inputs, mesh, micro_batches, seed)
+
+    def diagnostics(
+        params: dict, batch: Arrays, weights: Arrays, objective_state: dict | None = None, step=0, model_state=None
+    ):
+        frozen = frozen_mask(params, freeze)["towers"] if freeze else None
+        embeds, _, _ = forward(params["towers"], model_state or {}, batch, step, frozen)
+        scalars = params["scalars"]
+        results = {
+            name: function(embeds, scalars, {name: jnp.float32(1.0)}, objective_state, step)
+            for name, function in functions.items()
+        }
+        results = without_locked(results, locked_parts(frozen or {}))
+        image_ND, text_ND = (embeds[name][:SAMPLE] for name in INPUTS)
+        return {
+            **of_terms(objective.terms, results, embeds, weights),
+            "agreement_cross_modal": agreement(cosine(image_ND, text_ND), cosine(text_ND, image_ND)),
+            "agreement_in_modal": agreement(cosine(image_ND, image_ND), cosine(text_ND, text_ND)),
+            "duplicate_captions": duplicate_captions(batch["tokens"]),
+            **at_clamp(objective, scalars),
+        }
+
+    return diagnostics
+
+
+def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
+    """Compile for `mesh`: (state, batch) -> {"diagnostics/<name>": scalar} of the state before its next step."""
+
+    def of_state(state: dict, batch: Arrays) -> dict[str, jax.Array]:
+        weights = objective.weights(state["step"])
+        found = diagnostics(state["params"], batch, weights, state["objective"], state["step"], state["model_state"])
+        return {f"diagnostics/{name}": value for name, value in found.items()}
+
+    compiled = jax.jit(of_state, out_shardings=NamedSharding(mesh, P()))
+    return lambda state, batch: block_if_cpu_collectives(
+        compiled(state, batch)
+    )  # the step after it does not depend on it
+
+
+def without_locked(results: Mapping[str, LossAndGradients], locked: Sequence[str]) -> dict[str, LossAndGradients]:
+    """Results without the gradients that reach locked towers and heads only."""
+
+    def trains(name: str) -> bool:
+        tower, _, kind = OUTPUTS[name]
+        return not {tower, f"{tower}_head" if kind == "logits" else tower} <= set(locked)
+
+    return {
+        term: result._replace(d_embeds={name: d for name, d in result.d_embeds.items() if trains(name)})
+        for term, result in results.items()
+    }
+
+
+def _only(objective: Objective, name: str, term: Term) -> Objective:
+    return dataclasses.replace(objective, terms={name: term})
+
+
+def of_terms(
+    terms: Mapping[str, Term], results: Mapping[str, LossAndGradients], embeds: Arrays, weights: Arrays
+) -> dict[str, jax.Array]:
+    """Loss, norm and share of the gradient, and its cosine with CLIP's, of each term; see `make_diagnostics`.
+
+    Args:
+      terms: of the objective.
+      results: what each term gives alone with weight 1; "clip" too if there is anything to compare with.
+      embeds: at which the gradients were taken.
+      weights: of each term.
+    """
+    gradients = {name: along_the_sphere(result.d_embeds, embeds) for name, result in results.items()}
+    norms = {name: _norm(gradient) for name, gradient in gradients.items()}
+    total = sum(weights[name] * norms[name] for name in terms)
+    found = {}
+    for name in terms:
+        found[f"loss_{name}"] = results[name].loss
+        found[f"grad_norm_{name}"] = norms[name]
+        found[f"grad_share_{name}"] = _ratio(weights[name] * norms[name], total)
+        if name != "clip" and "clip" in gradients and gradients[name].keys() & gradients["clip"].keys():
+            inner = _inner(gradients[name], gradients["clip"])
+            found[f"cosine_with_clip_{name}"] = _ratio(_ratio(inner, norms[name]), norms["clip"])
+    return found
+
+
+def along_the_sphere(gradient: Arrays, embeds: Arrays) -> dict[str, jax.Array]:
+    """Gradients without their part along unit-norm embeddings: normalisation takes that away."""
+
+    def project(name: str, d_BD: jax.Array) -> jax.Array:
+        if "embeds" not in name:
+            return d_BD
+        unit_BD = embeds[name]
+        return d_BD - jnp.sum(d_BD * unit_BD, axis=1, keepdims=True) * unit_BD
+
+    return {name: project(name, d_BD) for name, d_BD in gradient.items()}
+
+
+def agreement(first_NN: jax.Array, second_NN: jax.Array) -> jax.Array:
+    """Share of list pairs in agreement: how alike rows i of two matrices order the columns other than i.
+
+    Of all pairs of items that neither list ties, over all rows, the share that both lists order alike: 1 for
+    equal orders, 0 for reversed ones, 0.5 by chance and where there is nothing to compare. It is (tau + 1) / 2
+    with Kendall's tau, over pairs without ties.
+
+    Args:
+      first_NN, second_NN: any numbers; row i is a list about i.
+    """
+    rises = [x_NN[:, :, None] - x_NN[:, None, :] for x_NN in (first_NN, second_NN)]
+    other_NN = ~jnp.eye(len(first_NN), dtype=bool)
+    counts = other_NN[:, :, None] & other_NN[:, None, :] & (rises[0] != 0) & (rises[1] != 0)
+    alike = counts & ((rises[0] > 0) == (rises[1] > 0))
+    pairs = jnp.sum(counts, dtype=jnp.float32)
+    return jnp.where(pairs > 0, _ratio(jnp.sum(alike, dtype=jnp.float32), pairs), 0.5)
+
+
+def duplicate_captions(tokens_BL: jax.Array) -> jax.Array:
+    """Share of the batch whose caption another row has too: 0 where all differ, 1 where none is alone.
+
+    Rows are sorted by two hashes, and neighbours compared token by token: time B log B, nothing of size B x B.
+    """
+    rng = np.random.default_rng(0)
+    factors_L2 = rng.integers(1, 2**32, (tokens_BL.shape[1], 2), dtype=np.uint32) | 1
+    hashes = [jnp.sum(tokens_BL.astype(jnp.uint32) * factors_L2[:, i], axis=1, dtype=jnp.uint32) for i in (0, 1)]
+    rows_B = jnp.arange(len(tokens_BL))
+    order_B = lax.sort((*hashes, rows_B), num_keys=2)[2]
+    sorted_BL = tokens_BL[order_B]
+    same = jnp.all(sorted_BL[1:] == sorted_BL[:-1], axis=1)
+    alone = jnp.zeros(1, bool)
+    return jnp.mean(jnp.concatenate([same, alone]) | jnp.concatenate([alone, same]), dtype=jnp.float32)
+
+
+def at_clamp(objective: Objective, scalars: Arrays) -> dict[str, jax.Array]:
+    """{"<scalar>_at_clamp": 1 at an end of its range, else 0}, for the scalars that have one."""
+    ranges = {name: (scalar.minimum, scalar.maximum) for name, scalar in objective.scalars.items()}
+    return {
+        f"{name}_at_clamp": ((scalars[name] <= low) | (scalars[name] >= high)).astype(jnp.float32)
+        for name, (low, high) in ranges.items()
+        if np.isfinite([low, high]).any()
+    }
+
+
+def _inner(a: Arrays, b: Arrays) -> jax.Array:
+    return sum(jnp.sum(a[name] * b[name]) for name in a if name in b)
+
+
+def _norm(gradient: Arrays) -> jax.Array:
+    return jnp.sqrt(_inner(gradient, gradient))
+
+
+def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+    """part / whole; 0 where the whole is 0."""
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)

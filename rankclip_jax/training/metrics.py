@@ -1,0 +1,142 @@
+"""Where numbers go: `metrics.jsonl` always, TensorBoard by default, Weights & Biases if asked.
+
+One line of JSON per write: ``{"step": 100, "time": 1754000000.0, "loss": 3.2}``. JSON has no NaN and no
+infinity, so these are the strings "NaN", "Infinity" and "-Infinity", which both Python's ``float()`` and
+JavaScript's ``Number()`` read back; nothing that happened is lost, and any JSON reader can read the file.
+"""
+
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.files import replaced_file
+from rankclip_jax.run_folder import METRICS, sound_lines
+
+
+class MetricsWriter:
+    """Writes scalars by step, in process 0 only."""
+
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        tensorboard: bool = True,
+        wandb: bool | str = False,
+        process_index: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ):
+        """Open nothing yet: files are opened at the first write, after a possible `truncate_after`.
+
+        Args:
+          workdir: run folder, made if missing.
+          tensorboard: also write events to ``workdir/tensorboard``.
+          wandb: True, or the name of the Weights & Biases project, to send them there too.
+          process_index: only process 0 writes; elsewhere every method does nothing.
+          config: shown with the run in Weights & Biases.
+
+        Raises:
+          UserError: wandb is asked for and not installed.
+        """
+        self._active = process_index == 0
+        self._workdir, self._config = workdir, config
+        self._want_tensorboard, self._want_wandb = tensorboard, wandb
+        self._jsonl = self._tensorboard = self._wandb = None
+        self._purge_step: int | None = None
+        if self._active and wandb:
+            self._wandb_module = _import_wandb()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line for `step`; flushed, so that a kill loses at most the line being written.
+
+        Args:
+          step: training steps done.
+          values: name to number; names with a slash (``loss/clip``) are grouped by TensorBoard. Arrays of
+            one element are fetched from their device, which waits for them.
+        """
+        if not self._active:
+            return
+        if self._jsonl is None:
+            self._open()
+        numbers = {name: _number(value) for name, value in values.items()}
+        line = {"step": int(step), "time": round(time.time(), 3)}
+        line |= {name: _encode(number) for name, number in numbers.items()}
+        self._jsonl.write(json.dumps(line, allow_nan=False) + "\n")
+        self._jsonl.flush()
+        if self._tensorboard is not None:
+            for name, number in numbers.items():
+                if not math.isfinite(number):
+                    continue  # TensorBoard cannot draw it and tensorboardX complains each time
+                self._tensorboard.add_scalar(name, number, int(step))
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=int(step))
+
+    def truncate_after(self, step: int) -> None:
+        """Drop lines of later steps than `step`, and a last line cut short, so that no curve doubles.
+
+        Call it before the first write of a resumed run. The file is replaced atomically.
+        """
+        path = os.path.join(self._workdir, METRICS)
+        if not self._active or not os.path.exists(path):
+            return
+        self.close()
+        self._purge_step = step + 1
+        with replaced_file(path) as file:
+            for line in sound_lines(path):
+                if line["step"] <= step:
+                    file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Flush and close everything; a later write opens it again."""
+        if self._jsonl is not None:
+            self._jsonl.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        self._jsonl = self._tensorboard = self._wandb = None
+
+    def _open(self) -> None:
+        os.makedirs(self._workdir, exist_ok=True)
+        self._jsonl = open(os.path.join(self._workdir, METRICS), "a")  # noqa: SIM115 (open as long as the run)
+        if self._want_tensorboard:
+            from tensorboardX import SummaryWriter  # lazily: it costs a second of start-up
+
+            folder = os.path.join(self._workdir, "tensorboard")
+            self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=10)
+        if self._want_wandb:
+            self._wandb = self._open_wandb()
+
+    def _open_wandb(self) -> Any:
+        """Start a Weights & Biases run, or take up the one that this folder began."""
+        path = os.path.join(self._workdir, "wandb_id.txt")
+        if not os.path.exists(path):
+            with open(path, "w") as file:
+                file.write(uuid.uuid4().hex[:8])
+        with open(path) as file:
+            run_id = file.read().strip()
+        project = self._want_wandb if isinstance(self._want_wandb, str) else "rankclip_jax"
+        config = dict(self._config or {})
+        return self._wandb_module.init(project=project, id=run_id, resume="allow", dir=self._workdir, config=config)
+
+
+def _number(value: Any) -> float | int:
+    return value if type(value) is int else float(value)
+
+
+def _encode(number: float | int) -> float | int | str:
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("wandb is not installed; pip install 'rankclip_jax[wandb]', or turn it off") from error
+    return wandb

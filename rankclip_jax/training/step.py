@@ -1,0 +1,189 @@
+"""The jitted train step: a pure function of state and batch.
+
+The state is a plain dict:
+
+    step         updates done
+    params       {"towers", "scalars"}
+    opt_state    of the optimizer
+    objective    running statistics of objectives that have any
+    model_state  mutable collections of towers that have any: {"batch_stats"} of a ResNet
+    ema          {"params", "model_state"} averaged over steps, or {}; what is evaluated, where there is one
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rankclip_jax.objectives.objective import Objective
+from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
+from rankclip_jax.parallel.mesh import batch_sharding, state_shardings
+from rankclip_jax.training.gradcache import make_forward
+from rankclip_jax.training.optimizer import frozen_mask
+
+TrainState = dict
+Batch = dict
+
+
+def make_init(
+    towers: nn.Module, objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
+) -> Callable[[jax.Array], TrainState]:
+    """Return init(key) -> state at step 0; with averages if `ema_decay` is not 0."""
+    image_size, context_length = towers.image.image_size, towers.text.context_length
+
+    def init(key: jax.Array) -> TrainState:
+        images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+        tokens = jnp.zeros((1, context_length), jnp.int32)
+        # Both towers whatever is needed; beside them only what is, and the same towers whatever is beside.
+        batch = {"images": images, "augmented_images": images}
+        batch |= {"tokens": tokens, "caption_tokens": tokens, "augmented_tokens": tokens}
+        inputs = ("image_embeds", "text_embeds", *objective.inputs)
+        model_state = dict(towers.init(key, inputs, batch, method="compute"))
+        params = {
+            "towers": model_state.pop("params"),
+            "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
+        }
+        return {
+            "step": jnp.int32(0),
+            "params": params,
+            "opt_state": optimizer.init(params),
+            "objective": objective.initial_state(),
+            "model_state": model_state,
+            "ema": {"params": params, "model_state": model_state} if ema_decay else {},
+        }
+
+    return init
+
+
+def create_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
+    """Initialise straight into shards: no device ever holds a copy of the whole."""
+    return jax.jit(init, out_shardings=state_shardings(jax.eval_shape(init, key), mesh))(key)
+
+
+def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state, for restoring into."""
+    shapes = jax.eval_shape(init, key)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
+
+
+class Gradients(NamedTuple):
+    """What a batch gives: the objective's results, the gradient of all parameters, the towers' next state."""
+
+    result: LossAndGradients
+    params: dict
+    model_state: dict
+
+
+def make_gradients(
+    towers: nn.Module,
+    objective: Objective,
+    mesh: Mesh,
+    block_rows: int = 0,
+    micro_batches: int = 1,
+    seed: int = 0,
+    freeze: str = "",
+) -> Callable[..., Gradients]:
+    """Return f(params, batch, weights, objective_state, step, model_state) -> `Gradients`.
+
+    The objective sees only what it needs of the towers' outputs; its gradient with respect to them is
+    pulled back through the towers, at once or in micro-batches (`passes`); not to what `freeze` matches
+    (`optimizer.frozen_mask`), whose gradient is zero.
+    """
+    forward = make_forward(towers, objective.inputs, mesh, micro_batches, seed)
+    objective_rows = loss_and_gradients(objective, mesh, block_rows)
+
+    def gradients(
+        params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0, model_state=None
+    ) -> Gradients:
+        frozen = frozen_mask(params, freeze)["towers"] if freeze else None
+        embeds, model_state, pull_back = forward(params["towers"], model_state or {}, batch, step, frozen)
+        result = objective_rows(embeds, params["scalars"], weights, objective_state, step)
+        d_params = {"towers": pull_back(result.d_embeds), "scalars": result.d_scalars}
+        return Gradients(result, d_params, model_state)
+
+    return gradients
+
+
+def make_train_step(
+    towers: nn.Module,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    block_rows: int = 0,
+    micro_batches: int = 1,
+    seed: int = 0,
+    ema_decay: float = 0.0,
+    freeze: str = "",
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Return the update before jit: (state, batch) -> (state, metrics).
+
+    `block_rows` is of the objective (`rows`), `micro_batches` and `seed` of the towers (`passes`), `ema_decay`
+    of the averages (`moved_average`), which the state has if it is not 0, `freeze` as of the optimizer.
+
+    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, and what else `needs.batch_keys` names,
+    sharded over the mesh. Metrics are float32 scalars of the step just taken: `loss`, one per term
+    (unweighted), `weight_<term>` for weights that move, `temperature_scale`, exp(logit_scale), where the objective has
+    one, other learned scalars, and `grad_norm`.
+    """
+    gradients = make_gradients(towers, objective, mesh, block_rows, micro_batches, seed, freeze)
+
+    def train_step(state: TrainState, batch: Batch):
+        params, step = state["params"], state["step"]
+        weights = objective.weights(step)
+        result, grads, model_state = gradients(params, batch, weights, state["objective"], step, state["model_state"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        params = clamp_scalars(optax.apply_updates(params, updates), objective)
+        scalars = dict(params["scalars"])
+        metrics = {
+            "loss": result.loss,
+            **result.terms,
+            **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
+            **({"temperature_scale": jnp.exp(scalars.pop("logit_scale"))} if "logit_scale" in scalars else {}),
+            **scalars,
+            "grad_norm": optax.tree.norm(grads),
+        }
+        model = {"params": params, "model_state": model_state}
+        ema = moved_average(state["ema"], model, ema_decay, step) if ema_decay else {}
+        rest = {"step": step + 1, "opt_state": opt_state, "objective": result.state, "ema": ema}
+        return model | rest, metrics
+
+    return train_step
+
+
+def moved_average(average: dict, model: dict, decay: float, step: jax.Array) -> dict:
+    """The exponential moving average of `model`, trees of float arrays, with the model after one more step.
+
+    d average + (1 - d) model, d = min(decay, (1 + step) / (10 + step)) with `step` updates done before: what
+    training began with is soon forgotten, however long the average.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, model)
+
+
+def clamp_scalars(params: dict, objective: Objective) -> dict:
+    """Clamp each learned scalar to its range: after the update, outside the gradient, as CLIP does."""
+    scalars = {
+        name: jnp.clip(value, objective.scalars[name].minimum, objective.scalars[name].maximum)
+        for name, value in params["scalars"].items()
+    }
+    return {**params, "scalars": scalars}
+
+
+def jit_train_step(train_step: Callable, state_like: TrainState, mesh: Mesh) -> Callable:
+    """Compile for `mesh`. The state is donated: its buffers become the new state's."""
+    shardings = state_shardings(state_like, mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, NamedSharding(mesh, P())),
+        donate_argnums=0,
+    )

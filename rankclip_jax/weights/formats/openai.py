@@ -1,0 +1,228 @@
+"""State dicts of OpenAI's CLIP and of open_clip: ViT and ResNet, read and written.
+
+Both have the same keys; open_clip's ``CustomTextCLIP`` puts ``text.`` before those of the text tower. The
+architecture follows from the shapes and, for open_clip, from its config. A bare state dict does not tell the
+activation: OpenAI's archives are recognised by what else is in them, for the rest it has to be said.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rankclip_jax.data.text.tokenizer import CLIP_VOCAB_SIZE, Tokenizer, clip_tokenizer
+from rankclip_jax.errors import UserError
+from rankclip_jax.models.transformer import ACTIVATIONS
+from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
+from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.preprocessing import read_preprocess_cfg
+from rankclip_jax.weights.formats.reading import first_file, read_json, read_tensors
+from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+# In OpenAI's archives beside the weights.
+OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
+IGNORED = (*OPENAI_ONLY, "attn_mask", "text.attn_mask")
+# Above this width open_clip's towers have wider heads than OpenAI's 64, and shapes do not tell.
+WIDEST_OF_64 = 1024
+# Settings of open_clip that we have no tower for, and the only value each may have.
+VISION_ONLY = {
+    "timm_model_name": None,
+    "ls_init_value": None,
+    "attentional_pool": False,
+    "pos_embed_type": "learnable",
+    "final_ln_after_pool": False,
+    "pool_type": "tok",
+    "block_type": None,
+}
+TEXT_ONLY = {
+    "hf_model_name": None,
+    "ls_init_value": None,
+    "embed_cls": False,
+    "final_ln_after_pool": False,
+    "proj_type": "linear",
+    "block_type": None,
+}
+CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
+POOLS = {"argmax": "first_eot", "last": "last"}
+
+
+def is_state_dict(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the keys are those of these models."""
+    return "visual.conv1.weight" in tensors
+
+
+def read(path: Path, config_file: Path | None = None, activation: str = "") -> Foreign:
+    """Read a file with a state dict, or an open_clip folder.
+
+    Args:
+      path: the file, or a folder with a config and weights.
+      config_file: open_clip's JSON for a file that is not in such a folder.
+      activation: for a state dict without config: "quick_gelu" or "gelu".
+
+    Raises:
+      UserError: damaged, of a kind that we have no tower for, or nothing tells its activation.
+    """
+    folder = path if path.is_dir() else path.parent
+    weights = first_file(path, WEIGHTS) if path.is_dir() else path
+    if weights is None:
+        raise UserError(f"there are no weights in {path}: expected {WEIGHTS[1]} or {WEIGHTS[2]}.")
+    beside = folder / CONFIG
+    config_file = config_file or (beside if beside.is_file() else None)
+    tensors = read_tensors(weights)
+    if not is_state_dict(tensors):
+        raise UserError(
+            f"{weights} holds no CLIP (no visual.conv1.weight, but {min(tensors)}): give OpenAI's, open_clip's or "
+            "transformers' weights; open_clip's timm towers are not read."
+        )
+    given = read_json(config_file) if config_file else {}
+    cfg = given.get("model_cfg", given)
+    shown = _shapes_as_cfg(tensors, weights, has_config=bool(cfg))
+    if not cfg:
+        cfg = shown | {"quick_gelu": _activation(tensors, activation, weights) == "quick_gelu"}
+    where = str(config_file or weights)
+    config = _model_config(weights.stem, cfg, shown, where)
+    config.image.update(read_preprocess_cfg(given.get("preprocess_cfg", {}), where))
+    if activation:
+        config.image.activation = config.text.activation = activation
+        if config.image.tower == "resnet":
+            del config.image.activation
+    return Foreign(
+        format="open_clip" if given else "OpenAI state dict",
+        where=str(weights),
+        config=config,
+        rules=rules(config, prefix=_text_prefix(tensors), with_bias="logit_bias" in tensors),
+        tensors=tensors,
+        tokenizer=_tokenizer(folder, cfg["text_cfg"], config.text.context_length, tensors, where),
+        ignored=lambda name: name in IGNORED or name.endswith(".num_batches_tracked"),
+    )
+
+
+def _activation(tensors: Mapping[str, np.ndarray], given: str, weights: Path) -> str:
+    if given in ACTIVATIONS:
+        return given
+    if given:
+        raise UserError(f"--activation={given!r} is unknown; there are {', '.join(ACTIVATIONS)}.")
+    if any(name in tensors for name in OPENAI_ONLY):
+        return "quick_gelu"
+    raise UserError(
+        f"{weights} does not tell its activation: add --activation=quick_gelu (OpenAI's weights, and open_clip's names "
+        f"with quickgelu) or --activation=gelu (open_clip's others), or put its {CONFIG} beside it."
+    )
+
+
+def _text_prefix(tensors: Mapping[str, np.ndarray]) -> str:
+    return "text." if "text.token_embedding.weight" in tensors else ""
+
+
+def _shapes_as_cfg(tensors: Mapping[str, np.ndarray], weights: Path, has_config: bool) -> dict[str, Any]:
+    """What the shapes say, as an open_clip config."""
+    text = _text_prefix(tensors)
+    try:
+        vocab_size, width = tensors[f"{text}token_embedding.weight"].shape
+        projection = tensors.get(f"{text}text_projection")
+        embed_dim = len(tensors[f"{text}text_projection.weight"]) if projection is None else projection.shape[1]
+        context_length = len(tensors[f"{text}positional_embedding"])
+        vision = _vision_shapes(tensors, weights, has_config)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{weights} is no CLIP state dict ({error} is missing or of another shape).") from error
+    text_cfg = {"context_length": context_length, "vocab_size": vocab_size, "width": width, "heads": width // 64}
+    text_cfg["layers"] = _count(tensors, f"{text}transformer.resblocks.")
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text_cfg}
+
+
+def _vision_shapes(tensors: Mapping[str, np.ndarray], weights: Path, has_config: bool) -> dict[str, Any]:
+    if "visual.layer1.0.conv1.weight" in tensors:
+        side = round((len(tensors["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+        layers = tuple(_count(tensors, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+        width = len(tensors["visual.layer1.0.conv1.weight"])
+        return {"image_size": 32 * side, "layers": layers, "width": width}
+    width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
+    if width > WIDEST_OF_64 and not has_config:
+        raise UserError(
+            f"{weights} has an image tower of width {width}, and its shapes do not tell how many heads: give "
+            f"open_clip's config of it, --config=FILE.json, or put its {CONFIG} beside it."
+        )
+    side = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
+    layers = _count(tensors, "visual.transformer.resblocks.")
+    return {"image_size": side * patch_size, "layers": layers, "width": width, "patch_size": patch_size}
+
+
+def _count(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def _model_config(name: str, cfg: Mapping[str, Any], shown: Mapping[str, Any], where: str) -> ConfigDict:
+    """`config.model` by an open_clip config; the shapes fill what it leaves open."""
+    vision = shown["vision_cfg"] | {k: v for k, v in cfg.get("vision_cfg", {}).items() if v is not None}
+    text = shown["text_cfg"] | {k: v for k, v in cfg.get("text_cfg", {}).items() if v is not None}
+    blocks = dict.fromkeys(CUSTOM_BLOCKS, False)
+    require(vision, VISION_ONLY | blocks, where, "a vision_cfg")
+    require(text, TEXT_ONLY | blocks, where, "a text_cfg")
+    quick = bool(cfg.get("quick_gelu", False))
+    pool = text.get("pool_type", "argmax")
+    if pool not in POOLS:
+        raise UserError(f"{where}: pool_type={pool!r} of the text tower is not one of {', '.join(POOLS)}.")
+    of_text = _tower("text_transformer", text, quick, heads=text.get("heads", 8)) | {
+        "context_length": text["context_length"],
+        "causal": not text.get("no_causal_mask", False),
+        "pool": POOLS[pool],
+        "projection_bias": bool(text.get("proj_bias", False)),
+    }
+    return model_config(name, cfg.get("embed_dim", shown["embed_dim"]), _image(vision, quick), of_text)
+
+
+def _image(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
+    head_width = vision.get("head_width", 64)
+    if isinstance(vision["layers"], list | tuple):
+        sizes = {"image_size": vision["image_size"], "width": vision["width"], "layers": tuple(vision["layers"])}
+        return {"tower": "resnet"} | sizes | {"heads": vision["width"] * 32 // head_width, "batch_norm": "global"}
+    return _tower("vit", vision, quick, heads=vision["width"] // head_width) | {
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "pool": "class",
+        "pre_norm": not vision.get("no_ln_pre", False),
+        "patch_bias": False,
+        "projection": True,
+    }
+
+
+def _tower(tower: str, cfg: Mapping[str, Any], quick: bool, heads: int) -> dict[str, Any]:
+    width, hidden = cfg["width"], int(cfg["width"] * cfg.get("mlp_ratio", 4.0))
+    tanh = (cfg.get("act_kwargs") or {}).get("approximate") == "tanh"
+    return {
+        "tower": tower,
+        "width": width,
+        "layers": cfg["layers"],
+        "heads": heads,
+        "activation": "quick_gelu" if quick else "gelu_tanh" if tanh else "gelu",
+        "mlp_width": 0 if hidden == 4 * width else hidden,
+        "ln_eps": (cfg.get("norm_kwargs") or {}).get("eps", 1e-5),
+    }
+
+
+def _tokenizer(folder: Path, cfg: Mapping, context_length: int, tensors: Mapping, where: str) -> Tokenizer:
+    rows = len(tensors[f"{_text_prefix(tensors)}token_embedding.weight"])
+    if not cfg.get("hf_tokenizer_name"):
+        if rows != CLIP_VOCAB_SIZE:
+            raise UserError(
+                f"{where}: the token embedding has {rows:,} rows and CLIP's tokenizer {CLIP_VOCAB_SIZE:,} ids: it was "
+                "trained with another tokenizer, which a state dict does not hold."
+            )
+        return clip_tokenizer(context_length)
+    tokenizer = read_tokenizer(folder, context_length, rows, "clip")
+    if tokenizer.eot_id != rows - 1 and POOLS[cfg.get("pool_type", "argmax")] == "first_eot":
+        raise UserError(
+            f"{where}: texts are pooled at their largest id, which with this tokenizer is not its end-of-text "
+            f"({tokenizer.eot_id} of {rows:,})."
+        )
+    return tokenizer

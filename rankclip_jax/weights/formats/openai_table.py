@@ -1,0 +1,86 @@
+"""The table of OpenAI's and open_clip's state dicts: ViT, ResNet and the text tower."""
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.weights.formats.mapping import Rule, dense_rules, norm_rules, rule
+
+
+def rules(config: ConfigDict, prefix: str = "", with_bias: bool = False) -> list[Rule]:
+    """The table for these towers; `prefix` goes before the text tower's keys, `with_bias` is SigLIP's of logits.
+
+    Raises:
+      UserError: the format cannot hold them; names the field.
+    """
+    image, text = config.image, config.text
+    if image.tower not in ("vit", "resnet") or text.tower != "text_transformer":
+        raise UserError(f"open_clip has no image tower {image.tower!r}: its format holds vit and resnet.")
+    wanted = {"pool": "class", "patch_bias": False, "projection": True}
+    for key, value in wanted.items():
+        if image.get(key, value) != value:
+            raise UserError(f"open_clip's own towers have model.image.{key}={value!r}, and this model {image[key]!r}.")
+    theirs = f"{prefix}text_projection"
+    projection = [rule("towers/text/text_projection", theirs)]
+    if text.get("projection_bias", False):
+        projection = [rule("towers/text/text_projection", f"{theirs}.weight", "linear")]
+        projection += [rule("towers/text/text_projection_bias", f"{theirs}.bias")]
+    return [
+        rule("scalars/logit_scale", "logit_scale", "scalar"),
+        *([rule("scalars/logit_bias", "logit_bias", "scalar")] if with_bias else []),
+        *(_vit_rules(image) if image.tower == "vit" else _resnet_rules(image)),
+        rule("towers/text/token_embedding", f"{prefix}token_embedding.weight"),
+        rule("towers/text/positional_embedding", f"{prefix}positional_embedding"),
+        *norm_rules("towers/text/ln_final", f"{prefix}ln_final"),
+        *_blocks("towers/text", f"{prefix}transformer.resblocks"),
+        *projection,
+    ]
+
+
+def _vit_rules(image: ConfigDict) -> list[Rule]:
+    return [
+        rule("towers/image/conv1/kernel", "visual.conv1.weight", "conv"),
+        rule("towers/image/class_embedding", "visual.class_embedding"),
+        rule("towers/image/positional_embedding", "visual.positional_embedding"),
+        *(norm_rules("towers/image/ln_pre", "visual.ln_pre") if image.get("pre_norm", True) else []),
+        *norm_rules("towers/image/ln_post", "visual.ln_post"),
+        *_blocks("towers/image", "visual.transformer.resblocks"),
+        rule("towers/image/proj", "visual.proj"),
+    ]
+
+
+def _blocks(tower: str, layers: str) -> list[Rule]:
+    ours, theirs = f"{tower}/transformer/blocks", f"{layers}.{{i}}"
+    return [
+        *norm_rules(f"{ours}/ln_1", f"{theirs}.ln_1"),
+        rule(f"{ours}/attn/in_proj/kernel", f"{theirs}.attn.in_proj_weight", "linear"),
+        rule(f"{ours}/attn/in_proj/bias", f"{theirs}.attn.in_proj_bias"),
+        *dense_rules(f"{ours}/attn/out_proj", f"{theirs}.attn.out_proj"),
+        *norm_rules(f"{ours}/ln_2", f"{theirs}.ln_2"),
+        *dense_rules(f"{ours}/c_fc", f"{theirs}.mlp.c_fc"),
+        *dense_rules(f"{ours}/c_proj", f"{theirs}.mlp.c_proj"),
+    ]
+
+
+def _resnet_rules(image: ConfigDict) -> list[Rule]:
+    """Our ResNet's parameters have OpenAI's names, with / for its dots."""
+    found = [one for i in (1, 2, 3) for one in _conv_and_norm("", f"conv{i}", f"bn{i}")]
+    for stage, blocks in enumerate(image.layers, 1):
+        for block in range(blocks):
+            at = f"layer{stage}/{block}/"
+            found += [one for i in (1, 2, 3) for one in _conv_and_norm(at, f"conv{i}", f"bn{i}")]
+        # The first block of each stage changes the shape, and has a convolution for its shortcut.
+        found += _conv_and_norm(f"layer{stage}/0/downsample/", "0", "1")
+    found += [rule("towers/image/attnpool/positional_embedding", "visual.attnpool.positional_embedding")]
+    for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
+        found += dense_rules(f"towers/image/attnpool/{name}", f"visual.attnpool.{name}")
+    return found
+
+
+def _conv_and_norm(at: str, conv: str, norm: str) -> list[Rule]:
+    theirs = f"visual.{at}{norm}".replace("/", ".")
+    return [
+        rule(f"towers/image/{at}{conv}/kernel", f"visual.{at}{conv}.weight".replace("/", "."), "conv"),
+        *norm_rules(f"towers/image/{at}{norm}", theirs),
+        rule(f"batch_stats/image/{at}{norm}/mean", f"{theirs}.running_mean"),
+        rule(f"batch_stats/image/{at}{norm}/var", f"{theirs}.running_var"),
+    ]

@@ -1,0 +1,126 @@
+"""From what a user calls weights, a path or a hub id, to a model: which format it is, and its adapter."""
+
+import os
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.inference.model import Model
+from rankclip_jax.weights.formats import huggingface, openai
+from rankclip_jax.weights.formats.foreign import Foreign, convert
+from rankclip_jax.weights.formats.reading import SAFETENSORS, TORCH, read_json
+
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+SMALL_FILES = ("*.json", "*.txt", "spiece.model")
+
+
+def read_source(source: str | Path, config_file: str = "", activation: str = "") -> Model:
+    """Read foreign weights, all of them or nothing.
+
+    Args:
+      source: a weights file, a folder of transformers or open_clip, or the id of one on the Hugging Face hub.
+      config_file: open_clip's JSON, for a state dict whose shapes do not tell everything.
+      activation: "quick_gelu" or "gelu", for a state dict that does not tell.
+
+    Raises:
+      UserError: nothing there, a format or architecture that is not known, damage, or code in a pickle.
+    """
+    path = locate(str(source))
+    foreign = read_foreign(path, config_file, activation)
+    return convert(foreign)._replace(origin=str(source))
+
+
+def read_foreign(path: Path, config_file: str = "", activation: str = "") -> Foreign:
+    """What the adapter of the format of `path` reads."""
+    if config_file and not Path(config_file).is_file():
+        raise UserError(f"no config at {config_file}: give open_clip's JSON of the model.")
+    config_path = Path(config_file) if config_file else None
+    if path.is_dir() and not config_path and not activation and huggingface.kind_of(path):
+        return huggingface.read(path)
+    if path.is_dir() and _model_type(path) and not (path / openai.CONFIG).is_file() and not config_path:
+        raise UserError(_unknown(path))
+    weights = _lone_weights(path)
+    beside = path if path.is_dir() else path.parent
+    if weights is not None and huggingface.kind_of(beside) and not (config_path or activation):
+        return huggingface.read(beside)
+    if (path / openai.CONFIG).is_file() or weights is not None:
+        return openai.read(weights or path, config_path, activation)
+    raise UserError(_unknown(path))
+
+
+def is_source(source: str | Path) -> bool:
+    """Whether this names foreign weights, on this machine or perhaps on the hub; nothing is read."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path.suffix in (*SAFETENSORS, *TORCH)
+    if path.is_dir():
+        return bool(_model_type(path)) or (path / openai.CONFIG).is_file() or _lone_weights(path) is not None
+    return bool(HUB_ID.fullmatch(str(source)))
+
+
+def locate(source: str) -> Path:
+    """The file or folder: on this machine, or downloaded from the hub (or its cache).
+
+    Raises:
+      UserError: neither there nor on the hub, or the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(source):
+        raise UserError(f"no weights at {source}: give a file, a folder, or a hub id (openai/clip-vit-base-patch32).")
+    return _download(source)
+
+
+def _download(hub_id: str) -> Path:
+    """A snapshot with the weights in one format only: hub folders often hold the same in three."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(SMALL_FILES)))
+        for patterns in _weights_patterns(folder):
+            folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+            if any(fnmatch(name, pattern) for name in os.listdir(folder) for pattern in patterns):
+                return folder
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"no path {hub_id!r} on this machine, and the Hugging Face hub does not give it "
+            f"({type(error).__name__}: {first_line}): check the name and the connection."
+        ) from None
+    raise UserError(f"{hub_id} on the hub has no weights that are read here: {_unknown(folder)}")
+
+
+def _weights_patterns(folder: Path) -> Sequence[Sequence[str]]:
+    """Which weights to try, one set after the other."""
+    if huggingface.kind_of(folder):
+        return ("model*.safetensors",), ("pytorch_model*.bin",)
+    return ("open_clip*.safetensors",), ("open_clip*.bin",), ("model.safetensors",)
+
+
+def _model_type(folder: Path) -> str:
+    path = folder / "config.json"
+    return str(read_json(path).get("model_type", "")) if path.is_file() else ""
+
+
+def _lone_weights(path: Path) -> Path | None:
+    """`path` if it is a file; in a folder without configs its only weights file."""
+    if not path.is_dir():
+        return path
+    if (path / openai.CONFIG).is_file():
+        return None
+    found = [file for file in sorted(path.iterdir()) if file.suffix in (*SAFETENSORS, *TORCH)]
+    return found[0] if len(found) == 1 else None
+
+
+def _unknown(path: Path) -> str:
+    kinds = ", ".join(huggingface.KINDS)
+    if path.is_dir() and _model_type(path):
+        return f"{path} holds a model of type {_model_type(path)!r}: of transformers' models {kinds} are read."
+    return (
+        f"{path} is of no known format: give a state dict ({', '.join((*SAFETENSORS, *TORCH))}), a folder with "
+        f"{openai.CONFIG}, or one of transformers ({kinds})."
+    )

@@ -1,0 +1,118 @@
+"""Checkpoints in trouble: no room, kills while saving, processes that do not see the same."""
+
+import os
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankclip_jax.checkpoints.digests import tree_digests
+from rankclip_jax.checkpoints.manager import Checkpoints, load_model
+from tests.checkpoints.test_manager import biggest_file, steps_in
+from tests.support import processes
+
+DISK_FULL = """
+import resource, sys, jax.numpy as jnp
+from rankclip_jax import cli
+from rankclip_jax.checkpoints.manager import Checkpoints
+def main(argv):
+    checkpoints = Checkpoints(argv[1])
+    state = {"params": {"w": jnp.sin(jnp.arange(1_000_000.0))}}
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # a real failure of a real write, without root
+    checkpoints.save(2, state)
+    checkpoints.save(3, state)
+    checkpoints.close()
+cli.run(main, positional=True)
+"""
+
+
+def test_no_room_is_one_line_and_harms_no_earlier_step(tmp_path):
+    code, _, err = processes.run(DISK_FULL, tmp_path)
+    assert code == 2
+    assert len(err.splitlines()) == 1 and err.startswith("error: no room to save in ")
+    assert "earlier checkpoints are intact" in err
+    model, meta = load_model(tmp_path)
+    assert meta["step"] == 1
+    np.testing.assert_array_equal(model["params"]["w"], jnp.sin(jnp.arange(1_000_000.0)))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, {"params": {"w": jnp.ones(3)}})
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]  # the half-written one is gone
+
+
+SAVE_FOR_EVER = """
+import itertools, sys, jax.numpy as jnp
+from rankclip_jax.checkpoints.manager import Checkpoints
+checkpoints = Checkpoints(sys.argv[1], keep=2)
+for step in itertools.count(1):
+    checkpoints.save(step, {"params": {"w": step + jnp.sin(jnp.arange(4_000_000.0))}})
+    checkpoints.wait()
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.2])
+def test_kill_during_a_save(tmp_path, moment):
+    process = processes.start(SAVE_FOR_EVER, tmp_path)
+    done = int(process.stdout.readline())
+    time.sleep(moment)
+    process.kill()
+    done = max([done, *map(int, process.communicate()[0].split())])
+    abstract_state = {"params": {"w": jax.ShapeDtypeStruct((4_000_000,), jnp.float32)}}
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    restored = checkpoints.restore(abstract_state)
+    assert restored.step in (done, done + 1)
+    expected = restored.step + jnp.sin(jnp.arange(4_000_000.0))
+    assert tree_digests(restored.state["params"]["w"]) == tree_digests(expected)
+    assert checkpoints.save(restored.step + 1, restored.state)  # the killed step can be saved now
+    checkpoints.close()
+    assert not [path for path in tmp_path.iterdir() if "tmp" in path.name]
+
+
+TWO_PROCESSES = """
+import sys, time, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from rankclip_jax import cli
+from rankclip_jax.parallel import processes as distributed
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.checkpoints.digests import tree_digests
+def main(argv):
+    distributed.initialize()
+    mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P("fsdp"))
+    abstract = {"params": {"w": jax.ShapeDtypeStruct((400_000,), jnp.float32, sharding=sharding)}}
+    make = jax.jit(lambda k: {"params": {"w": k + jnp.sin(jnp.arange(400_000.0))}},
+                   out_shardings={"params": {"w": sharding}})
+    checkpoints = Checkpoints(argv[1], best_metric="r1")
+    restored = checkpoints.restore(abstract)
+    first = 1 if restored is None else restored.step + 1
+    if restored is not None:
+        print("restored", restored.step, *tree_digests(restored.state))
+    for step in range(first, first + 2):
+        checkpoints.save(step, make(step), {}, {"r1": step})
+    checkpoints.close()
+    print("digest", *tree_digests(make(2)))
+cli.run(main, positional=True)
+"""
+
+
+def test_processes_agree_though_only_one_of_them_meets_the_damage(tmp_path):
+    first = processes.run_together(TWO_PROCESSES, tmp_path, count=2, devices=2)
+    assert [code for code, _, _ in first] == [0, 0], first
+    expected = tree_digests(2 + jnp.sin(jnp.arange(400_000.0)))[0]
+    assert all(f"digest {expected}" in out for _, out, _ in first)
+    shutil.copytree(tmp_path / "2", tmp_path / "3")  # a newer step, of which process 1 cannot read its part
+    record = tmp_path / "3" / "state" / "ocdbt.process_1"
+    os.truncate(biggest_file(record), 50)
+    second = processes.run_together(TWO_PROCESSES, tmp_path, count=2, devices=2)
+    assert [code for code, _, _ in second] == [0, 0], second
+    assert all(f"restored 2 {expected}" in out for _, out, _ in second)
+    assert (tmp_path / "3.damaged").exists() and steps_in(tmp_path) == [2, 3, 4]
+    assert sum(err.count("is damaged") for _, _, err in second) == 1
+    model, _ = load_model(tmp_path, 2)  # and one process reads what two wrote
+    assert tree_digests(model["params"]["w"]) == [expected]

@@ -1,0 +1,81 @@
+"""The command `captions`, and the file of second captions that it writes and training reads."""
+
+import json
+
+import pytest
+
+from configs import emoji
+from rankclip_jax.data.commands.captions import sentence
+from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.errors import UserError
+from tests.support.data_commands import config_of
+
+
+def test_captions_of_keywords_are_second_captions(run_data, pairs_folder, tmp_path):
+    out = tmp_path / "second.jsonl"
+    text = run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.", "--batch=5")
+    assert "24 second captions written" in text and "2 pairs cannot be read" in text
+    train = SOURCES["csv"](config_of(pairs_folder, second_captions=str(out)).data).train
+    numbers = {train.key(i): i for i in range(len(train))}
+    assert train.second_captions(numbers["cmyk.jpg"]) == ("this shows printed.",)
+    assert train[numbers["good3.jpg"]].second_captions == ("this shows image and number.",)
+    with pytest.raises(ValueError, match="no second caption"):
+        train.second_captions(numbers["silent.jpg"])
+    whole = out.read_text()
+    out.write_text(whole[: len(whole) // 2])  # killed in the middle of a line
+    run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.")
+    assert out.read_text() == whole
+
+
+def test_a_sentence_of_keywords():
+    assert sentence(["A dog on the snow.", "The dog runs"], "an image of {}", 5) == "an image of dog, snow and runs"
+    assert sentence(["A dog on the snow."], "{}!", 1) == "dog!"
+    with pytest.raises(ValueError, match="no keyword"):
+        sentence(["of the 42"], "{}", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--template=nothing",), "must have one {}"),
+        (("--by=no/such-model",), "no/such-model"),
+    ],
+)
+def test_mistakes_of_captions(run_data, pairs_folder, tmp_path, arguments, message):
+    with pytest.raises(UserError) as caught:
+        run_data("captions", config_of(pairs_folder), f"--out={tmp_path / 'x.jsonl'}", *arguments)
+    assert message in str(caught.value)
+
+
+def test_captions_never_spoil_another_file(run_data, pairs_folder, tmp_path):
+    other = tmp_path / "notes.txt"
+    other.write_text("my notes\n")
+    with pytest.raises(UserError, match="holds something else"):
+        run_data("captions", config_of(pairs_folder), f"--out={other}")
+    assert other.read_text() == "my notes\n"
+    with pytest.raises(UserError, match="'emoji' come with their captions"):
+        run_data("captions", emoji.get_config("mu"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"key": "a"}', "line 1: expected"),
+        ("nonsense", "line 1: expected"),
+        ('{"key": "a", "second_caption": 3}', "line 1: expected"),
+    ],
+)
+def test_a_file_of_something_else_is_named(pairs_folder, tmp_path, line, message):
+    (tmp_path / "second.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=message):
+        SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "second.jsonl")).data)
+    with pytest.raises(UserError, match=r"cannot read config\.data\.second_captions"):
+        SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "missing.jsonl")).data)
+
+
+def test_the_digest_knows_second_captions(pairs_folder, tmp_path):
+    digests = set()
+    for name in ("one", "two"):
+        (tmp_path / "second.jsonl").write_text(json.dumps({"key": "cmyk.jpg", "second_caption": name}) + "\n")
+        digests.add(SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "second.jsonl")).data).digest)
+    assert len(digests | {SOURCES["csv"](config_of(pairs_folder).data).digest}) == 3

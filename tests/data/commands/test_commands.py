@@ -1,0 +1,130 @@
+"""`python -m rankclip_jax.data`: what its commands say of a folder, and how they are called."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import emoji
+from rankclip_jax.data.commands import COMMANDS, command_of
+from rankclip_jax.data.commands.sections import in_parallel, sample
+from rankclip_jax.data.commands.stats import histogram
+from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.errors import UserError
+from tests.data.images.test_decode import COLOURED, encoded
+from tests.support import processes
+from tests.support.data_commands import GOOD, ROWS, config_of
+
+
+def test_a_place_that_cannot_be_written_is_named(run_data, pairs_folder):
+    for name in ("validate", "preview", "captions"):
+        with pytest.raises(UserError, match=r"cannot write --out=/nowhere/x\.png"):
+            run_data(name, config_of(pairs_folder), "--out=/nowhere/x.png")
+
+
+def test_stats_count_what_is_there(run_data, pairs_folder):
+    config = config_of(pairs_folder)
+    config.model.text.context_length = 7  # "an image of number 3" just fits
+    text = run_data("stats", config)
+    lines = text.splitlines()
+    readable = len(ROWS) - 2  # one caption is empty and one is no UTF-8
+    repeats = GOOD - 10
+    assert SOURCES["csv"](config_of(pairs_folder).data).digest in lines[0]
+    assert f"captions: {readable}, 1.00 an image (at most 1)" in lines
+    assert f"repeated captions: {repeats / readable:.2%} ({repeats} are those of another pair)" in lines
+    assert "unreadable captions: 2; see `validate`" in lines
+    assert "of 26 pairs, 5 of them unreadable:" in lines
+    assert any(line.startswith("images: JPEG 76.2%, PNG 19.0%, GIF 4.8%") for line in lines), text
+    assert any(
+        line.split() == ["width", "least", "1,", "5%", "40,", "median", "120,", "95%", "120,", "most", "120"]
+        for line in lines
+    ), text
+    assert "(4.76% are longer and cut)" in text
+
+
+def test_histogram_has_every_length_once():
+    text = histogram([3, 3, 16, 17, 40], 16)
+    counts = [float(line.split("%")[0].split()[-1]) for line in text.splitlines()]
+    assert sum(counts) == 100 and counts[-1] == 40 and "over 16" in text
+    assert counts[1] == 40 and "3 to 4" in text.splitlines()[1]
+    assert "15 to 16" in text and text.splitlines()[7].split()[3] == "20.0%"
+
+
+def test_bench_times_every_stage(run_data, pairs_folder):
+    text = run_data("bench", config_of(pairs_folder, augment="none"), "--pairs=20", "--threads=2", "--seconds=0.2")
+    for stage in ("read", "decode", "transform", "tokenize", "all"):
+        assert any(line.startswith(f"{stage} ") for line in text.splitlines()), text
+    assert "x bare Pillow" in text and "  1 threads" in text and "  2 threads" in text
+    assert "most of the time goes into" in text
+
+
+@pytest.mark.parametrize("name", ["preview", "stats", "bench", "captions"])
+def test_without_anything_to_train_on(run_data, pairs_folder, tmp_path, name):
+    config = config_of(pairs_folder, train="", test=str(pairs_folder / "pairs.csv"))
+    with pytest.raises(UserError, match=r"config\.data\.train is empty"):
+        run_data(name, config)
+
+
+def test_bench_of_what_cannot_be_read(run_data, tmp_path):
+    (tmp_path / "pairs.csv").write_text("filepath,caption\na.jpg,one\nb.jpg,two\n")
+    config = config_of(tmp_path)
+    with pytest.raises(UserError, match="none of the pairs can be read"):
+        run_data("bench", config)
+
+
+def test_there_is_nothing_to_index_in_a_table(run_data, pairs_folder):
+    assert "nothing to index: csv is read without an index" in run_data("index", config_of(pairs_folder))
+    assert "nothing to index: emoji" in run_data("index", emoji.get_config("mu"))
+
+
+def test_tars_are_indexed_now_and_not_at_the_start(run_data, tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number:05d}.tar", "w") as tar:
+            for name, data in (("a.jpg", encoded(COLOURED, "JPEG")), ("a.txt", b"a caption")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    config = config_of(tmp_path, name="webdataset", train=str(tmp_path / "{00000..00001}.tar"))
+    text = run_data("index", config)
+    assert text.startswith(f"train {tmp_path}") and "shards" in text and "nothing" not in text
+    index = next(line.removeprefix("index: ") for line in text.splitlines() if line.startswith("index: "))
+    made = Path(index).stat().st_mtime_ns
+    run_data("index", config)
+    assert Path(index).stat().st_mtime_ns == made
+    run_data("index", config, "--rebuild")
+    assert Path(index).stat().st_mtime_ns > made
+    text = run_data("validate", config, f"--out={tmp_path / 'bad.jsonl'}")
+    assert "2 pairs, 0 of them bad" in text
+
+
+def test_parallel_work_keeps_its_order():
+    numbers = np.arange(1000)
+    found = list(in_parallel(lambda chunk: chunk * 2, numbers, 3, "x"))
+    np.testing.assert_array_equal(np.concatenate(found), numbers * 2)
+    assert list(in_parallel(len, np.arange(0), 2, "x")) == []
+    assert len(sample(10, 0)) == 10 == len(sample(10, 20)) and len(set(sample(1000, 50).tolist())) == 50
+
+
+def test_the_command_line(pairs_folder, tmp_path):
+    """One process each, as a user starts them: overrides reach the command, and mistakes are one line."""
+    command = ("-m", "rankclip_jax.data")
+    flags_ = ("--config=configs/emoji.py:mu", "--config.data.name=csv", f"--config.data.train={pairs_folder}/pairs.csv")
+    code, out, err = processes.finish(processes.start_python(*command, "index", *flags_), 60)
+    assert (code, out) == (0, "nothing to index: csv is read without an index.\n"), err
+    for arguments, words in (
+        ((), "name a command: python -m rankclip_jax.data COMMAND"),
+        (("vaildate",), "unknown command 'vaildate'. Did you mean 'validate'"),
+        (("index", "more", *flags_), "unexpected argument 'more'"),
+        (("index", *flags_, "--config.data.trian=x"), "Did you mean 'data.train'"),
+    ):
+        code, _, err = processes.finish(processes.start_python(*command, *arguments), 60)
+        assert code == 2 and words in err and err.count("\n") == 1, err
+
+
+def test_every_command_is_in_the_help():
+    text = Path("rankclip_jax/data/__main__.py").read_text()
+    for name, line in COMMANDS.items():
+        assert f"\n{name:<10} {line}\n" in text
+        assert command_of(name).define_flags and command_of(name).run

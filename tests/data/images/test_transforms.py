@@ -1,0 +1,152 @@
+"""Pixels: CLIP's preprocessing against PIL, and pipelines of augmentations."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rankclip_jax.data.images.augmentations import random_resized_crop
+from rankclip_jax.data.images.decode import decode
+from rankclip_jax.data.images.transforms import AUGMENTATIONS, LONG, make_augment, resize_and_crop
+from rankclip_jax.data.pipeline_spec import defaults_of
+from rankclip_jax.errors import UserError
+
+
+def random_image(height=64, width=64, seed=0):
+    """Smooth random uint8 image."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resized", "corner"),
+    [
+        (100, 151, (33, 49), (0, 8)),  # 33 * 151 / 100 is 49.83, which torchvision cuts to 49
+        (300, 200, (49, 33), (8, 0)),
+        (64, 64, (33, 33), (0, 0)),
+        (20, 27, (33, 44), (0, 6)),  # enlarging; (44 - 33) / 2 = 5.5 rounds to even
+    ],
+)
+def test_preprocessing_equals_pil(height, width, resized, corner):
+    image = random_image(height, width)
+    reference = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    top, left = corner
+    expected = np.asarray(reference)[top : top + 33, left : left + 33]
+    result = resize_and_crop(image, 33)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_preprocessing_low_passes_when_it_shrinks():
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    result = resize_and_crop(stripes, 16).astype(int)
+    assert np.abs(result - 127).max() < 20  # picking pixels would give black or white
+
+
+def test_a_image_that_fits_is_not_touched():
+    image = random_image(32, 48)
+    np.testing.assert_array_equal(resize_and_crop(image, 32), image[:, 8:40])
+
+
+def test_a_fitting_pil_image_comes_out_as_it_is():
+    image = random_image(32, 32)
+    np.testing.assert_array_equal(resize_and_crop(Image.fromarray(image), 32), image)
+
+
+@pytest.mark.parametrize("side", [224, 336])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 500), (501, 337), (256, 256), (640, 427), (180, 240)])
+def test_preprocessing_of_jpegs_equals_pil(size, side):
+    """Sizes that data sets have, from the file to the pixels, in one line of PIL's own operations."""
+    buffer = io.BytesIO()
+    Image.fromarray(random_image(size[1], size[0])).save(buffer, "JPEG", quality=90)
+    reference = Image.open(buffer).convert("RGB")
+    ratio = side / min(size)
+    resized = tuple(side if edge == min(size) else int(side * edge / min(size)) for edge in size)
+    assert all(abs(edge * ratio - new) < 1 for edge, new in zip(size, resized, strict=True))
+    reference = reference.resize(resized, Image.Resampling.BICUBIC)
+    left, top = (round((edge - side) / 2) for edge in resized)
+    expected = np.asarray(reference.crop((left, top, left + side, top + side)))
+    decoded = decode(buffer.getvalue())
+    np.testing.assert_array_equal(resize_and_crop(decoded, side), expected)
+    np.testing.assert_array_equal(resize_and_crop(np.asarray(decoded), side), expected)
+
+
+def test_a_line_does_not_fill_the_memory():
+    """Whole, it would be resized to 224 x 4,480,000 pixels; where that is possible the result is the same."""
+    assert resize_and_crop(np.zeros((1, 20_000, 3), np.uint8), 224).shape == (224, 224, 3)
+    line = random_image(20, 20 * (LONG + 2))
+    whole = np.asarray(Image.fromarray(line).resize((24 * (LONG + 2), 24), Image.Resampling.BICUBIC))
+    left = (24 * (LONG + 2) - 24) // 2
+    difference = resize_and_crop(line, 24).astype(int) - whole[:, left : left + 24]
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_both_forms_of_a_image_give_the_same(name):
+    augment, image = make_augment(name, 40), random_image(60, 90)
+    for seed in range(6):
+        pil = augment(Image.fromarray(image), rng(seed))
+        np.testing.assert_array_equal(pil, augment(image, rng(seed)))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_uint8_deterministic_and_random(name):
+    augment = make_augment(name, 64)
+    image = random_image()
+    before = image.copy()
+    results = [augment(image, rng(seed)) for seed in range(8)]
+    for seed, result in enumerate(results):
+        assert result.shape == (64, 64, 3) and result.dtype == np.uint8
+        np.testing.assert_array_equal(result, augment(image, rng(seed)))
+    assert len({result.tobytes() for result in results}) > 1
+    np.testing.assert_array_equal(image, before)
+
+
+def test_pipeline_runs_in_order_and_ends_at_the_size():
+    image = random_image(90, 120)
+    result = make_augment("random_resized_crop(min_area=0.3) | flip(probability=1)", 24)(image, rng(3))
+    crop = np.asarray(random_resized_crop(image, rng(3), size=24, min_area=0.3))
+    np.testing.assert_array_equal(result, crop[:, ::-1])
+    assert make_augment("flip", 24)(image, rng()).shape == (24, 24, 3)
+    for nothing in ("", "none"):
+        np.testing.assert_array_equal(make_augment(nothing, 24)(image, rng()), resize_and_crop(image, 24))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "message"),
+    [
+        ("flop", "unknown augmentation 'flop'. Did you mean 'flip'"),
+        ("shift(scales=1)", "unknown option of augmentation shift 'scales'. Did you mean 'scale'"),
+        ("shift(0.1)", "cannot read augmentation"),
+        ("shift(scale=big)", "cannot read augmentation"),
+        ("shift|", "cannot read augmentation ''"),
+        ("shift.scale", "cannot read augmentation"),
+        ("none|flip", "unknown augmentation 'none'"),
+        ("random_resized_crop(size=3)", "unknown option of augmentation random_resized_crop 'size'"),
+        ("randaugment(magnitude=31)", "magnitude goes from 0 to 30"),
+        ("random_resized_crop(min_area=-1)", "fails (math domain error)"),
+    ],
+)
+def test_bad_pipelines_are_named(pipeline, message):
+    with pytest.raises(UserError) as caught:
+        make_augment(pipeline, 64)
+    assert message in str(caught.value)
+
+
+def test_the_page_names_every_step_with_its_defaults():
+    page = Path("docs/images.md").read_text()
+    for name, function in AUGMENTATIONS.items():
+        assert f"`{name}`" in page
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
+        given = dict(found.split("=") for found in re.findall(r"\w+=[\d.]+", row.split("|")[2])) if row else {}
+        defaults = {key: value for key, value in defaults_of(function).items() if isinstance(value, int | float)}
+        if row:
+            assert {key: float(value) for key, value in given.items()} == pytest.approx(defaults, abs=1e-3)

@@ -1,0 +1,197 @@
+"""Names of files with globs and ranges; bytes of local files from many threads, forked processes and pickles."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import threading
+
+import fsspec
+import numpy as np
+import pytest
+
+from rankclip_jax.data.storage import local_files, locations
+from rankclip_jax.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("00000.tar", "00001.tar", "00003.tar", "x[1].tar", "00000.txt", ".hidden.tar"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "00009.tar").touch()
+    return tmp_path
+
+
+def names(location, root, extensions=()):
+    return [os.path.relpath(file, root) for file in locations.expand(location, str(root), extensions)]
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("00000.tar", ["00000.tar"]),
+        ("*.tar", ["00000.tar", "00001.tar", "00003.tar", "x[1].tar"]),
+        ("0000[13].tar", ["00001.tar", "00003.tar"]),
+        ("**/*.tar", ["00000.tar", "00001.tar", "00003.tar", "deep/er/00009.tar", "x[1].tar"]),
+        ("x[1].tar", ["x[1].tar"]),
+        ("{00000..00001}.tar", ["00000.tar", "00001.tar"]),
+        ("0000{3,0}.tar", ["00003.tar", "00000.tar"]),
+        ("{0000{0..1},00003}.tar", ["00000.tar", "00001.tar", "00003.tar"]),
+        ("00003.tar::00000.t*", ["00003.tar", "00000.tar", "00000.txt"]),
+        ("{00000..00003..3}.tar", ["00000.tar", "00003.tar"]),
+        (".", ["00000.tar", "00001.tar", "00003.tar", "x[1].tar"]),
+        ("deep/{er,er}", ["deep/er/00009.tar"] * 2),
+    ],
+)
+def test_expand(folder, location, expected):
+    assert names(location, folder, (".tar",)) == expected
+    assert all(os.path.isabs(file) for file in locations.expand(location, str(folder), (".tar",)))
+
+
+def test_a_folder_stands_for_itself_where_the_format_has_no_extension(folder):
+    assert names("deep", folder) == ["deep"]
+
+
+def test_ranges_are_a_shells(folder):
+    """What bash makes of the same braces; `{1..3}` has no zeros, `{08..10}` has."""
+    made = [list(locations._braces(text)) for text in ("{8..11}", "{08..10}", "a{1,}b", "{a,b}{1..2}")]
+    assert made == [["8", "9", "10", "11"], ["08", "09", "10"], ["a1b", "ab"], ["a1", "a2", "b1", "b2"]]
+
+
+def test_the_root_is_no_pattern(tmp_path):
+    root = tmp_path / "a{1..2}[x]*"
+    root.mkdir()
+    (root / "0.tar").touch()
+    assert locations.expand("*.tar", str(root)) == [str(root / "0.tar")]
+    assert locations.expand("{0..0}.tar", str(root)) == [str(root / "0.tar")]
+
+
+def test_home_and_current_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder / "deep")
+    assert locations.expand("~/00000.tar") == [str(folder / "00000.tar")]
+    assert locations.expand("00000.tar", "~") == [str(folder / "00000.tar")]
+    assert locations.expand("er/*.tar") == [str(folder / "deep" / "er" / "00009.tar")]
+
+
+def test_a_gap_in_a_range_is_warned_of(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert names("{00000..00009}.tar", folder) == ["00000.tar", "00001.tar", "00003.tar"]
+    assert "7 of 10 files are missing" in caplog.text and "00002.tar" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("", "a location of data is empty"),
+        ("none.tar", "no file at .*none.tar: check the path. It is relative to config.data.root"),
+        ("*.zip", "no file at .*[*].zip"),
+        ("{00007..00009}.tar", "no file at"),
+        ("{00000,00007}.tar", "no file at .*00007.tar, one of [{]00000,00007[}].tar"),
+        ("{00000..00003.tar", "a brace is not closed"),
+        ("{00000-00003}.tar", "cannot read {00000-00003}; write a range {00000..00331}"),
+        ("{3..1}.tar", "the range {3..1} is empty"),
+        ("{0..99999999999}.tar", "names more than 1,000,000 files"),
+        ("00000.tar::none.tar", "no file at .*none.tar"),
+        ("deep", r"no .tar files in .*deep"),
+        ("https://host/*.tar", "a web server lists no files"),
+        ("nosuch://a/*.tar", "nosuch:// cannot be read here"),
+    ],
+)
+def test_mistakes(folder, location, message):
+    with pytest.raises(UserError, match=message) as caught:
+        locations.expand(location, str(folder), (".tar",))
+    assert "\n" not in str(caught.value)
+
+
+def test_urls():
+    made = locations.expand("{000..002}.tar", "https://host/a/")
+    assert made == ["https://host/a/000.tar", "https://host/a/001.tar", "https://host/a/002.tar"]
+    assert locations.expand("https://host/a.tar?key=1", "/data") == ["https://host/a.tar?key=1"]
+
+
+def test_other_systems_through_fsspec():
+    system = fsspec.filesystem("memory")
+    system.pipe({"/shards/0.tar": b"hello", "/shards/1.tar": b"world!"})
+    files = locations.expand("memory://shards/*.tar")
+    assert files == ["memory:///shards/0.tar", "memory:///shards/1.tar"]
+    assert locations.expand("memory://shards/", extensions=(".tar",)) == files
+    assert locations.read(files[1]) == b"world!" and locations.size(files[1]) == 6
+    assert locations.read_range(files[0], 1, 3) == b"ell"
+    assert locations.exists(files[0]) and not locations.exists("memory://shards/2.tar")
+    with pytest.raises(EOFError, match="ends at byte 5, 7 are needed"):
+        locations.read_range(files[0], 4, 3)
+
+
+# ---------------------------------------------------------------- local files
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """40 files of 1,000 numbers that tell file and place."""
+    files = [str(tmp_path / f"{i}.bin") for i in range(40)]
+    for i, file in enumerate(files):
+        (np.arange(1000, dtype=np.uint32) + 1000 * i).tofile(file)
+    local_files._begin()
+    return files
+
+
+def wrong_reads(files, seed, count):
+    """Of `count` random reads, how many give other numbers than the file and place say."""
+    rng, wrong = np.random.default_rng(seed), 0
+    for _ in range(count):
+        i, start = rng.integers(len(files)), rng.integers(990)
+        found = np.frombuffer(locations.read_range(files[i], 4 * start, 40), np.uint32)
+        wrong += not np.array_equal(found, np.arange(start, start + 10) + 1000 * i)
+    return wrong
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def test_many_threads_and_few_descriptors(numbers, monkeypatch):
+    monkeypatch.setattr(local_files, "_limit", lambda: 5)
+    local_files._begin()
+    before, wrong = open_files(), []
+    threads = [
+        threading.Thread(target=lambda seed=seed: wrong.append(wrong_reads(numbers, seed, 2000))) for seed in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [0] * 8
+    assert open_files() <= before + 5
+
+
+def test_forked_and_pickled(numbers):
+    reader = pickle.loads(pickle.dumps(locations.read_range))
+    assert reader(numbers[0], 4, 4) == (1).to_bytes(4, "little")
+    local_files._descriptors.lock.acquire()  # as a thread that the child does not have may have done
+    try:
+        pool = multiprocessing.get_context("fork").Pool(2)
+    finally:
+        local_files._descriptors.lock.release()
+    with pool:
+        assert pool.starmap_async(wrong_reads, [(numbers, seed, 500) for seed in range(4)]).get(30) == [0] * 4
+
+
+def test_a_replaced_file_is_read_as_it_was_until_forgotten(numbers):
+    assert locations.read_range(numbers[0], 0, 4) == bytes(4)
+    os.remove(numbers[0])
+    assert locations.read_range(numbers[0], 0, 4) == bytes(4)
+    local_files.forget(numbers[0])
+    with pytest.raises(FileNotFoundError):
+        locations.read_range(numbers[0], 0, 4)
+    assert not locations.exists(numbers[0]) and not locations.exists(numbers[1] + "/x")
+
+
+def test_the_end_of_a_file(numbers):
+    assert locations.read_range(numbers[1], 3996, 4) == (1999).to_bytes(4, "little")
+    assert locations.read(numbers[1])[-4:] == (1999).to_bytes(4, "little")
+    with pytest.raises(EOFError, match="ends at byte 4000, 4001 are needed"):
+        locations.read_range(numbers[1], 3990, 11)
+    with pytest.raises(EOFError):
+        locations.read_range(numbers[1], 5000, 1)

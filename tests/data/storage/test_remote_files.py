@@ -1,0 +1,156 @@
+"""Tars and other files over a network: a real server on this machine, which fails when it is told to."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rankclip_jax.data.images.decode import DecodedRecords
+from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.webdataset import open_pairs
+from rankclip_jax.data.storage import locations, remote_files
+from rankclip_jax.data.tars import build
+from rankclip_jax.data.text.tokenizer import train_tokenizer
+from rankclip_jax.errors import UserError
+from tests.support.http_files import serving
+from tests.support.tar_files import write_shards
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves three shards of 40 pairs; pauses between attempts are short, and the index is in a folder of the test."""
+    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.002)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_shards(tmp_path / "served", [40, 40, 40])
+    with serving(tmp_path / "served") as server:
+        server.local = locations.expand(str(tmp_path / "served" / "*.tar"))
+        server.files = locations.expand("{00000..00002}.tar", server.url)
+        yield server
+
+
+def read(pairs):
+    return [(pairs.key(i), pairs.captions(i), pairs.image_bytes(i)) for i in range(len(pairs))]
+
+
+def test_the_same_pairs_as_of_local_files(server):
+    pairs = open_pairs(server.files, PairOptions())
+    assert read(pairs) == read(open_pairs(server.local, PairOptions()))
+    assert pairs.digest() == open_pairs(server.local, PairOptions()).digest()
+
+
+def test_one_request_for_a_pair(server):
+    pairs = open_pairs(server.files, PairOptions(second_caption_key="json.caption"))
+    before = len(server.requests)
+    for index in (5, 70, 119):
+        assert pairs.captions(index) == pairs.second_captions(index) == (f"number {index}",)
+        assert pairs.key(index).endswith(f"{index:09d}.jpg") and pairs.image_bytes(index)
+    assert len(server.requests) == before + 3
+    assert all(asked and asked.startswith("bytes=") for _, asked in server.requests), "never a whole file"
+
+
+def test_an_index_is_made_once_and_again_for_what_changed(server, monkeypatch):
+    scans, scan = [], build.scan
+    monkeypatch.setattr(build, "scan", lambda *args: (scans.append(1), scan(*args))[1])
+    open_pairs(server.files, PairOptions())
+    open_pairs(server.files, PairOptions())
+    assert len(scans) == 3
+    os.utime(server.local[1], (1, 1))  # another ETag
+    open_pairs(server.files, PairOptions())
+    assert len(scans) == 4
+    assert len(open_pairs(server.files, PairOptions(index_dir=os.environ["XDG_CACHE_HOME"]))) == 120
+
+
+def test_large_members_that_are_not_neighbours(server, monkeypatch):
+    """What lies between them is not read in vain."""
+    monkeypatch.setattr("rankclip_jax.data.sources.webdataset.NEAR", 100)
+    pairs = open_pairs(server.files, PairOptions())
+    before = len(server.requests)
+    assert read(pairs) == read(open_pairs(server.local, PairOptions()))
+    assert len(server.requests) == before + 3 * 120, "header, caption and image by themselves"
+
+
+@pytest.mark.parametrize("trouble", [{"refuse_every": 5}, {"break_every": 5}, {"refuse_every": 5, "break_every": 7}])
+def test_a_server_that_fails_now_and_then(server, trouble):
+    for name, every in trouble.items():
+        setattr(server, name, every)
+    pairs, expected = open_pairs(server.files, PairOptions()), read(open_pairs(server.local, PairOptions()))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: (pairs.key(i), pairs.captions(i), pairs.image_bytes(i)), range(120)))
+    assert found == expected and len(server.requests) > 140, "some were asked for again"
+
+
+def test_training_batches_over_a_network(server):
+    server.refuse_every = 5
+    tokenizer = train_tokenizer(["number image"] * 2, 258, 16)
+    batches = []
+    for files in (server.files, server.local):
+        with Loader(
+            DecodedRecords(open_pairs(files, PairOptions())), tokenizer, batch_size=24, seed=1, image_size=16
+        ) as loader:
+            batches.append([next(loader) for _ in range(6)])
+            assert loader.bad_records == 0
+    for remote, local in zip(*batches, strict=True):
+        for key in remote:
+            np.testing.assert_array_equal(remote[key], local[key])
+
+
+# ---------------------------------------------------------------- what does not pass
+
+
+def test_a_missing_shard_is_named(server):
+    with pytest.raises(UserError, match=r"no tar at http.*/00003.tar: .*the server answers 404"):
+        open_pairs(locations.expand("{00002..00004}.tar", server.url), PairOptions())
+
+
+def test_a_server_without_ranges(server):
+    server.ignores_ranges = True
+    with pytest.raises(UserError, match=r"sends whole files only .no range requests.: download the files first"):
+        open_pairs(server.files, PairOptions())
+
+
+def test_a_server_that_is_down_is_asked_so_many_times(server):
+    server.refuse_every, server.failures = 1, 10**9
+    with pytest.raises(OSError, match="the server answers 503"):
+        locations.read(server.files[0])
+    assert len(server.requests) == remote_files.ATTEMPTS
+    with pytest.raises(UserError, match=r"00000.tar cannot be read .*the server answers 503"):
+        open_pairs(server.files[:1], PairOptions())
+    assert len(server.requests) == 2 * remote_files.ATTEMPTS
+    with pytest.raises(FileNotFoundError):
+        server.refuse_every = 0
+        locations.read(f"{server.url}/none")
+    assert len(server.requests) == 2 * remote_files.ATTEMPTS + 1, "what is not there is not asked for again"
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.001)
+    with pytest.raises(OSError, match="refused"):
+        locations.read("http://127.0.0.1:9/x")
+
+
+def test_whole_files_and_their_ends(server):
+    url, path = server.files[0], server.local[0]
+    data = Path(path).read_bytes()
+    assert locations.read(url) == data and locations.size(url) == len(data)
+    assert locations.read_range(url, 100, 700) == data[100:800] and locations.read_range(url, 5, 0) == b""
+    assert locations.exists(url) and not locations.exists(f"{server.url}/none.tar")
+    for offset in (len(data) - 3, len(data) + 10):
+        with pytest.raises(EOFError):
+            locations.read_range(url, offset, 10)
+
+
+def test_a_process_of_its_own_has_connections_of_its_own(server):
+    assert locations.size(server.files[0])
+    child = os.fork()
+    if child == 0:
+        try:
+            ok = all(locations.read_range(server.files[0], at, 512) for at in range(0, 51_200, 512))
+            os._exit(0 if ok else 1)
+        finally:
+            os._exit(2)
+    for at in range(0, 51_200, 512):
+        assert locations.read_range(server.files[0], at, 512) == locations.read_range(server.local[0], at, 512)
+    assert os.waitpid(child, 0)[1] == 0

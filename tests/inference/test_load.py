@@ -1,0 +1,145 @@
+"""`rankclip_jax.load`: from a run folder to embeddings, whatever the image or the path looks like."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rankclip_jax
+from rankclip_jax.data.images.transforms import resize_and_crop
+from rankclip_jax.data.sources.emoji import load as load_emoji
+from rankclip_jax.errors import UserError
+from tests.support import runs
+
+pytestmark = pytest.mark.xdist_group("trouble")  # the same worker has made the same run
+
+
+@pytest.fixture(scope="module")
+def run(short_run):
+    return short_run
+
+
+@pytest.fixture(scope="module")
+def encoder(run):
+    return rankclip_jax.load(run)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The images of `val`, whose embeddings the run has kept."""
+    return load_emoji(None).evals["val"].images
+
+
+def test_embeddings_are_those_of_the_evaluation(run, encoder, images):
+    with np.load(run / "embeddings.npz") as kept:
+        np.testing.assert_array_equal(encoder.encode_image(images).astype(np.float16), kept["image_embeds"])
+        texts = [str(text) for text in kept["texts"]]
+        np.testing.assert_array_equal(encoder.encode_text(texts).astype(np.float16), kept["text_embeds"])
+
+
+def test_embeddings_are_float32_of_unit_norm(encoder, images):
+    for embeds in (encoder.encode_image(images[:5]), encoder.encode_text(["a cat", "", "a dog " * 100])):
+        assert embeds.dtype == np.float32 and embeds.shape[1] == 16
+        np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, rtol=1e-6)
+    assert encoder.encode_text("a cat").shape == (1, 16)
+
+
+def test_a_image_is_the_same_in_every_form(tmp_path, encoder, images):
+    path = tmp_path / "image.png"
+    Image.fromarray(images[7]).save(path)
+    expected = encoder.encode_image(images[:20])[7:8]
+    forms = (path, str(path), Image.open(path), images[7], images[7:8], [images[7]], [path], [Image.open(path)])
+    for form in forms:
+        np.testing.assert_array_equal(encoder.encode_image(form), expected)
+    mixed = encoder.encode_image([path, images[7], Image.open(path), images[8]])
+    np.testing.assert_array_equal(mixed[:3], np.repeat(expected, 3, axis=0))
+    assert not np.allclose(mixed[3], expected)
+
+
+def test_other_sizes_are_resized(encoder, images):
+    large = np.asarray(Image.fromarray(images[0]).resize((200, 130)))
+    small = np.asarray(Image.fromarray(images[0]).resize((20, 31)))
+    found = encoder.encode_image([large, small, images[0]])
+    fitted = np.stack([resize_and_crop(image, 64) for image in (large, small, images[0])])
+    np.testing.assert_array_equal(found, encoder.encode_image(fitted))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_every_kind_of_file(tmp_path, encoder, images, mode):
+    image = Image.fromarray(images[3]).convert(mode)
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(path)
+    expected = encoder.encode_image(np.asarray(image.convert("RGB")))
+    for form in (path, image):
+        np.testing.assert_allclose(encoder.encode_image(form), expected, atol=1e-6)
+
+
+def test_tokens_and_temperature(run, encoder):
+    tokens = encoder.tokenize(["a cat", "a dog " * 100])
+    assert tokens.dtype == np.int32 and tokens.shape == (2, 16)
+    assert (tokens[:, 0] == encoder.tokenizer.sot_id).all() and tokens[1, -1] == encoder.tokenizer.eot_id
+    last = [line for line in runs.history(run) if "train/loss" in line][-1]
+    assert encoder.temperature_scale == pytest.approx(last["train/temperature_scale"], rel=1e-6)
+
+
+def test_every_path_to_the_same_checkpoint(run, encoder, images, monkeypatch):
+    expected = encoder.encode_image(images[:2])
+    monkeypatch.chdir(run / "checkpoints")
+    for path in (str(run), run / "checkpoints", run / "checkpoints" / "20", f"{run}/", "20", "."):
+        np.testing.assert_array_equal(rankclip_jax.load(path).encode_image(images[:2]), expected)
+    np.testing.assert_array_equal(rankclip_jax.load(run, step=20).encode_image(images[:2]), expected)
+
+
+def test_earlier_and_best_checkpoints(run, encoder, images):
+    name = "val/image_to_text_R@1"
+    saved = runs.checkpoint_steps(run)
+    # Every save was scored; of equals the newer counts.
+    scores = {line["step"]: line[name] for line in runs.history(run) if name in line and line["step"] % 5 == 0}
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert saved == sorted({15, 20, best})
+    found = {step: rankclip_jax.load(run, step).encode_image(images[:2]) for step in (15, best, "best")}
+    np.testing.assert_array_equal(found["best"], found[best])
+    assert not np.array_equal(found[15], encoder.encode_image(images[:2]))
+
+
+@pytest.mark.parametrize(
+    "path, step, message",
+    [
+        ("nothing", None, r"no run at .*nothing: config\.json is not there; give the --workdir"),
+        ("run/metrics.jsonl", None, r"no run at .*metrics\.jsonl"),
+        ("run/checkpoints/3", None, r"no sound checkpoint 3 in .*: 3: its meta file is missing"),
+        ("run", 3, r"no sound checkpoint 3 in "),
+        ("run", "newest", r"step 'newest' is neither a number nor 'best'"),
+    ],
+)
+def test_a_wrong_path_is_a_sentence(run, path, step, message):
+    with pytest.raises(UserError, match=message):
+        rankclip_jax.load(run.parent / path, step)
+
+
+def test_a_run_without_a_checkpoint(run, tmp_path):
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    with pytest.raises(UserError, match="cannot read the tokenizer in "):
+        rankclip_jax.load(tmp_path)
+    (tmp_path / "tokenizer").symlink_to(run / "tokenizer")
+    with pytest.raises(UserError, match="no sound checkpoint in "):
+        rankclip_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        ("no/such.png", "no image at no/such.png"),
+        (__file__, "cannot read .* as an image .*: convert it to PNG or JPEG"),
+        (np.zeros((64, 64, 3), np.float32), r"must be uint8 \[H, W, 3\], found float32 \[64, 64, 3\]"),
+        (np.zeros((64, 64, 4), np.uint8), r"must be uint8 \[H, W, 3\], found uint8 \[64, 64, 4\]"),
+        ([], "was given no images"),
+    ],
+)
+def test_what_is_no_image_is_a_sentence(encoder, images, message):
+    with pytest.raises(UserError, match=message):
+        encoder.encode_image(images)
+
+
+def test_no_texts_is_a_sentence(encoder):
+    with pytest.raises(UserError, match="was given no texts"):
+        encoder.encode_text([])

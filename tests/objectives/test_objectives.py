@@ -1,0 +1,272 @@
+"""CLIP and RankCLIP as wholes: oracle, extremes, duplicates, permutations, blocks, dtypes, memory."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.objectives import RunInfo, build_objective, objective_config
+from rankclip_jax.objectives.rows import CPU_BLOCK_ELEMENTS, SMALLEST_BLOCK, block_size, loss_and_gradients
+from rankclip_jax.parallel.mesh import make_mesh
+from tests.support import oracles
+
+# One worker for all: the tests share compiled functions.
+pytestmark = pytest.mark.xdist_group("objectives")
+
+TERMS = ("clip", "rank_cross", "rank_in_modal")
+DEFAULTS = objective_config("rankclip").to_dict() | {"ramp": "none"}
+ARITHMETICS = pytest.mark.parametrize("arithmetic", ["exact", "released"])
+
+
+def build(**changes):
+    return build_objective(ConfigDict(DEFAULTS | changes), RunInfo(100, 10))
+
+
+@functools.cache
+def compiled(arithmetic="exact", block_rows=0, name="rankclip"):
+    objective = build(arithmetic=arithmetic, name=name)
+    return jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
+
+
+def evaluate(image, text, scale, weights=None, **how):
+    """The objective of these embeddings with every term's weight 1, or `weights`."""
+    image, text = jnp.asarray(image), jnp.asarray(text)
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    terms = ("clip",) if how.get("name") == "clip" else TERMS
+    weights = weights or dict.fromkeys(terms, 1.0)
+    return compiled(**how)(
+        {"image_embeds": image, "text_embeds": text},
+        {"logit_scale": jnp.asarray(math.log(scale), dtype)},
+        {name: jnp.asarray(weight, dtype) for name, weight in weights.items()},
+    )
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def pairs(batch, dim=16, seed=0):
+    """Unit-norm float32 embeddings of related images and texts, in a cone as real ones are."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(batch, dim)) + rng.normal(size=dim)
+    text = image / 2 + rng.normal(size=(batch, dim))
+    return unit(image).astype(np.float32), unit(text).astype(np.float32)
+
+
+def whole_gradient(result):
+    parts = [*(result.d_embeds[name] for name in sorted(result.d_embeds)), *result.d_scalars.values()]
+    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
+
+
+def distance(found, expected):
+    """Relative L2 distance of two gradients."""
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def assert_finite(result):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+
+
+# Against the oracle.
+
+
+@pytest.mark.parametrize("batch", [2, 7, 24])
+def test_every_term_against_brute_force(batch):
+    image, text = pairs(batch)
+    for scale in (1.0, 14.3, 100.0):
+        rounding = scale * 2**-23  # of one utility
+        for term, (loss, *parts) in oracles.rankclip_terms(image, text, math.log(scale)).items():
+            result = evaluate(image, text, scale, weights={name: float(name == term) for name in TERMS})
+            assert float(result.terms[term]) == pytest.approx(loss, rel=1e-5, abs=rounding)
+            assert float(result.loss) == pytest.approx(loss, rel=1e-5, abs=rounding)
+            gradient = np.concatenate([np.ravel(part) for part in parts])
+            assert np.linalg.norm(whole_gradient(result) - gradient) < 1e-4 * np.linalg.norm(gradient) + rounding
+
+
+def test_two_pairs_by_hand():
+    """Matching pairs are equal, the others orthogonal: every row is (s, 0)."""
+    image = text = np.eye(2, 4, dtype=np.float32)
+    result = evaluate(image, text, 3.0)
+    row = math.log(math.exp(3.0) + 1) - 3.0
+    assert float(result.terms["clip"]) == pytest.approx(row, rel=1e-5)
+    # Two directions of two rows each, all in the right order, over 32 B * B.
+    assert float(result.terms["rank_cross"]) == pytest.approx(4 * row / (32 * 4), rel=1e-5)
+    assert float(result.terms["rank_in_modal"]) == pytest.approx(4 * row / (32 * 4), rel=1e-5)
+
+
+def test_random_embeddings_are_at_the_level_of_chance():
+    rng = np.random.default_rng(0)
+    image, text = (unit(rng.normal(size=(128, 512))).astype(np.float32) for _ in range(2))
+    result = evaluate(image, text, 1.0)
+    assert float(result.terms["clip"]) == pytest.approx(math.log(128), abs=0.01)
+    # At scale 1 all orders are nearly alike: log B! a row.
+    assert float(result.terms["rank_cross"]) == pytest.approx(2 * math.lgamma(129) / (32 * 128), rel=0.01)
+
+
+def test_clip_is_the_first_term_of_rankclip():
+    image, text = pairs(13)
+    alone = evaluate(image, text, 14.3, name="clip")
+    within = evaluate(image, text, 14.3, weights={"clip": 1, "rank_cross": 0, "rank_in_modal": 0})
+    assert float(alone.loss) == pytest.approx(float(within.terms["clip"]), rel=1e-6)
+    assert distance(whole_gradient(alone), whole_gradient(within)) < 1e-6
+
+
+def test_weights_multiply_the_terms():
+    image, text = pairs(7)
+    weights = {"clip": 1.0, "rank_cross": 0.5, "rank_in_modal": 2.0}
+    result = evaluate(image, text, 14.3, weights)
+    expected = sum(weights[name] * float(result.terms[name]) for name in TERMS)
+    assert float(result.loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_weight_of_zero_drops_the_term():
+    assert tuple(build(in_modal_weight=0.0).terms) == ("clip", "rank_cross")
+    assert tuple(build(cross_weight=0.0).terms) == ("clip", "rank_in_modal")
+    assert tuple(build().terms) == TERMS
+    image, text = pairs(7)
+    only_cross = loss_and_gradients(build(in_modal_weight=0.0), make_mesh(jax.devices()[:1]))
+    weights = {"clip": jnp.float32(0), "rank_cross": jnp.float32(1)}
+    scalars = {"logit_scale": jnp.float32(math.log(14.3))}
+    result = jax.jit(only_cross)({"image_embeds": image, "text_embeds": text}, scalars, weights)
+    both = evaluate(image, text, 14.3, weights={"clip": 0, "rank_cross": 1, "rank_in_modal": 0})
+    assert set(result.terms) == {"clip", "rank_cross"}
+    assert distance(whole_gradient(result), whole_gradient(both)) < 1e-5
+
+
+# Extremes.
+
+
+@ARITHMETICS
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("kind", ["related", "all equal", "opposite", "zero rows"])
+def test_gradients_are_finite_at_the_limits_of_the_scale(arithmetic, scale, kind):
+    image, text = pairs(24)
+    if kind == "all equal":
+        image = text = np.repeat(image[:1], 24, axis=0)
+    if kind == "opposite":
+        text = -image
+    if kind == "zero rows":
+        image, text = image.copy(), text.copy()
+        image[3] = text[3] = text[5] = 0
+    assert_finite(evaluate(image, text, scale, arithmetic=arithmetic))
+
+
+def test_all_equal_embeddings_pull_nowhere():
+    image, _ = pairs(1)
+    result = evaluate(np.repeat(image, 24, axis=0), np.repeat(image, 24, axis=0), 100.0)
+    assert float(result.terms["clip"]) == pytest.approx(math.log(24), rel=1e-5)
+    # All in one tie group: each position costs log B; two directions over 32 B.
+    assert float(result.terms["rank_in_modal"]) == pytest.approx(2 * math.log(24) / 32, rel=1e-4)
+    assert np.abs(whole_gradient(result)).max() < 1e-3
+
+
+@ARITHMETICS
+def test_a_single_pair_costs_nothing(arithmetic):
+    result = evaluate(*pairs(1), 100.0, arithmetic=arithmetic)
+    assert abs(float(result.loss)) < 1e-5
+    assert np.abs(whole_gradient(result)).max() < 1e-5
+
+
+@ARITHMETICS
+@pytest.mark.parametrize("side", [0, 1])
+def test_nan_reaches_every_term(arithmetic, side):
+    embeds = [x.copy() for x in pairs(7)]
+    embeds[side][3, 2] = np.nan
+    result = evaluate(*embeds, 14.3, arithmetic=arithmetic)
+    assert all(np.isnan(value) for value in (result.loss, *result.terms.values()))
+
+
+# The order of the batch, and what is in it twice.
+
+
+@pytest.mark.parametrize("block_rows", [0, 1, 4])
+def test_the_order_of_the_batch_changes_nothing(block_rows):
+    image, text = pairs(44)
+    image[31], text[31] = image[2], text[2]  # with a tie in every row
+    for scale in (14.3, 100.0):
+        assert_order_is_irrelevant(image, text, scale, block_rows)
+
+
+def assert_order_is_irrelevant(image, text, scale, block_rows):
+    order = np.random.default_rng(1).permutation(len(image))
+    result = evaluate(image, text, scale, block_rows=block_rows)
+    permuted = evaluate(image[order], text[order], scale, block_rows=block_rows)
+    for name in TERMS:
+        assert float(permuted.terms[name]) == pytest.approx(float(result.terms[name]), rel=1e-6)
+    for name, gradient in result.d_embeds.items():
+        assert distance(permuted.d_embeds[name], gradient[order]) < 1e-4
+    assert float(permuted.d_scalars["logit_scale"]) == pytest.approx(float(result.d_scalars["logit_scale"]), rel=1e-4)
+
+
+# A block of one row is a matrix-vector product, whose low bits XLA gives to no two columns alike.
+@pytest.mark.parametrize("block_rows", [0, 1, 2])
+@pytest.mark.parametrize(("batch", "dim"), [(12, 16), (98, 128)])
+def test_duplicate_pairs_get_equal_gradients(batch, dim, block_rows):
+    image, text = pairs(batch, dim)
+    for one, other in ((0, batch - 1), (1, batch // 2)):
+        image[other], text[other] = image[one], text[one]
+    gradients = evaluate(image, text, 100.0, block_rows=block_rows).d_embeds
+    for one, other in ((0, batch - 1), (1, batch // 2)):
+        for gradient in gradients.values():
+            assert distance(gradient[other], gradient[one]) < 1e-5
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 6])
+def test_captions_that_occur_twice_tie(block_rows):
+    """The oracle ties by construction; sorted rounding errors would move the gradient by per cents."""
+    image, text = pairs(12)
+    text[7], text[11] = text[0], text[4]
+    expected = oracles.rankclip_terms(image, text, math.log(30.0))
+    result = evaluate(image, text, 30.0, block_rows=block_rows)
+    gradient = sum(np.concatenate([np.ravel(part) for part in parts]) for _, *parts in expected.values())
+    assert distance(whole_gradient(result), gradient) < 1e-4
+
+
+# Blocks and dtypes.
+
+
+def test_block_size():
+    assert block_size(256, 256) == 256  # all rows at once where memory allows
+    assert block_size(1024, 1024) == CPU_BLOCK_ELEMENTS // 1024
+    assert block_size(4096, 4096) == SMALLEST_BLOCK
+    assert block_size(97, 97) == 97
+    assert block_size(15, 2**20) == 3  # 4 would fit, but does not divide
+    assert block_size(1021, 1021) == CPU_BLOCK_ELEMENTS // 1021  # a prime: some rows are left over
+    assert block_size(5, 2**30) == 1
+    assert block_size(12, 48, requested=5) == 5
+    assert block_size(12, 48, requested=50) == 12
+
+
+def test_rows_left_over_are_a_smaller_block():
+    image, text = pairs(14)
+    whole = evaluate(image, text, 14.3)
+    for block_rows in (3, 5, 50):
+        found = evaluate(image, text, 14.3, block_rows=block_rows)
+        assert distance(whole_gradient(found), whole_gradient(whole)) < 1e-5
+        assert float(found.loss) == pytest.approx(float(whole.loss), rel=1e-6)
+
+
+def test_a_negative_block():
+    with pytest.raises(UserError, match="block_rows=-5: use a number of rows"):
+        evaluate(*pairs(12), 14.3, block_rows=-5)
+
+
+def test_bfloat16_embeddings_are_computed_in_float32():
+    image, text = (jnp.asarray(x, jnp.bfloat16) for x in pairs(13))
+    result = evaluate(image, text, 14.3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float32")}
+    widened = evaluate(image.astype(jnp.float32), text.astype(jnp.float32), 14.3)
+    np.testing.assert_array_equal(whole_gradient(result), whole_gradient(widened))
+
+
+@ARITHMETICS
+def test_float64_stays_float64(arithmetic):
+    with jax.enable_x64(True):
+        result = evaluate(*(x.astype(np.float64) for x in pairs(7)), 14.3, arithmetic=arithmetic)
+    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float64")}

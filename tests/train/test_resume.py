@@ -1,0 +1,112 @@
+"""kill -9 anywhere, the same command again: the same bits, and a log without holes or doubles."""
+
+import json
+import random
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from tests.checkpoints.test_manager import biggest_file, flip
+from tests.support import runs
+
+STEPS = 40
+FLAGS = (f"--config.duration={STEPS}", "--config.checkpoint.every=7", "--config.eval.every=10")
+pytestmark = pytest.mark.xdist_group("resume")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, compile_cache):
+    """The run that nobody interrupts."""
+    workdir = tmp_path_factory.mktemp("whole")
+    code, _, err = runs.train(workdir, *FLAGS, env=compile_cache)
+    assert code == 0, err
+    return workdir
+
+
+@pytest.fixture
+def chance():
+    seed = time.time_ns()
+    print(f"seed {seed}")  # of the moments chosen here; pytest shows it when a test fails
+    return random.Random(seed)
+
+
+def assert_same_run(whole, workdir):
+    """The same final state to the last bit, the same metrics, the same history."""
+    expected, found = runs.arrays(whole, STEPS), runs.arrays(workdir, STEPS)
+    assert expected.keys() == found.keys() and any("opt_state" in path for path in found)
+    differing = [path for path in found if found[path].tobytes() != expected[path].tobytes()]
+    assert not differing, differing
+    assert runs.history(workdir) == runs.history(whole)
+    assert json.loads((workdir / "eval.json").read_text()) == json.loads((whole / "eval.json").read_text())
+    assert runs.checkpoint_steps(workdir)[-3:] == runs.checkpoint_steps(whole)[-3:]
+
+
+def test_the_log_of_a_whole_run(whole):
+    lines = runs.history(whole)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, STEPS + 1))
+    # The best checkpoint can be known only if each of them is evaluated.
+    assert [line["step"] for line in lines if "val/image_to_text_R@1" in line] == [7, 10, 14, 20, 21, 28, 30, 35, 40]
+    assert runs.checkpoint_steps(whole)[-3:] == [28, 35, 40]
+    assert np.mean([line["train/clip"] for line in lines if "train/clip" in line][-5:]) < lines[0]["train/clip"]
+
+
+def test_killed_once(whole, tmp_path, chance, compile_cache):
+    step = chance.randint(1, STEPS - 1)
+    runs.kill_when(runs.start(tmp_path, *FLAGS, env=compile_cache), lambda: runs.last_step(tmp_path) >= step)
+    complete = runs.checkpoint_steps(tmp_path)
+    print(f"killed at step {runs.last_step(tmp_path)}, wanted {step}; checkpoints {complete}")
+    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
+    assert code == 0, err
+    assert (f"resumed from step {complete[-1]}" if complete else "new, seed 0") in out
+    assert_same_run(whole, tmp_path)
+
+
+def test_killed_twice_with_the_newest_checkpoint_damaged(whole, tmp_path, chance, compile_cache):
+    first, second = chance.randint(15, 24), chance.randint(29, STEPS - 1)
+    for step in (first, second):
+        runs.kill_when(runs.start(tmp_path, *FLAGS, env=compile_cache), lambda at=step: runs.last_step(tmp_path) >= at)
+        print(f"killed at step {runs.last_step(tmp_path)}, wanted {step}")
+    *_, older, newest = runs.checkpoint_steps(tmp_path)
+    flip(biggest_file(tmp_path / "checkpoints" / str(newest) / "state"))
+    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
+    assert code == 0, err
+    assert f"warning: checkpoint {newest} is damaged" in err and f"resumed from step {older}" in out
+    assert (tmp_path / "checkpoints" / f"{newest}.damaged").is_dir()
+    assert_same_run(whole, tmp_path)
+
+
+def test_killed_before_there_is_anything_to_resume(whole, tmp_path, chance, compile_cache):
+    none_till_the_end = ("--config.checkpoint.every=0", "--config.checkpoint.keep=1")
+    for is_time in (
+        (tmp_path / "config.json").exists,
+        (tmp_path / "tokenizer").exists,
+        lambda: runs.last_step(tmp_path) >= chance.randint(1, STEPS),
+    ):
+        runs.kill_when(runs.start(tmp_path, *FLAGS, *none_till_the_end, env=compile_cache), is_time)
+        assert runs.checkpoint_steps(tmp_path) == []
+    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
+    assert code == 0 and "new, seed 0" in out, err
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_finished_run_only_evaluates_again(whole, tmp_path, compile_cache):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for lost in ("eval.json", "report.html", "embeddings.npz"):
+        (tmp_path / lost).unlink()
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
+    assert code == 0, err
+    assert "at its end: nothing to train, only evaluated again" in out and "step " not in err
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    assert (tmp_path / "report.html").exists() and (tmp_path / "embeddings.npz").exists()
+    assert_same_run(whole, tmp_path)
+
+
+def test_what_reaches_no_weight_may_change(whole, tmp_path, compile_cache):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    changed = ("--config.eval.metrics=('retrieval', 'geometry')", "--config.data.prefetch=1")
+    code, _, err = runs.train(tmp_path, *FLAGS, *changed, env=compile_cache)
+    assert code == 0, err
+    assert "val/alignment" in json.loads((tmp_path / "eval.json").read_text())["metrics"]

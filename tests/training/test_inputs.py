@@ -1,0 +1,150 @@
+"""What objectives need: inputs and embeds that follow from it, refused at the start when nothing gives it."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import emoji
+from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.errors import UserError
+from rankclip_jax.models.presets import get_preset
+from rankclip_jax.objectives import OBJECTIVES
+from rankclip_jax.training import setup
+from rankclip_jax.training.inputs import batch_keys, captions_for_vocabulary, check_inputs, embeds_of
+from tests.support.objective_checks import build
+from tests.support.two_captions import AUGMENT, PLAIN, TEXT, OneKind, Source
+
+# One worker for all: the tests share compiled functions.
+pytestmark = pytest.mark.xdist_group("needs")
+
+
+# From names to inputs.
+
+
+def test_inputs_follow_from_needs():
+    expected = {"alip": (*PLAIN, "caption_tokens")}
+    for name in OBJECTIVES:
+        assert batch_keys(build(name).inputs) == expected.get(name, PLAIN), name
+    assert batch_keys(["image_embeds_augmented"]) == (*PLAIN, "augmented_images")
+
+
+def test_every_objective_is_given_what_it_needs():
+    for name in OBJECTIVES:
+        config = ConfigDict(
+            {"data": {"name": "x", "augment": AUGMENT, "text_augment": TEXT}, "model": get_preset("mu")}
+        )
+        check_inputs(build(name), Source(), config)
+
+
+def test_the_vocabulary_knows_second_captions_where_they_are_read():
+    source = Source()
+    assert captions_for_vocabulary(source, 7, build("clip").inputs) == source.captions(7)
+    both = (*source.captions(7), *source.second_captions(7))
+    assert captions_for_vocabulary(source, 7, build("alip").inputs) == both
+    assert captions_for_vocabulary(OneKind(), 7, build("clip").inputs) == source.captions(7)
+    assert captions_for_vocabulary(OneKind(), 7, build("alip").inputs) == ()  # cannot be read
+
+
+# What cannot be given.
+
+
+def test_what_nothing_gives_is_named():
+    objective = Needing("image_embeds", "depth")
+    with pytest.raises(UserError, match=r"needs 'depth', which nothing gives; there are caption_embeds, image_emb"):
+        check_inputs(objective, Source(), ConfigDict({"data": {"name": "x"}, "model": {"heads": {}}}))
+
+
+def test_cyclip_with_augmented_views_trains_on_them():
+    """From the config to a step: refused without augmentations of both kinds, and each is named."""
+    config = mu("cyclip", augmented=True)
+    config.data.augment = "none"
+    with pytest.raises(UserError, match=r"second view of each image, .*data\.augment='none' .*data\.view_augment"):
+        setup.build(config)
+    config.data.view_augment = "autoaugment"
+    with pytest.raises(
+        UserError, match=r"second view of each caption, .* in config\.data\.view_text_augment, such as 'eda'"
+    ):
+        setup.build(config)
+    config.data.view_text_augment = "eda(synonyms=0)"
+    parts = setup.build(config)
+    assert set(batch_keys(parts.objective.inputs)) == {"images", "tokens", "augmented_images", "augmented_tokens"}
+
+
+def test_second_captions_that_the_data_lack(monkeypatch):
+    without = lambda config: setup.Dataset("plain", OneKindOfMany(), {}, "", {})  # noqa: E731
+    monkeypatch.setitem(SOURCES, "plain", without)
+    config = mu("alip")
+    config.data.name, config.eval.train_splits, config.eval.report_split = "plain", (), ""
+    monkeypatch.setattr(setup, "check_names", lambda config, dataset: None)
+    message = "'alip' needs a second caption of each image, and data 'plain' have one kind of caption only: use data"
+    with pytest.raises(UserError, match=message):
+        setup.build(config)
+
+
+class OneKindOfMany(OneKind):
+    def __len__(self):
+        return 100
+
+
+def test_a_second_view_without_augmentation():
+    objective = Needing("image_embeds", "image_embeds_augmented")
+    data = {"name": "x", "augment": "none", "view_augment": ""}
+    config = ConfigDict({"data": data, "model": {"heads": {}}})
+    with pytest.raises(UserError, match=r"needs a second view .* config\.data\.augment='none' it is the first again"):
+        check_inputs(objective, Source(), config)
+    config.data.augment = AUGMENT
+    check_inputs(objective, Source(), config)
+    config.data.augment, config.data.view_augment = "none", AUGMENT
+    check_inputs(objective, Source(), config)
+
+
+def test_heads_that_the_model_lacks():
+    config = ConfigDict({"data": {"name": "x", "augment": AUGMENT}, "model": {}})
+    check_inputs(build("clip"), Source(), config)
+    with pytest.raises(UserError, match=r"'nclip' needs distribution heads, and config\.model has no section `heads`"):
+        check_inputs(build("nclip"), Source(), config)
+
+
+class Needing:
+    """An objective as far as its needs go."""
+
+    name = "wanting"
+
+    def __init__(self, *needs):
+        self.inputs = needs
+
+
+def mu(name, **changes):
+    config = emoji.get_config(f"mu,{name}")
+    config.data.train_limit, config.batch_size, config.duration = 64, 16, "2 steps"
+    config.objective.update(changes)
+    return config
+
+
+# What evaluation encodes to.
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "expected"),
+    [
+        ("clip", "", "projection"),
+        ("nclip", "", "distribution"),
+        ("xclip", "", "projection"),
+        ("xclip", "distribution", "distribution"),
+    ],
+)
+def test_embeds_are_of_what_is_trained(name, choice, expected):
+    assert embeds_of(ConfigDict({"embeds": choice}), build(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("objective", "choice", "message"),
+    [
+        (build("nclip"), "projection", "embeds='projection', which objective 'nclip' does not train: use 'dist"),
+        (build("clip"), "distribution", "embeds='distribution', which objective 'clip' does not train: use 'proj"),
+        (build("clip"), "projektion", r"embeds='projektion'.* use 'projection'"),
+        (Needing("caption_embeds"), "", "trains nothing to encode to, neither projection nor distribution"),
+    ],
+)
+def test_embeds_that_are_not_trained(objective, choice, message):
+    with pytest.raises(UserError, match=message):
+        embeds_of(ConfigDict({"embeds": choice}), objective)

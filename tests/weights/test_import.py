@@ -1,0 +1,227 @@
+"""Weights of other libraries: what they compute here, what they become, and every way in which they do not fit."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.inference.load import encoder_of, load, read_model, read_model_config
+from rankclip_jax.weights.export import export
+from rankclip_jax.weights.folder import write_imported
+from rankclip_jax.weights.formats.source import read_source
+from tests.golden.make_weights import FOLDER, TEXTS, images
+from tests.support import processes
+
+pytestmark = pytest.mark.xdist_group("weights")
+FORMATS = {"clip": "transformers CLIPModel", "siglip": "transformers SiglipModel", "open_clip": "open_clip"}
+
+
+@pytest.fixture(params=FORMATS)
+def kind(request):
+    return request.param
+
+
+def leaves(model):
+    tree = {"params": model.params, "model_state": model.model_state}
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same(model, other):
+    mine, theirs = leaves(model), leaves(other)
+    assert set(mine) == set(theirs)
+    for name, array in mine.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert model.tokenizer.vocabulary == other.tokenizer.vocabulary
+
+
+def test_the_other_library_computes_the_same(kind):
+    """Written by transformers and open_clip with their own torch models; embeddings kept by the script."""
+    model = read_model(FOLDER / kind)
+    assert model.format == FORMATS[kind]
+    encoder = encoder_of(model)
+    with np.load(FOLDER / kind / "expected.npz") as expected:
+        tokens = encoder.tokenize(TEXTS)
+        upto = (tokens == model.tokenizer.eot_id).argmax(1) if kind != "siglip" else [tokens.shape[1]] * 3
+        for ours, theirs, end in zip(tokens, expected["tokens"], upto, strict=True):
+            np.testing.assert_array_equal(ours[: end + 1], theirs[: end + 1])
+        image, text = encoder.encode_image(images()), encoder.encode_text(TEXTS)
+        np.testing.assert_allclose(image, expected["image_embeds"], atol=1e-5)
+        np.testing.assert_allclose(text, expected["text_embeds"], atol=1e-5)
+        scalars = model.params["scalars"]
+        logits = np.exp(scalars["logit_scale"]) * image @ text.T + scalars.get("logit_bias", 0)
+        np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
+
+
+def test_an_imported_folder_is_the_same_model(tmp_path, kind):
+    foreign = read_source(FOLDER / kind)
+    write_imported(foreign, tmp_path / "out")
+    kept = read_model(tmp_path / "out")
+    assert_same(foreign, kept)
+    assert read_model_config(tmp_path / "out").image.to_dict() == json.loads(json.dumps(foreign.config.image.to_dict()))
+    assert load(tmp_path / "out").step == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("name, kinds", [("hf", ("clip", "siglip", "open_clip")), ("open_clip", ("clip", "open_clip"))])
+def test_export_is_the_inverse_of_import(tmp_path, name, kinds):
+    for kind in kinds:
+        foreign = read_source(FOLDER / kind)
+        assert export(FOLDER / kind, name, tmp_path / kind) == []
+        assert_same(foreign, read_source(tmp_path / kind))
+        for section in ("image", "text"):
+            assert foreign.config[section].to_dict() == read_model_config(tmp_path / kind)[section].to_dict()
+        card = (tmp_path / kind / "README.md").read_text()
+        assert f'from_pretrained("{kind}")' in card or f"local-dir:{kind}" in card
+
+
+def test_exported_keys_are_those_of_the_library(tmp_path):
+    export(FOLDER / "siglip", "hf", tmp_path / "out")
+    theirs, ours = (load_file(folder / "model.safetensors") for folder in (FOLDER / "siglip", tmp_path / "out"))
+    assert {name: x.shape for name, x in theirs.items()} == {name: x.shape for name, x in ours.items()}
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(x.astype(np.float32), ours[name])
+
+
+# What does not fit.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A CLIPModel folder to spoil, its weights in one file."""
+    shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    tensors = {}
+    for path in sorted((tmp_path / "clip").glob("model*.safetensors")):
+        tensors |= load_file(path)
+        path.unlink()
+    (tmp_path / "clip" / "model.safetensors.index.json").unlink()
+    save_file(tensors, tmp_path / "clip" / "model.safetensors")
+    return tmp_path / "clip"
+
+
+def spoil_tensors(folder, change):
+    tensors = dict(load_file(folder / "model.safetensors"))
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def spoil_config(folder, file, **changes):
+    config = json.loads((folder / file).read_text())
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        node = config
+        for section in sections:
+            node = node[section]
+        node[name] = value
+    (folder / file).write_text(json.dumps(config))
+
+
+LN = "vision_model.post_layernorm.weight"
+MISTAKES = {
+    "missing": (lambda f: spoil_tensors(f, lambda t: t.pop(LN)), f"lacks {LN} of this architecture"),
+    "left over": (
+        lambda f: spoil_tensors(f, lambda t: t.update(extra=t[LN].copy())),
+        "has extra, which this architecture has no place for",
+    ),
+    "shape": (
+        lambda f: spoil_tensors(f, lambda t: t.update({LN: np.ones(5, np.float16)})),
+        rf"{LN} in .* has shape \[5\] and this model needs \[24\]",
+    ),
+    "NaN": (lambda f: spoil_tensors(f, lambda t: t.update({LN: t[LN] * np.float16(np.nan)})), f"{LN} in .* holds NaN"),
+    "integers": (lambda f: spoil_tensors(f, lambda t: t.update({LN: np.ones(24, np.int32)})), "is of type int32"),
+    "layers": (
+        lambda f: spoil_config(f, "config.json", text_config__num_hidden_layers=3),
+        r"lacks text_model\.encoder\.layers\.2\..* and 15 more",
+    ),
+    "activation": (
+        lambda f: spoil_config(f, "config.json", text_config__hidden_act="relu"),
+        "hidden_act='relu'",
+    ),
+    "channels": (
+        lambda f: spoil_config(f, "config.json", vision_config__num_channels=4),
+        "num_channels=4 in ",
+    ),
+    "oblong": (lambda f: spoil_config(f, "config.json", vision_config__image_size=[16, 8]), "is not square"),
+    "model": (lambda f: spoil_config(f, "config.json", model_type="bert"), "holds a model of type 'bert'"),
+    "vocabulary": (
+        lambda f: spoil_config(f, "config.json", text_config__vocab_size=300),
+        "the tokenizer in .* has 268 ids and the model's token embedding 300 rows: it is another vocabulary",
+    ),
+    "pooling": (lambda f: spoil_config(f, "config.json", text_config__eos_token_id=7), "pools at id 7"),
+    "tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"there is no tokenizer\.json"),
+    "weights": (lambda f: (f / "model.safetensors").unlink(), "there are no weights in"),
+    "config": (lambda f: (f / "config.json").write_text("{"), r"config\.json is damaged"),
+    "resample": (
+        lambda f: (f / "preprocessor_config.json").write_text('{"resample": 2}'),
+        r"wants resample=2: images are resized bicubically",
+    ),
+    "size": (
+        lambda f: (f / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 20}}'),
+        "resizes images to 20 and the model takes 16",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_one_line_for_each_mistake(folder, mistake):
+    spoil, message = MISTAKES[mistake]
+    spoil(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        read_source(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_has_no_place(tmp_path):
+    with pytest.raises(UserError, match=r"open_clip's own towers have model.image.pool='class', and this model 'map'"):
+        export(FOLDER / "siglip", "open_clip", tmp_path / "out")
+    with pytest.raises(UserError, match="unknown format 'onnx'"):
+        export(FOLDER / "siglip", "onnx", tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists already and is never overwritten"):
+        export(FOLDER / "siglip", "hf", tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(FOLDER / "open_clip", spoilt)
+    spoil_config(spoilt, "open_clip_config.json", model_cfg__vision_cfg__timm_model_name="vit")
+    with pytest.raises(UserError, match="timm_model_name='vit' in a vision_cfg is of a kind that we have no tower for"):
+        read_source(spoilt)
+
+
+def command(*arguments, **options):
+    return processes.finish(processes.start_python("-m", "rankclip_jax.weights", *arguments, **options), 120)
+
+
+def test_the_command(tmp_path):
+    out = tmp_path / "out"
+    code, said, err = command("import", FOLDER / "clip", f"--out={out}")
+    assert (code, err) == (0, ""), err
+    assert "every tensor has its place" in said and f"written to {out}" in said
+    code, said, err = command("export", out, "--format=hf", f"--out={tmp_path / 'hf'}")
+    assert code == 0, err
+    assert_same(read_model(out), read_model(tmp_path / "hf"))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ("import", "nowhere/at-all", "--out=OUT"),
+            "no path 'nowhere/at-all' on this machine, and the Hugging",
+        ),
+        (("import", "./nowhere", "--out=OUT"), "no weights at ./nowhere: give a file, a folder, or a hub id"),
+        (("import", str(FOLDER / "clip")), "--out is required"),
+        (("import",), "expected a command and a source"),
+        (("improt", "x"), "unknown command 'improt'. Did you mean 'import'?"),
+        (("export", "./nowhere", "--format=hf", "--out=OUT"), "no run at "),
+    ],
+)
+def test_mistakes_in_the_command(tmp_path, arguments, message):
+    out = tmp_path / "out"
+    arguments = [argument.replace("OUT", str(out)) for argument in arguments]
+    code, _, err = command(*arguments, env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")})
+    assert (code, err.count("\n")) == (2, 1), err
+    assert err.startswith(f"error: {message}")
+    assert not out.exists()
