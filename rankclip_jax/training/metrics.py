@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files import replaced_file
 from rankclip_jax.run_folder import METRICS, sound_lines
 
@@ -138,5 +138,5 @@ def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("wandb is not installed; pip install 'rankclip_jax[wandb]', or turn it off") from error
+        raise UserError(f"wandb is not installed: {install_hint('wandb')}, or set config.log.wandb=False") from error
     return wandb
