@@ -19,7 +19,7 @@ from rankclip_jax.data.commands.sections import sections_of
 from rankclip_jax.data.images.decode import decode
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.formats import FORMATS
-from rankclip_jax.data.text.augment import STOP_WORDS, letters
+from rankclip_jax.data.text.words import STOP_WORDS, letters
 from rankclip_jax.errors import UserError, install_hint
 
 Captioner = Callable[[PairSource, Sequence[int]], list[str]]

@@ -18,7 +18,7 @@ from typing import Any
 
 import grain
 import msgpack
-from array_record.python import array_record_module
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
@@ -104,9 +104,8 @@ def encode_pair(pairs: PairSource, index: int) -> bytes:
 def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
     """Write records as one file, which appears at `path` when it is complete; return the number of records."""
     count = 0
-    with replaced_path(path) as partial:
-        with closing(array_record_module.ArrayRecordWriter(str(partial), "group_size:1")) as writer:
-            for record in records:
-                writer.write(record)
-                count += 1
+    with replaced_path(path) as partial, closing(ArrayRecordWriter(str(partial), "group_size:1")) as writer:
+        for record in records:
+            writer.write(record)
+            count += 1
     return count
