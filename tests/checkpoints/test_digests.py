@@ -71,9 +71,7 @@ def reference(words):
 
 def test_digests_equal_the_definition():
     words = np.array([[3, 2**32 - 1, 0], [7, 1, 123456789]], np.uint32)
-    assert (
-        tree_digests(jnp.asarray(words)) == [reference(words)] == ["79b96f42d49fbf41"]
-    )  # by Python integers
+    assert tree_digests(jnp.asarray(words)) == [reference(words)] == ["79b96f42d49fbf41"]  # by Python integers
     for name in ("float32", "int32"):
         assert tree_digests(HOST[name]) == tree_digests(jnp.asarray(HOST[name])) == [reference(HOST[name])]
 
