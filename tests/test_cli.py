@@ -1,4 +1,4 @@
-"""The command line: exit codes, and one line on stderr for every mistake of the user's."""
+"""The command line: exit codes, and one line on stderr for every mistake of the user."""
 
 import pytest
 
@@ -87,14 +87,14 @@ def test_overrides_of_every_type(run):
         ("text", 1, "the end"),
     ],
 )
-def test_ways_to_end(run, workdir, exit_code, line):
+def test_exit_codes(run, workdir, exit_code, line):
     code, out, err = run("--config=TMP/emoji.py", f"--workdir={workdir}")
     assert (code, err.strip()) == (exit_code, line)
     assert out.startswith("256 32")  # what was printed before is not lost
 
 
 @pytest.mark.parametrize("workdir, last", [("bug", "ValueError: a bug"), ("missing", "FileNotFoundError:")])
-def test_a_bug_has_its_traceback(run, workdir, last):
+def test_a_bug_prints_a_traceback(run, workdir, last):
     code, _, err = run("--config=TMP/emoji.py", f"--workdir={workdir}")
     assert code == 1 and err.startswith("Traceback") and err.splitlines()[-1].startswith(last)
 
@@ -105,13 +105,13 @@ MISTAKES = {
     "--config.width=1": "--config.width: unknown config key 'width'. Did you mean 'model.width'?",
     "--config.model.zzz=1": "--config.model.zzz: unknown config key 'model.zzz'. Known here: lr, width.",
     "--config.batch-size=1": "unknown config key 'batch-size'. Did you mean 'batch_size'?",
-    "--config.model.lr.x=1": "--config.model.lr.x: 'model.lr' is a single value, it has no key 'x'.",
+    "--config.model.lr.x=1": "--config.model.lr.x: 'model.lr' is a single value and has no key 'x'.",
     "--config.batch_size=many": "--config.batch_size=many: expected a value of type int, such as 256",
     "--config.batch_size=1.5": "--config.batch_size=1.5: expected a value of type int, such as 256",
     "--config.model.lr=fast": "--config.model.lr=fast: expected a value of type float, such as 0.001",
     "--config.ranked=maybe": "--config.ranked=maybe: expected a value of type bool, such as True",
     "--config.seed=x": "--config.seed=x: expected a value of type int",
-    "--config.model=3": "this is a section; set the keys in it, such as --config.model.",
+    "--config.model=3": "this is a section; set its keys, such as --config.model.",
     "--config.batch_size": "Missing value for flag --config.batch_size",
     "--wrokdir=x": "unknown flag --wrokdir. Did you mean 'workdir'? See --help.",
     "workdir=x": "unexpected argument 'workdir=x': flags start with --. Did you mean 'workdir'?",
@@ -151,7 +151,7 @@ def test_help(run, help_flag):
     assert code == 0 and "--workdir: folder of the run" in out and "--config: config file" in out
 
 
-def test_a_reader_that_has_enough():
+def test_a_closed_pipe_ends_the_command_silently():
     """As in `command | head`."""
     process = processes.start(
         "from rankclip_jax import cli\ncli.run(lambda argv: [print(i) for i in range(10**6)] and None)"
@@ -160,3 +160,34 @@ def test_a_reader_that_has_enough():
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(30) == 141
+
+
+SCOPED = """
+import logging, sys, warnings
+from rankclip_jax import cli
+def quiet():
+    hidden = any(f[0] == "ignore" and f[3] is not None and f[3].pattern == "PIL\\\\." for f in warnings.filters)
+    return sys.unraisablehook is not before, len(logging.getLogger("absl").filters), hidden
+before = sys.unraisablehook
+def main(argv):
+    print(quiet())
+    warnings.warn_explicit("broken EXIF", UserWarning, "Image.py", 1, module="PIL.Image")
+    raise {"bug": ValueError, "exit": SystemExit}[argv[1]]
+print(quiet())
+try:
+    cli.run(main, positional=True)
+finally:
+    print(quiet())
+"""
+
+
+@pytest.mark.parametrize("how", ["bug", "exit"])
+def test_libraries_are_silenced_only_while_a_command_runs(how):
+    _, out, err = processes.run(SCOPED, how)
+    assert "EXIF" not in err
+    assert out.splitlines() == ["(False, 0, False)", "(True, 1, True)", "(False, 0, False)"]
+
+
+def test_importing_the_package_does_not_silence_pil():
+    code = "import warnings, rankclip_jax.data.images.decode\nprint([f for f in warnings.filters if 'PIL' in str(f)])"
+    assert processes.run(code)[:2] == (0, "[]\n")

@@ -1,7 +1,7 @@
 """Parts of files that are read over a network, from many threads.
 
 ``http(s)://`` by `requests`; every other scheme by fsspec and the client that it names: ``gs://`` needs
-gcsfs, ``s3://`` s3fs (``pip install 'rankclip_jax[gs]'``, ``[s3]``), ``hf://`` is there with huggingface_hub.
+gcsfs, ``s3://`` s3fs (``pip install -e '.[gs]'``, ``'.[s3]'``), ``hf://`` is there with huggingface_hub.
 What may pass, such as a lost connection or a server that is busy, is tried again with growing pauses.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 
 T = TypeVar("T")
 ATTEMPTS = 6
@@ -136,11 +136,11 @@ def _filesystem(scheme: str, process: int):
     try:
         import fsspec
     except ImportError:
-        raise UserError(f"{scheme}:// needs fsspec: pip install 'rankclip_jax[{EXTRAS.get(scheme, 's3')}]'.") from None
+        raise UserError(f"{scheme}:// needs fsspec: {install_hint(EXTRAS.get(scheme, 's3'))}.") from None
     try:
         return fsspec.filesystem(scheme)
     except (ImportError, ValueError) as error:
-        extra = f": pip install 'rankclip_jax[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
+        extra = f": {install_hint(EXTRAS[scheme])}" if scheme in EXTRAS else ""
         raise UserError(f"{scheme}:// cannot be read here ({error}){extra}.") from None
 
 
