@@ -28,7 +28,7 @@ from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.build import Indexed, open_indexes
 from rankclip_jax.data.tars.headers import BLOCK, member_name
-from rankclip_jax.data.tars.report import summary, troubles
+from rankclip_jax.data.tars.report import problems, summary
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
 from rankclip_jax.errors import UserError
 
@@ -140,7 +140,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
       UserError: a file is compressed or no tar, or no sample has both image and caption.
     """
     tars, parts, captions = _open(files, options, rebuild=False)
-    for line in troubles(tars):
+    for line in problems(tars):
         LOG.warning("%s", line)
     return (TwoCaptions if options.second_caption_key else WebDataset)(tars, parts, captions)
 

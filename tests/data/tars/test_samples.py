@@ -29,7 +29,7 @@ def test_a_key_ends_at_the_first_dot(name, expected):
 def scanned(tmp_path, names, parts=PARTS):
     """(key, size of each part) of the samples of a tar whose members' sizes are 1, 2, 3 ..., and what was found."""
     data = write_tar(tmp_path / "x.tar", [(name, b"x" * size) for size, name in enumerate(names, 1)]).read_bytes()
-    shard = scan(lambda at, length: data[at : at + length], len(data), parts)
+    shard = scan(lambda at, length: data[at : at + length], (len(data), ""), parts)
     for row in shard.rows:
         assert data[int(row[3]) * 512 :].startswith(b"x" * int(row[4]))
     return [tuple(row[4::2]) for row in shard.rows.tolist()], shard
@@ -53,16 +53,16 @@ def scanned(tmp_path, names, parts=PARTS):
 def test_samples(tmp_path, names, expected, incomplete, duplicates):
     found, shard = scanned(tmp_path, names)
     assert found == expected
-    assert (shard.incomplete, shard.duplicates, shard.problem) == (incomplete, duplicates, "")
-    assert shard.members == len(names)
+    assert (shard.entry.incomplete, shard.entry.duplicates, shard.entry.problem) == (incomplete, duplicates, "")
+    assert shard.entry.members == len(names)
 
 
 def test_other_parts(tmp_path):
     names = ["a.jpg", "a.seg.png", "a.txt", "a.json", "b.jpg", "b.txt"]
     parts = (("seg.png",), ("txt",), ("json",))
     found, shard = scanned(tmp_path, names, parts)
-    assert found == [(2, 3, 4)] and shard.incomplete == 1
-    assert shard.extensions == ("jpg", "json", "seg.png", "txt")
+    assert found == [(2, 3, 4)] and shard.entry.incomplete == 1
+    assert shard.entry.extensions == ("jpg", "json", "seg.png", "txt")
 
 
 @pytest.mark.parametrize(

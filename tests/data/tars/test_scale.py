@@ -13,7 +13,8 @@ from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources import webdataset
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.build import open_indexes
-from rankclip_jax.data.tars.index import Index, write_index
+from rankclip_jax.data.tars.index import write_index
+from rankclip_jax.data.tars.shard import Shard
 from tests.support import processes
 from tests.support.tar_files import write_shards
 
@@ -31,7 +32,7 @@ def synthetic(folder, num_shards, num_pairs):
     size, stamp = locations.stamp(first)
     entry = replace(tar.entry, pairs=each, size=size, stamp=stamp)
     rows = np.resize(tar.rows, (each, tar.rows.shape[1]))
-    write_index(tar.index, Index(dict.fromkeys(names, entry), dict.fromkeys(names, rows)), PARTS)
+    write_index(tar.index, dict.fromkeys(names, Shard(entry, rows)), PARTS)
     return Path(tar.index), each * num_shards
 
 
