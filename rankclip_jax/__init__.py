@@ -5,7 +5,7 @@ __all__ = ["Encoder", "load"]
 
 
 def __getattr__(name: str):
-    # Lazy: `import rankclip_jax` must not start JAX before a command has set it up.
+    # Lazy: `import rankclip_jax` must not import JAX before a command has configured it.
     if name == "load":
         from rankclip_jax.inference.load import load
 

@@ -1,6 +1,7 @@
-"""What every ``python -m rankclip_jax.X`` shares: flags, one-line errors, exit codes.
+"""Shared parts of all commands ``python -m rankclip_jax.X``: flags, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 a bug (traceback), 2 the user's to mend (one line), 130 interrupted, 141 nobody reads the output.
+Exit codes: 0 success, 1 bug (traceback), 2 error that the user can fix (one line), 130 interrupted, 141 the reader of
+the output is gone.
 """
 
 import difflib
@@ -11,7 +12,9 @@ import runpy
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -24,14 +27,15 @@ CONFIG = "config"
 
 
 def define_config(required: bool = True) -> flags.FlagHolder:
-    """Define ``--config=FILE.py[:ARGUMENT]``, with ``--config.KEY=VALUE`` for every key in it.
+    """Define ``--config=FILE.py[:ARGUMENT]``, and ``--config.KEY=VALUE`` for every key in the config.
 
-    It has no default on purpose: ml_collections would load that, and fail over a mistyped key with a
-    traceback, while modules are still being imported.
+    The flag has no default on purpose: ml_collections would load a default while modules are still being imported,
+    and a mistyped key would end in a traceback.
 
-    Returns a holder whose ``value`` is the locked ConfigDict, once flags are parsed.
+    Returns:
+      A holder; its ``value`` is the locked ConfigDict after flags are parsed.
     """
-    text = "config file; set a key of it by --config.KEY=VALUE"
+    text = "config file; --config.KEY=VALUE sets a key"
     holder = config_flags.DEFINE_config_file(CONFIG, default=None, help_string=text, lock_config=True)
     if required:
         flags.mark_flag_as_required(CONFIG)
@@ -39,39 +43,39 @@ def define_config(required: bool = True) -> flags.FlagHolder:
 
 
 def run(main: Callable[[list[str]], int | None], *, positional: bool = False) -> NoReturn:
-    """Parse flags, call ``main(argv)`` and end the process with the right exit code.
+    """Parse flags, call ``main(argv)`` and end the process with the exit code of the result.
 
     Args:
-      main: takes argv with the flags removed; its return value is the exit code (None is 0).
-      positional: whether the command takes arguments that are no flags. Otherwise one is an error:
-        ``workdir=DIR`` without its dashes would be ignored in silence.
+      main: takes argv without the flags; its return value is the exit code (None means 0).
+      positional: whether the command takes positional arguments. If not, they are an error, because
+        ``workdir=DIR`` without dashes would be ignored silently.
     """
-    sys.unraisablehook = _without_late_writes
-    code = _exit_code(main, positional)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = _reader_gone()
-    if code and processes.is_multi_process():
-        # jax's exit handler waits minutes in a barrier for peers that wait for us.
-        os._exit(code)
+    with _quiet_libraries():
+        code = _exit_code(main, positional)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BrokenPipeError:
+            code = _reader_gone()
+        if code and processes.is_multi_process():
+            # JAX's exit handler would wait for minutes in a barrier with processes that wait for this one.
+            os._exit(code)
     sys.exit(code)
 
 
 def run_named(choose: Callable[[str], Callable[[list[str]], int | None]], unnamed: str) -> NoReturn:
-    """`run` the command that the first argument names.
+    """`run` the command named by the first argument.
 
     Args:
-      choose: takes the name, defines the flags of the command, before any is parsed, and returns its main function.
-      unnamed: what to say where no command is named.
+      choose: takes the name of a command, defines its flags and returns its main function. Flags are parsed later.
+      unnamed: the error message if no command is named.
     """
     name = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), None)
     try:
         main = choose(name) if name else _refuse(UserError(unnamed))
     except UserError as error:
         main = _refuse(error)
-        del sys.argv[1:]  # flags of no known command
+        del sys.argv[1:]  # the flags of an unknown command are unknown too
     run(main, positional=True)
 
 
@@ -107,8 +111,8 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
 
 
 def _reader_gone() -> int:
-    """Whoever read our output has enough of it, such as `| head`: end without a word, as other commands do."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain again at its exit
+    """Return the exit code for a reader that closed the pipe, as in `| head`. Like other commands, print nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would report it again at exit
     return 128 + signal.SIGPIPE
 
 
@@ -125,26 +129,24 @@ def _print_error(message: str) -> None:
 
 
 def _parse(argv: Sequence[str], positional: bool) -> list[str]:
-    """`flags.FLAGS(argv)`, with every mistake in a flag or a config as a `UserError`."""
+    """Return what `flags.FLAGS(argv)` returns; every mistake in a flag or config is a `UserError`."""
     argv = ["--help" if arg == "-h" else arg for arg in argv]
     argv = [argv[0], *(re.sub(rf"^-{CONFIG}\b", f"--{CONFIG}", arg) for arg in argv[1:])]
     spec = _config_spec(argv)
     if spec is not None:
         _check_config_file(spec)
-    if CONFIG in flags.FLAGS:  # so that --help lists it with the flags of the command itself
+    if CONFIG in flags.FLAGS:  # so that --help lists --config among the flags of the command
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[CONFIG])
     try:
         rest = flags.FLAGS(argv)
     except SystemExit:
-        raise SystemExit(0) from None  # --help and its kin: absl would exit with 1
+        raise SystemExit(0) from None  # after --help and similar flags absl exits with 1
     except UserError:
         raise
     except Exception as error:
         raise _explain(error, argv) from error
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = -1  # absl would show the INFO lines of every library
-        logging.getLogger("absl").addFilter(_not_of_orbax)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the same failure, once for each write
+        flags.FLAGS.verbosity = -1  # absl would show the INFO lines of all libraries
     if rest[1:] and not positional:
         known = flags.FLAGS.flag_values_dict()
         hint = did_you_mean(rest[1].split("=")[0], known)
@@ -152,20 +154,41 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     return rest
 
 
-def _without_late_writes(unraisable: Any) -> None:
-    # Where one write of a save fails, each of the others reports from its thread that the save is over. The
-    # failure itself is raised, and told in one line.
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """While a command runs, drop messages that only repeat an error that is also raised, and PIL's warnings."""
+    loggers = logging.getLogger("absl"), logging.getLogger("asyncio")
+    hook = sys.unraisablehook
+
+    def unraisable_hook(unraisable: Any) -> None:
+        # When one write of a save fails, the threads of the other writes report that the save has ended.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    with warnings.catch_warnings():
+        # PIL warns of broken EXIF and palette transparency, which do not matter here. The texts differ between images,
+        # so Python would print each of them across the progress bar.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        for logger in loggers:
+            logger.addFilter(_is_not_repeated)
+        sys.unraisablehook = unraisable_hook
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
+            for logger in loggers:
+                logger.removeFilter(_is_not_repeated)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    # Orbax logs a traceback from each of its threads for an error that it also raises.
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+def _is_not_repeated(record: logging.LogRecord) -> bool:
+    # After a failed write, Orbax logs a traceback in each of its threads, and asyncio one for each write.
+    if flags.FLAGS.is_parsed() and flags.FLAGS.verbosity >= 0:
+        return True  # the user asked for all messages
+    return record.name != "asyncio" and f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def _config_spec(argv: Sequence[str]) -> str | None:
-    """Return the last 'file.py[:argument]' given to --config."""
+    """Return the last value of --config, 'file.py[:argument]'."""
     spec = None
     for i, arg in enumerate(argv):
         if arg.startswith(f"--{CONFIG}="):
@@ -186,7 +209,7 @@ def _check_config_file(spec: str) -> None:
 
 
 def _explain(error: Exception, argv: Sequence[str]) -> UserError:
-    """The one line that says what is wrong with the command line."""
+    """Return the error that says in one line what is wrong with the command line."""
     spec = _config_spec(argv)
     config = _load_config(spec) if spec else ConfigDict()
     for key, value in _overrides(argv) if spec else ():
@@ -199,7 +222,7 @@ def _explain(error: Exception, argv: Sequence[str]) -> UserError:
 
 
 def _load_config(spec: str) -> Any:
-    """Load a config once more, to tell a mistake inside it from one on the command line."""
+    """Load a config again, to distinguish a mistake in the file from one on the command line."""
     path, *argument = spec.split(":", 1)
     try:
         return runpy.run_path(path)["get_config"](*argument)
@@ -227,7 +250,7 @@ def _key_problem(config: ConfigDict, key: str) -> str | None:
     for depth, part in enumerate(parts):
         name = part.split("[")[0]
         if not isinstance(node, ConfigDict):
-            return f"{'.'.join(parts[:depth])!r} is a single value, it has no key {part!r}."
+            return f"{'.'.join(parts[:depth])!r} is a single value and has no key {part!r}."
         if name not in node:
             near, here = _nearest_key(config, key), ", ".join(sorted(node.keys()))
             return f"unknown config key {key!r}. " + (f"Did you mean {near!r}?" if near else f"Known here: {here}.")
@@ -236,10 +259,10 @@ def _key_problem(config: ConfigDict, key: str) -> str | None:
 
 
 def _nearest_key(config: ConfigDict, key: str) -> str | None:
-    """Return the key that was probably meant: in its section, in a misspelt section, or in another one."""
+    """Return the most similar key: in the same section, else in a misspelt section, else in another section."""
     section, _, leaf = key.rpartition(".")
     parts = {known: known.rpartition(".") for known in _dotted(config)}
-    siblings = {name: known for known, (place, _, name) in parts.items() if place == section}
+    siblings = {name: known for known, (parent, _, name) in parts.items() if parent == section}
     whole = {} if siblings else {known: known for known in parts}
     anywhere = {name: known for known, (_, _, name) in parts.items()}
     for name, known in ((leaf, siblings), (key, whole), (leaf, anywhere)):
@@ -262,7 +285,7 @@ def _type_problem(config: ConfigDict, key: str) -> str:
         config = config[section]
     current = config[name]
     if isinstance(current, ConfigDict):
-        return f"this is a section; set the keys in it, such as --{CONFIG}.{key}.{next(iter(current), 'key')}=..."
+        return f"this is a section; set its keys, such as --{CONFIG}.{key}.{next(iter(current), 'key')}=..."
     example = "" if current is None else f", such as {current!r}"
     return f"expected a value of type {config.get_type(name).__name__}{example}"
 

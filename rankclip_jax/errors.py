@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one line, exit code 2, no traceback."""
+"""Errors that the user can fix: one line, exit code 2, no traceback."""
 
 import difflib
 import errno
@@ -7,16 +7,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Numbers of an OSError that says that there is no room to write: disk, quota, size limit of a file.
+# Values of `OSError.errno` when there is no room to write: disk full, quota, file size limit.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """A mistake in a command, config, data set or work folder.
+    """A mistake in a command, config, data set or run folder.
 
-    The message is one line that names the thing, says what was found, and what to do.
-    Command-line entry points print it as ``error: ...`` and exit with code 2.
+    The message is one line: it names the thing, says what was found, and says what to do.
+    Commands print it as ``error: ...`` and exit with code 2.
     """
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an optional dependency group of pyproject.toml, run in this checkout."""
+    return f"pip install -e '.[{extra}]'"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -26,7 +31,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:
-    """Return ``registry[name]``; a miss is a `UserError` that prints the names it knows."""
+    """Return ``registry[name]``.
+
+    Raises:
+      UserError: there is no such name; the message lists the known names.
+    """
     if name in registry:
         return registry[name]
     known = ", ".join(sorted(registry))

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, also after a kill or loss of power.
+"""Atomic writes: a file or folder is complete or unchanged, also after a kill or a loss of power.
 
-Each is written under a temporary name beside its target, flushed to disk, and then renamed; the folder that
-holds the name is flushed too.
+Content is written under a temporary name beside the target, flushed to disk, and renamed. Then the parent folder,
+which holds the name, is flushed too.
 """
 
 import os
@@ -12,27 +12,28 @@ from pathlib import Path
 from typing import IO
 
 PARTIAL = ".partial"
+REPLACED = ".replaced"
 
 
 @contextmanager
-def replaced_file(path: str | Path, mode: str = "w", partial: str | Path | None = None) -> Iterator[IO]:
-    """Open a file that takes the place of `path` when the block ends, or leaves it as it was after an error.
+def replaced_path(path: str | Path, partial: str | Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path, for libraries that open files themselves. When the block ends, its file replaces `path`.
+
+    After an error in the block, the temporary file is removed and `path` is unchanged.
 
     Args:
       path: the file to replace; its folder must exist.
-      mode: "w" for text (UTF-8), "wb" for bytes.
-      partial: the temporary file, for writers that may run at once; one name for all of them by default.
+      partial: the temporary path. The default is the same for all writers of `path`; writers that may run at the
+        same time must pass different ones.
 
     Raises:
-      OSError: the file cannot be written.
+      OSError: the file cannot be flushed or renamed, or the block wrote none.
     """
     path = Path(path)
     partial = Path(partial or path.with_name(path.name + PARTIAL))
     try:
-        with open(partial, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        _sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -40,15 +41,32 @@ def replaced_file(path: str | Path, mode: str = "w", partial: str | Path | None 
 
 
 @contextmanager
+def replaced_file(path: str | Path, mode: str = "w", partial: str | Path | None = None) -> Iterator[IO]:
+    """Open a temporary file for writing. When the block ends, it replaces `path`; see `replaced_path`.
+
+    Args:
+      path, partial: see `replaced_path`.
+      mode: "w" for text (UTF-8), "wb" for bytes.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    with replaced_path(path, partial) as partial, open(partial, mode, encoding=encoding) as file:
+        yield file
+
+
+@contextmanager
 def replaced_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty folder to write into that takes the place of `path` when the block ends, or nothing on error.
+    """Yield an empty temporary folder. When the block ends, it replaces the folder `path`.
+
+    After an error in the block, the temporary folder is removed and `path` is unchanged. No file system call
+    exchanges two folders on all systems, so a kill between two renames can leave no folder at `path`: the old one
+    is then beside it, under a name that ends in ".replaced". A mixture of old and new files never appears.
 
     Raises:
       OSError: the folder cannot be made or renamed.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+    partial, replaced = (path.with_name(f".{path.name}{suffix}") for suffix in (PARTIAL, REPLACED))
+    shutil.rmtree(partial, ignore_errors=True)  # from a killed process
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -56,15 +74,18 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
             for name in names:
                 _sync(os.path.join(folder, name))
             sync_folder(folder)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            path.rename(replaced)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Flush the names in a folder to disk; some file systems cannot, and are left alone."""
+    """Flush the names in a folder to disk. File systems that cannot do this are ignored."""
     with suppress(OSError):
         _sync(folder)
 

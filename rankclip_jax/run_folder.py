@@ -1,4 +1,4 @@
-"""The run folder: the names of what is in it, and whether a run there has anything to lose."""
+"""The run folder: names of its files, reading of its metrics, and whether a run there has progress to lose."""
 
 import json
 import os
@@ -16,10 +16,10 @@ TOKENIZER = "tokenizer"
 
 
 def make_workdir(workdir: str) -> None:
-    """Make the run folder, and check now, not at the first save, that it can be written to.
+    """Make the run folder, and check that it is writable now instead of at the first save.
 
     Raises:
-      UserError: it cannot be made or written to.
+      UserError: the folder cannot be made or is not writable.
     """
     try:
         os.makedirs(workdir, exist_ok=True)
@@ -27,17 +27,17 @@ def make_workdir(workdir: str) -> None:
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write to --workdir={workdir} ({reason}); mend that or choose another") from None
+        raise UserError(f"cannot write to --workdir={workdir} ({reason}): fix that or choose another folder") from None
 
 
 def has_checkpoint(workdir: str | Path) -> bool:
-    """Whether the run in `workdir` has saved a checkpoint."""
+    """Return whether the run in `workdir` has saved a checkpoint."""
     checkpoints = os.path.join(workdir, CHECKPOINTS)
     return os.path.isdir(checkpoints) and any(name.isdigit() for name in os.listdir(checkpoints))
 
 
 def has_progress(workdir: str | Path) -> bool:
-    """Whether the run in `workdir` has a checkpoint or a line of metrics."""
+    """Return whether the run in `workdir` has a checkpoint or a line of metrics."""
     if has_checkpoint(workdir):
         return True
     metrics = os.path.join(workdir, METRICS)
@@ -45,18 +45,18 @@ def has_progress(workdir: str | Path) -> bool:
 
 
 def read_metrics(workdir: str) -> list[dict[str, float]]:
-    """Return the lines of a run's ``metrics.jsonl`` in order, NaN and infinities as floats again.
+    """Return the lines of a run's ``metrics.jsonl`` in order, with NaN and infinities as floats.
 
-    Lines that are no JSON object with a step (one cut short by a kill) are left out.
+    Invalid lines are skipped, such as a last line cut short by a kill.
     """
     path = os.path.join(workdir, METRICS)
     if not os.path.exists(path):
         return []
-    return [{name: float(v) if name != "step" else v for name, v in x.items()} for x in sound_lines(path)]
+    return [{name: float(v) if name != "step" else v for name, v in x.items()} for x in valid_lines(path)]
 
 
-def sound_lines(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a metrics file that are JSON objects with a step."""
+def valid_lines(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the valid lines of a metrics file: JSON objects with a step."""
     with open(path, errors="replace") as file:
         for text in file:
             try:

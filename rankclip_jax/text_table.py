@@ -1,10 +1,10 @@
-"""Tables on a terminal."""
+"""Tables for a terminal."""
 
 from collections.abc import Sequence
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of equal length as aligned lines: the first column flush left, the others flush right."""
+    """Return rows of equal length as aligned lines: the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

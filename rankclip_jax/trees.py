@@ -1,12 +1,12 @@
-"""Paths of leaves in nested dicts: configs, and parameters in JAX's sense of a tree."""
+"""Paths of leaves in nested dicts: configs and pytrees of parameters."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-Path = tuple[str, ...]
+LeafPath = tuple[str, ...]
 
 
 def flatten(node: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -18,16 +18,20 @@ def flatten(node: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def path_of(keys: Any) -> Path:
-    """Names of the keys that lead to a leaf, from what `jax.tree_util` passes: ("towers", "image", "kernel")."""
+def path_of(keys: Sequence[Any]) -> LeafPath:
+    """Return the names of the keys that lead to a leaf: ("towers", "image", "kernel").
+
+    Args:
+      keys: the key path that `jax.tree_util` functions pass, such as (DictKey("towers"), SequenceKey(0)).
+    """
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 
-def leaves_with_path(tree: Any) -> list[tuple[Path, Any]]:
+def leaves_with_path(tree: Any) -> list[tuple[LeafPath, Any]]:
     """Return (path, leaf) for every leaf, in the order of `jax.tree.leaves`."""
     return [(path_of(keys), leaf) for keys, leaf in jax.tree.leaves_with_path(tree)]
 
 
-def name_of(path: Path) -> str:
-    """One string for a path, as regular expressions and messages use it: "towers/image/kernel"."""
+def name_of(path: Sequence[str]) -> str:
+    """Return a path as one string, for regular expressions and messages: "towers/image/kernel"."""
     return "/".join(path)

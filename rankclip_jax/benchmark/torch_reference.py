@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 
 EPS = 1e-10
 
@@ -54,6 +54,6 @@ def import_torch():
     try:
         import torch
     except ImportError:
-        hint = "pip install 'rankclip_jax[torch]', or use --frameworks=jax"
+        hint = f"{install_hint('torch')}, or use --frameworks=jax"
         raise UserError(f"the PyTorch side needs torch: {hint}.") from None
     return torch

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rankclip_jax.data.images.augmentations import random_resized_crop
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 
 SHUFFLE, SHUFFLE_FIRST = 5000, 1000
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -55,6 +55,6 @@ def import_both():
         import torch
         import webdataset
     except ImportError:
-        hint = "pip install 'rankclip_jax[webdataset]', or use --loaders=rankclip_jax"
+        hint = f"{install_hint('webdataset')}, or use --loaders=rankclip_jax"
         raise UserError(f"the webdataset side needs webdataset and torch: {hint}.") from None
     return torch, webdataset

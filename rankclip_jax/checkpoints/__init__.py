@@ -1,1 +1,1 @@
-"""Checkpoints of a run: written, verified and restored."""
+"""Checkpoints of a run: saving, verifying and restoring."""

@@ -1,6 +1,6 @@
-"""Checkpoints on disk: which steps there are, and reading one of them without Orbax's manager.
+"""Checkpoints on disk: list the steps, and read one without Orbax's manager.
 
-Every way in which a checkpoint can be bad ends in `Damaged`; a want of memory or of permission does not.
+All problems of a checkpoint raise `Damaged`. Lack of memory or of permission does not: the checkpoint is not at fault.
 """
 
 import hashlib
@@ -22,10 +22,11 @@ PyTree = Any
 
 
 class Damaged(Exception):
-    """A checkpoint that is incomplete, unreadable, or not what was saved."""
+    """A checkpoint is incomplete, unreadable, or differs from what was saved."""
 
 
 def absolute(folder: str) -> epath.Path:
+    """Return a local path as an absolute one, and a URL unchanged."""
     return epath.Path(folder if "://" in str(folder) else os.path.abspath(folder))
 
 
@@ -39,7 +40,8 @@ def scores(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> 
     """Return step to score, for the steps that have the metric.
 
     Args:
-      best: {"metric": name, "mode": "max" or "min"}; None for what the run itself saved with each step.
+      folder: of the steps.
+      best: {"metric": name, "mode": "max" or "min"}; None for the value that the run saved with each step.
     """
     found = {}
     for step in steps(folder):
@@ -52,13 +54,13 @@ def scores(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> 
 
 
 def best_first(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> list[int]:
-    """Return the steps that have the metric, best first, the newer first among equals."""
+    """Return the steps that have the metric, best first; among equal scores, newest first."""
     found = scores(folder, best)
     return sorted(found, key=lambda step: (found[step], step), reverse=True)
 
 
 def score(metrics: Mapping[str, float], best: Mapping[str, str | None]) -> float:
-    """Higher is better; a metric that is missing or NaN is worst."""
+    """Return a score, higher is better: -inf if the metric is missing or NaN."""
     value = metrics.get(best["metric"], math.nan)
     if math.isnan(value):
         return -math.inf
@@ -66,13 +68,17 @@ def score(metrics: Mapping[str, float], best: Mapping[str, str | None]) -> float
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `record` in the very form in which JSON gives it back, with a checksum of itself."""
+    """Return `record` as JSON represents it, plus its checksum under "sha256"."""
     plain = json.loads(json.dumps(record))
     return plain | {"sha256": _checksum(plain)}
 
 
 def read_record(folder: epath.Path, step: int) -> dict[str, Any]:
-    """Return the record that was saved with a step."""
+    """Return the record that was saved with a step.
+
+    Raises:
+      Damaged: it is missing, unreadable, or its checksum is wrong.
+    """
     try:
         record = json.loads((folder / str(step) / "meta" / "metadata").read_text())
         sound = record.pop("sha256") == _checksum(record)
@@ -81,7 +87,7 @@ def read_record(folder: epath.Path, step: int) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its meta file is unreadable: {_one_line(error)}") from error
     if not sound:
-        raise Damaged("its meta file is not what was saved")
+        raise Damaged("its meta file differs from what was saved")
     return record
 
 
@@ -95,15 +101,16 @@ def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def read_arrays(folder: epath.Path, step: int, abstract_state: PyTree) -> PyTree:
+    """Read all arrays, with the shapes, dtypes and shardings of `abstract_state`."""
     abstract_state = jax.tree.map(_placed, abstract_state)
     placement = ocp.checkpoint_utils.construct_restore_args(abstract_state)
-    # Every array is known to have its counterpart; what is partial are empty parts, which older states lack.
+    # The caller has checked that every array has its counterpart. Partial: empty nodes are not saved.
     how = ocp.args.PyTreeRestore(abstract_state, restore_args=placement, partial_restore=True)
     return _restore(folder, step, how)
 
 
 def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]]) -> PyTree:
-    """Read some of the arrays as nested dicts of numpy arrays."""
+    """Read the given arrays (entries of a manifest) as nested dicts of numpy arrays."""
     if not arrays:
         raise Damaged("it holds no parameters")
     tree: dict[str, Any] = {}
@@ -117,7 +124,7 @@ def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]
 
 
 def _restore(folder: epath.Path, step: int, how: ocp.args.PyTreeRestore) -> PyTree:
-    """Run Orbax's reader without its manager, in whose barrier a process would wait for one that failed."""
+    """Run Orbax's reader without its manager, which has a barrier where processes would wait for one that failed."""
     handler = ocp.PyTreeCheckpointHandler()
     try:
         return handler.restore(folder / str(step) / "state", args=how)
@@ -136,23 +143,23 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def no_room(error: BaseException) -> str | None:
-    """Return the system's words if there was no room to write, wherever in the chain of errors; else None."""
+    """Return the system's message if any error in the chain means "no room to write", else None."""
     for number in NO_ROOM:
-        words = os.strerror(number)  # all that libraries leave of it
-        if any(getattr(e, "errno", None) == number or words in str(e) for e in _chain(error)):
-            return words
+        message = os.strerror(number)  # libraries often keep only this text
+        if any(getattr(e, "errno", None) == number or message in str(e) for e in _chain(error)):
+            return message
     return None
 
 
 def _is_damage(error: BaseException) -> bool:
-    """Tell a bad file from a want of memory or of permission, for which no checkpoint is to blame."""
+    """Return whether an error means a bad file, as opposed to a lack of memory, permission or connection."""
     others = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
     words = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
     return not any(isinstance(e, others) or any(word in str(e) for word in words) for e in _chain(error))
 
 
 def _one_line(error: BaseException) -> str:
-    """The root of a chain of errors, shortened: the first of them only says that something failed."""
+    """Return the message of the root cause, shortened; the outer errors only say that something failed."""
     root = list(_chain(error))[-1]
     text = " ".join(str(root).split()) or type(root).__name__
     return text if len(text) <= 160 else f"{text[:60]} ... {text[-95:]}"

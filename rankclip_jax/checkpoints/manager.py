@@ -1,10 +1,9 @@
-"""Checkpoints: saved in the background, whole or not at all, checked bit for bit when read.
+"""Checkpoints: saved in the background and atomically, verified bit by bit when read.
 
-A thin layer over Orbax's `CheckpointManager`, which restores a flipped byte without a word, casts a dtype
-that differs, and stops at a damaged step. Here every array has a digest, nothing is cast, and the step before
-a damaged one is used. Layout: ``FOLDER/STEP/state`` (arrays) and ``FOLDER/STEP/meta`` (JSON: path, shape,
-dtype and digest of every array, metrics, and what the caller adds). A step is written under a temporary name
-and renamed.
+A thin layer over Orbax's `CheckpointManager`, which restores a flipped byte silently, casts to a requested dtype,
+and stops at a damaged step. Here every array has a digest, nothing is cast, and after a damaged step the step before
+it is used. Layout: ``FOLDER/STEP/state`` (arrays) and ``FOLDER/STEP/meta`` (JSON: path, shape, dtype and digest of
+every array, metrics, and the caller's meta). A step is written under a temporary name and renamed.
 """
 
 import math
@@ -25,17 +24,17 @@ PyTree = Any
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held."""
+    """A restored checkpoint."""
 
     step: int
-    state: PyTree  # as the abstract state asked: same tree, shapes, dtypes, shardings
-    meta: dict[str, Any]  # as given to `save`, by way of JSON
+    state: PyTree  # tree, shapes, dtypes and shardings of the abstract state
+    meta: dict[str, Any]  # as passed to `save`, after a round trip through JSON
 
 
 class _NewestAndBest:
-    """Which steps stay: the newest `keep`, and the one with the highest score.
+    """Preservation policy: keep the newest `keep` steps, and the step with the highest score.
 
-    Orbax has these policies, but its best one works by metrics that it does not find again after a restart.
+    Orbax has such policies, but after a restart it no longer knows the metrics of earlier steps.
     """
 
     def __init__(self, keep: int, scores: Mapping[int, float]):
@@ -51,19 +50,22 @@ class _NewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Every process calls every method, in the same order.
+    """The checkpoints of one run. Every process must call every method, in the same order.
 
-    Saving goes on in the background; an error in it is raised by the next call of any method.
+    Saving runs in the background; an error in it is raised by the next call of any method.
     """
 
     def __init__(self, folder: str, *, keep: int = 3, best_metric: str | None = None, best_mode: str = "max"):
-        """Open `folder`, made if missing, and remove what a killed save left in it.
+        """Open `folder`, made if missing, and remove unfinished steps of killed processes.
 
         Args:
           folder: a path that all processes share.
-          keep: how many of the newest steps to keep.
-          best_metric: the step that is best by this metric is kept too, however old.
-          best_mode: which value of it is best, "max" or "min".
+          keep: number of newest steps to keep.
+          best_metric: the step with the best value of this metric is kept too.
+          best_mode: which value is best, "max" or "min".
+
+        Raises:
+          UserError: `best_mode` is invalid.
         """
         if best_mode not in ("max", "min"):
             raise UserError(f"best_mode={best_mode!r} must be 'max' or 'min'")
@@ -78,7 +80,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step, sound or not, one that is being saved included; None if there is none."""
+        """The newest step, also if it is damaged or still being saved; None if there is none."""
         return self._manager.latest_step()
 
     def save(
@@ -90,23 +92,24 @@ class Checkpoints:
     ) -> bool:
         """Save in the background; `state` may be donated to the next step as soon as this returns.
 
-        It returns once `state` is computed and copied off the devices. A save still running is waited for.
+        It first waits for an earlier save, then until `state` is computed and copied off the devices.
 
         Args:
-          step: steps done.
+          step: number of steps done.
           state: dicts, tuples and namedtuples of jax arrays.
-          meta: anything JSON can hold, handed back by `restore`.
-          metrics: numbers, among them the one that says which step is best.
+          meta: anything that JSON can represent; `restore` returns it.
+          metrics: numbers, including the one that determines the best step.
 
-        Returns whether it saves: a step that exists, or is older than the newest, is left as it is.
+        Returns:
+          Whether the step is saved. It is not if it exists or is older than the newest step.
 
         Raises:
-          UserError: no disk space left, for this save or the one before.
+          UserError: no disk space is left, for this save or the one before.
         """
         if self.latest_step is not None and step <= self.latest_step:
             return False
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
-        record = {"format": 1, "step": step, "meta": dict(meta or {}), "metrics": metrics, "best": self._best}
+        record = {"format": 2, "step": step, "meta": dict(meta or {}), "metrics": metrics, "best": self._best}
         record["arrays"] = manifest(state)
         sealed = ocp.args.JsonSave(files.seal(record))
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=sealed)
@@ -116,38 +119,38 @@ class Checkpoints:
             return self._manager.save(step, args=items)
 
     def wait(self) -> None:
-        """Return when everything is on disk; raise what went wrong on the way there."""
+        """Wait until everything is on disk; raise errors of saves in the background."""
         with self._errors():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def close(self) -> None:
-        """`wait`, and stop the background threads."""
+        """`wait`, then stop the background threads."""
         self.wait()
         self._manager.close()
 
     def restore(self, abstract_state: PyTree) -> Restored | None:
-        """Restore the newest sound step; None if nothing was ever saved.
+        """Restore the newest intact step; return None if there are no steps.
 
-        Damaged steps on the way are renamed to ``STEP.damaged``, each with a line on stderr.
+        Newer damaged steps are renamed to ``STEP.damaged``, with one line each on stderr.
 
         Args:
-          abstract_state: `jax.ShapeDtypeStruct` leaves; their shardings may be of any mesh, none means the
-            first local device.
+          abstract_state: pytree of `jax.ShapeDtypeStruct`. Their shardings may belong to any mesh; a leaf without
+            sharding is placed on the first local device.
 
         Raises:
-          UserError: paths, shapes or dtypes are not those of the checkpoint; or there are checkpoints, and
-            none of them is sound (then nothing is renamed).
+          UserError: paths, shapes or dtypes differ from the checkpoint; or all steps are damaged (then nothing is
+            renamed).
         """
         self.wait()
-        return self._first_sound(files.steps(self._folder), abstract_state)
+        return self._first_intact(files.steps(self._folder), abstract_state)
 
     def restore_best(self, abstract_state: PyTree) -> Restored | None:
-        """Restore the best sound step by the metric named at construction; None if no step has it."""
+        """Restore the best intact step by `best_metric`; return None if no step has that metric."""
         self.wait()
-        return self._first_sound(files.best_first(self._folder, self._best), abstract_state)
+        return self._first_intact(files.best_first(self._folder, self._best), abstract_state)
 
-    def _first_sound(self, steps: Sequence[int], abstract_state: PyTree) -> Restored | None:
+    def _first_intact(self, steps: Sequence[int], abstract_state: PyTree) -> Restored | None:
         damaged: dict[int, str] = {}
         for step in steps:
             try:
@@ -160,11 +163,11 @@ class Checkpoints:
             return restored
         if damaged:
             found = "; ".join(f"{step}: {problem}" for step, problem in damaged.items())
-            raise UserError(f"no sound checkpoint in {self._folder} ({found}); move it away to start over")
+            raise UserError(f"no intact checkpoint in {self._folder} ({found}); move the folder away to start over")
         return None
 
     def _read(self, step: int, abstract_state: PyTree) -> Restored:
-        """Read and check one step; all processes raise `Damaged`, or none does."""
+        """Read and verify one step. Either all processes raise `Damaged` or none does."""
         problem, record, state = "", {}, None
         try:
             record = files.read_record(self._folder, step)
@@ -178,23 +181,23 @@ class Checkpoints:
         return Restored(step, state, record["meta"])
 
     def _check_fits(self, step: int, differing: Sequence[str]) -> None:
-        """Refuse a checkpoint of another model or optimizer; Orbax would cast, or drop what has no place."""
+        """Reject a checkpoint of another model or optimizer; Orbax would cast arrays or drop them."""
         if differing:
             raise UserError(
                 f"checkpoint {step} in {self._folder} is of another model or optimizer (saved -> wanted): "
-                f"{_first(differing)}. Use the config that it was made with, or another --workdir"
+                f"{_first(differing)}. Use the config it was saved with, or another --workdir"
             )
 
     def _set_aside(self, step: int, problem: str) -> None:
-        """Rename a damaged step, so that it neither counts as the newest nor is lost."""
+        """Rename a damaged step, so that it is kept but no longer counts as the newest."""
         if processes.is_main():
             target, n = self._folder / f"{step}.damaged", 1
             while target.exists():
                 target, n = self._folder / f"{step}.damaged.{n}", n + 1
             (self._folder / str(step)).rename(target)
             print(
-                f"warning: checkpoint {step} is damaged ({problem}); it is now {target.name}, and the one "
-                "before it is used",
+                f"warning: checkpoint {step} is damaged ({problem}); it is renamed to {target.name}, and an earlier "
+                "one is used",
                 file=sys.stderr,
                 flush=True,
             )
@@ -203,7 +206,7 @@ class Checkpoints:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn a full disk, wherever in Orbax's threads it was met, into a `UserError`."""
+        """Turn a full disk, in whichever of Orbax's threads it was noticed, into a `UserError`."""
         try:
             yield
         except Exception as error:
@@ -220,9 +223,9 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, Py
     """Read what a checkpoint is evaluated with, on any machine, with no model and nothing written.
 
     Args:
-      folder: as given to `Checkpoints`, whose states are those of `step`: "params", if the model has any
-        "model_state", and if the run averages them an "ema" of both, which is then what is read.
-      step: a number; None for the newest sound one; "best" for the best by the run's own metric.
+      folder: as passed to `Checkpoints`. States have "params", "model_state" if the model has any, and if the run
+        averages weights an "ema" of both; then the average is read.
+      step: a step number; None for the newest intact step; "best" for the best by the metric of the run.
 
     Returns ({"params", "model_state"} as nested dicts of numpy arrays, meta as given to `save` plus its "step").
 
@@ -246,16 +249,16 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, Py
         model = state.get("ema", state)
         return model, record["meta"] | {"step": candidate}
     wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
-    raise UserError(f"no sound {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")
+    raise UserError(f"no intact {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")
 
 
 def _of(arrays: Sequence[Mapping[str, Any]], *parts: str) -> list[Mapping[str, Any]]:
-    """The entries of some parts of the state."""
+    """Return the entries that belong to the given top-level parts of the state."""
     return [entry for entry in arrays if entry["path"][0] in parts]
 
 
 def _candidates(folder: Any, step: int | str | None) -> list[int]:
-    """Steps to try, in order."""
+    """Return the steps to try, in order."""
     if step is None:
         return files.steps(folder)
     if step == "best":

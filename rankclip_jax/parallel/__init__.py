@@ -1,1 +1,1 @@
-"""Devices and processes."""
+"""Device meshes, array placement, and communication between processes."""

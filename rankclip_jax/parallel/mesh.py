@@ -1,7 +1,12 @@
-"""Meshes and where arrays live on them.
+"""Device meshes, and the placement of arrays on them.
 
-Two axes: ``replica`` and ``fsdp``. The batch is split over both; parameters over ``fsdp`` by one
-shape rule. The same code runs on one CPU, several fake devices, several processes, a pod.
+A mesh has two axes, ``replica`` and ``fsdp``. The batch is split over both axes. Parameters and optimizer state are
+split over ``fsdp`` by one shape rule and replicated over ``replica``. The same code runs on one CPU, several fake
+devices, several processes, and a pod.
+
+``fsdp`` splits memory at rest only. Between steps each device holds 1/fsdp of the parameters and of the optimizer
+state. For use, all parameters are gathered on every device at once, so peak memory is that of ZeRO-1: the optimizer
+state is split, a whole copy of the parameters is not avoided. (FSDP2 and ZeRO-3 gather one block at a time.)
 """
 
 from collections.abc import Sequence
@@ -14,12 +19,16 @@ from jax.sharding import PartitionSpec as P
 from rankclip_jax.errors import UserError
 
 BATCH = P(("replica", "fsdp"))
-# Splitting small arrays costs more in messages than it saves in memory.
+# Arrays with fewer elements are replicated: splitting them costs more in messages than it saves in memory.
 SMALLEST_SHARDED = 2**16
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
-    """A ("replica", "fsdp") mesh over `devices` (all of them by default).
+    """Return a mesh of shape (len(devices) / fsdp, fsdp) with axes ("replica", "fsdp").
+
+    Args:
+      devices: all devices by default.
+      fsdp: number of devices that parameters and optimizer state are split over.
 
     Raises:
       UserError: `fsdp` does not divide the number of devices.
@@ -31,12 +40,17 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
             f"set it to a divisor of {len(devices)}."
         )
     shape = (len(devices) // fsdp, fsdp)
-    # Auto: the compiler propagates shardings through the towers. (make_mesh's default is Explicit.)
+    # Auto: the compiler propagates shardings through the towers. (The default of `jax.make_mesh` is Explicit.)
     return jax.make_mesh(shape, ("replica", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def state_shardings(abstract_state, mesh: Mesh):
-    """NamedSharding for each leaf: the largest axis that `fsdp` divides, else replicated."""
+    """Return a NamedSharding for each leaf: the largest axis that `fsdp` divides is split, else it is replicated.
+
+    Args:
+      abstract_state: pytree of arrays or `jax.ShapeDtypeStruct`.
+      mesh: from `make_mesh`.
+    """
     fsdp = mesh.shape["fsdp"]
 
     def rule(leaf):
@@ -52,32 +66,32 @@ def state_shardings(abstract_state, mesh: Mesh):
 
 
 def replicated(params, mesh: Mesh):
-    """Inside jit: `params` whole on every device, for the computation that follows.
+    """Inside jit: return `params` with a whole copy on every device, for the computation that follows.
 
-    This is what sharding over `fsdp` means: parameters are split while they rest and gathered for
-    use, rows stay where they are. Left to itself the compiler splits the towers' channels instead, and
-    gives every device the activations of the whole batch.
+    Parameters are split over `fsdp` between steps and gathered here for use; batch rows stay on their devices.
+    Without this constraint the compiler splits the channels of the towers instead, and every device computes
+    activations of the whole batch.
     """
     return jax.lax.with_sharding_constraint(params, NamedSharding(mesh, P()))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over every device."""
+    """Return the sharding that splits the rows of a batch over all devices."""
     return NamedSharding(mesh, BATCH)
 
 
 def put_batch(batch, mesh: Mesh):
-    """Global arrays from each process's contiguous rows of the batch."""
+    """Return global arrays, each made from the contiguous rows of the batch that each process passes."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def block_if_cpu_collectives(result):
-    """`result`, waited for where its program could otherwise deadlock with the next one.
+    """Return `result`; on several CPU devices, wait until it is computed, to prevent a deadlock.
 
-    Several CPU devices in one process share a pool of threads. Two programs in flight that do not
-    depend on each other may each hold some of these and wait in a collective for the rest, for ever.
-    Accelerators run their programs in order, and are not waited for.
+    The CPU devices of one process share a thread pool. Two programs in flight that do not depend on each other
+    may each hold some threads and wait in a collective for the others forever. Accelerators run their programs in
+    order, so there is no wait.
     """
     devices = next(iter(jax.tree.leaves(result))).sharding.device_set
     if len(devices) > 1 and next(iter(devices)).platform == "cpu":

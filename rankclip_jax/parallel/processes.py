@@ -1,6 +1,6 @@
-"""Several processes: how they find each other, wait for each other, and who speaks for all.
+"""Several processes: how they connect, wait for each other, compare values, and which one prints and writes.
 
-A plain box needs none of this: without the three environment variables below there is one process.
+A single machine needs none of this: without the three environment variables below there is one process.
 """
 
 import itertools
@@ -20,29 +20,28 @@ PROCESS_COUNT = "RANKCLIP_PROCESS_COUNT"
 PROCESS_ID = "RANKCLIP_PROCESS_ID"
 INIT_TIMEOUT = "RANKCLIP_INIT_TIMEOUT"  # seconds to wait for all processes, 300 if unset
 
-HEARTBEAT_SECONDS = 30  # a dead machine is noticed after this; jax's default is 100
-LONG_SECONDS = 24 * 3600  # while others may make an index of their data
-SHUTDOWN_SECONDS = 60  # the longest wait for the others at a normal end
+HEARTBEAT_SECONDS = 30  # a dead machine is detected after this time; JAX's default is 100
+LONG_SECONDS = 24 * 3600  # for waits while other processes may index their data
+SHUTDOWN_SECONDS = 60  # longest wait for other processes at a normal end
 
-
-_meetings = itertools.count()
-_joined: list["Processes"] = []  # what `initialize` joined, so that asking starts no backend
+_barrier_counter = itertools.count()
+_joined: list["Processes"] = []  # set by `initialize`; reading it starts no JAX backend
 
 
 class Processes(NamedTuple):
-    """How many processes there are, which one this is, and where process 0 listens."""
+    """The number of processes, the index of this one, and the address of process 0."""
 
-    coordinator: str
+    coordinator: str  # host:port
     count: int
     index: int
     init_timeout: int  # seconds
 
 
 def initialize(env: Mapping[str, str] = os.environ) -> None:
-    """Join the other processes, if the environment names them; call before any other use of jax.
+    """Connect to the other processes if the environment variables are set; call it before any other use of JAX.
 
     Raises:
-      UserError: some but not all of the variables are set, or one makes no sense.
+      UserError: only some of the variables are set, a value is invalid, or the connection fails.
     """
     processes = read_environment(env)
     if processes is None or jax.distributed.is_initialized():
@@ -58,7 +57,7 @@ def initialize(env: Mapping[str, str] = os.environ) -> None:
 
 
 def read_environment(env: Mapping[str, str]) -> Processes | None:
-    """Return the processes that the environment describes, None for a single one."""
+    """Return the processes described by environment variables; None for a single process."""
     given = {name: env[name] for name in (COORDINATOR, PROCESS_COUNT, PROCESS_ID) if env.get(name)}
     if not given:
         return None
@@ -83,7 +82,7 @@ def _integer(values: Mapping[str, str], name: str) -> int:
 
 
 def _join(processes: Processes) -> None:
-    # jax answers a missing peer with SIGABRT and a C++ stack; this timer comes first, with a sentence.
+    # If a process is missing, JAX aborts with a C++ stack trace. This timer ends the process earlier, with one line.
     timer = threading.Timer(processes.init_timeout, _give_up, [processes])
     timer.daemon = True
     timer.start()
@@ -108,40 +107,40 @@ def _give_up(processes: Processes) -> None:
     print(
         f"error: process {processes.index} of {processes.count} waited {processes.init_timeout} s at "
         f"{processes.coordinator} and not all processes came; check that each runs, has its own "
-        f"{PROCESS_ID} and reaches that address (longer: {INIT_TIMEOUT}=SECONDS)",
+        f"{PROCESS_ID} and reaches that address ({INIT_TIMEOUT}=SECONDS sets the time limit)",
         file=sys.stderr,
         flush=True,
     )
     os._exit(2)
 
 
-def _place() -> tuple[int, int]:
+def _index_and_count() -> tuple[int, int]:
     """Return (index of this process, number of processes)."""
     if _joined:
         return _joined[0].index, _joined[0].count
-    if jax.distributed.is_initialized():  # by a launcher of its own
+    if jax.distributed.is_initialized():  # by a launcher
         return jax.process_index(), jax.process_count()
     return 0, 1
 
 
 def is_multi_process() -> bool:
-    """Whether this process has joined others."""
-    return _place()[1] > 1
+    """Return whether there are several processes."""
+    return _index_and_count()[1] > 1
 
 
 def is_main() -> bool:
-    """Whether this is the one process that prints, and writes what is written once."""
-    return _place()[0] == 0
+    """Return whether this is process 0, the one that prints, and writes files that exist once."""
+    return _index_and_count()[0] == 0
 
 
 def process_label() -> str:
-    """``'[process 1 of 4] '`` among several processes, else an empty string."""
-    index, count = _place()
+    """Return ``'[process 1 of 4] '`` if there are several processes, else an empty string."""
+    index, count = _index_and_count()
     return f"[process {index} of {count}] " if count > 1 else ""
 
 
 def all_agree(yes: bool) -> bool:
-    """Return whether every process says yes; all of them call this together."""
+    """Return whether `yes` is true in every process. All processes must call this together."""
     if not is_multi_process():
         return yes
     from jax.experimental import multihost_utils
@@ -149,27 +148,28 @@ def all_agree(yes: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.int32(yes)).all())
 
 
-def union(numbers: Iterable[int], size: int) -> set[int]:
-    """Return the numbers, each below `size`, that any process has; all of them call this together."""
+def union(indices: Iterable[int], size: int) -> set[int]:
+    """Return the union over all processes of their `indices`, each below `size`. All must call this together."""
     if not is_multi_process():
-        return set(numbers)
+        return set(indices)
     from jax.experimental import multihost_utils
 
     mask = np.zeros(size, bool)
-    mask[list(numbers)] = True
+    mask[list(indices)] = True
     return set(np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist())
 
 
 def check_same(what: str, digest: str, timeout: int = LONG_SECONDS) -> None:
-    """Refuse to go on if processes have different ones of something; all of them call this together.
+    """Check that something is the same in every process. All processes must call this together.
 
     Args:
-      what: what it is, for the message.
-      digest: hex digits that tell it, as many in every process.
-      timeout: seconds to wait for the others, which may read a lot first. One that ends is noticed much sooner.
+      what: its name, for the message, such as "data".
+      digest: its digest in hexadecimal digits, of the same length in every process.
+      timeout: seconds to wait for the other processes, which may read much data first. The end of a process is
+        detected much sooner.
 
     Raises:
-      UserError: in every process, with the number of one that differs from process 0.
+      UserError: in every process, if digests differ; names one process that differs from process 0.
     """
     if not is_multi_process():
         return
@@ -180,20 +180,20 @@ def check_same(what: str, digest: str, timeout: int = LONG_SECONDS) -> None:
     different = np.flatnonzero((digests != digests[0]).any(axis=1))
     if len(different):
         raise UserError(
-            f"process {different[0]} has other {what} than process 0: make them the same on every machine "
+            f"process {different[0]} has other {what} than process 0: use the same {what} on every machine "
             f"({len(different)} of {len(digests)} processes differ)."
         )
 
 
 def barrier(name: str, timeout: int = 300) -> None:
-    """Wait until every process has called this with the same name; nothing for a single process.
+    """Wait until every process has called this with the same name; return at once if there is a single process.
 
     Args:
-      name: what is waited for, shown in the error.
-      timeout: seconds; then the runtime raises an error that names the processes that did not come.
+      name: what the processes wait for, shown in errors.
+      timeout: seconds. After it the runtime raises an error that names the missing processes.
     """
     if is_multi_process():
         from orbax.checkpoint import multihost  # its barrier needs no device and has a time limit
 
-        # A name may meet once only; all processes count their meetings alike.
-        multihost.sync_global_processes(f"rankclip:{name}:{next(_meetings)}", timeout=timeout)
+        # A name may be used once only. All processes count their barriers in the same order.
+        multihost.sync_global_processes(f"rankclip:{name}:{next(_barrier_counter)}", timeout=timeout)

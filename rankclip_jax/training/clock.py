@@ -1,7 +1,7 @@
-"""How fast a run goes, what it waits for, and how long it still takes.
+"""Timing of a training loop: rates, time spent on waiting for data, ETA, and the progress display.
 
-JAX runs ahead: a step "returns" long before it is computed. So time is taken over whole log intervals, the
-loop is held to two steps in flight, and waiting for data counts only if the device had run dry meanwhile.
+JAX dispatches asynchronously: a step "returns" long before it is computed. Therefore rates are averaged over whole
+log intervals, at most two steps are in flight, and waiting for data counts only if the device was idle.
 """
 
 import sys
@@ -14,17 +14,17 @@ from typing import Any, TextIO
 import jax
 from tqdm import tqdm
 
-IN_FLIGHT = 2  # enough to keep a device busy; more only holds more batches in memory
-PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
-WARN_AFTER_SECONDS = 5.0  # of training, when the data's share means something
-WAIT_LIMIT = 0.10  # share of the time spent on waiting for data from which there is something to mend
+IN_FLIGHT = 2  # steps; enough to keep a device busy, and more would keep more batches in memory
+PLAIN_SECONDS = 10.0  # between two lines when the output is not a terminal
+WARN_AFTER_SECONDS = 5.0  # of training; before, the fraction spent on waiting for data means little
+WAIT_LIMIT = 0.10  # fraction of the time spent on waiting for data above which the user is warned
 
 
 class Clock:
-    """Timing and progress of one training loop; see the example in `train.py`.
+    """Timing and progress of one training loop; `train.py` shows how to use it.
 
-    The first step compiles, so the clock of rates starts when it returns. Time inside `paused` (evaluation)
-    is part of the elapsed time and of the ETA, but of no rate.
+    Rates are measured from the end of the first step, because the first step compiles. Time inside `paused`
+    (evaluation) counts for the elapsed time and the ETA, but not for the rates.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class Clock:
         state: Mapping[str, float] | None = None,
         show: bool = True,
         stream: TextIO | None = None,
-        wait_hint: str = "give it more loader threads, smaller images or a faster disk",
+        wait_hint: str = "use more loader threads, smaller images or a faster disk",
     ):
         """Start the clock.
 
         Args:
-          total_steps: steps of the whole run.
-          start_step: steps done before this process began.
-          state: what `state_dict` gave in the run that this one continues.
+          total_steps: number of steps of the whole run.
+          start_step: number of steps done before this process started.
+          state: result of `state_dict` in the run that this process continues.
           show: whether to show progress; False in all processes but one.
-          stream: where to, stderr if None: a bar on a terminal, else one plain line every 10 s.
-          wait_hint: what the warning about waiting for data advises.
+          stream: output, stderr if None: a progress bar on a terminal, otherwise one plain line every 10 s.
+          wait_hint: advice in the warning about waiting for data.
         """
         self._total, self._step, self._start_step = total_steps, start_step, start_step
         self._began = time.monotonic()
@@ -61,14 +61,14 @@ class Clock:
         self._open_window()
 
     def _open_window(self) -> None:
-        """Begin a new interval to take rates over."""
+        """Start a new interval for rates."""
         self._window_began = time.monotonic()
         self._window_steps = self._window_examples = 0
         self._window_wait = self._window_paused = 0.0
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Time the fetching of a batch; it counts if no step was still being computed at its end."""
+        """Measure the time to get a batch. It counts as waiting if no step is still being computed at the end."""
         began = time.monotonic()
         yield
         if not any(_is_running(step) for step in self._running):
@@ -76,7 +76,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside (evaluation, a report) out of the rates."""
+        """Exclude the time inside (evaluation, a report) from the rates."""
         began = time.monotonic()
         try:
             yield
@@ -88,10 +88,10 @@ class Clock:
         """Count one step.
 
         Args:
-          step: steps done, this one included.
-          n_examples: examples in its global batch.
-          result: arrays that the step gives, such as its metrics. The clock waits for those of two steps
-            before, so that the host never runs further ahead. They must not be donated to a later step.
+          step: number of steps done, including this one.
+          n_examples: number of examples in the global batch.
+          result: arrays that the step returns, such as metrics. The clock waits for the arrays of two steps
+            earlier, so that the host is at most two steps ahead. They must not be donated to a later step.
         """
         self._step = step
         self._running.append(jax.tree.leaves(result))
@@ -106,12 +106,11 @@ class Clock:
         self._window_examples += n_examples
 
     def report(self) -> dict[str, float]:
-        """Close the interval since the last report, and return
+        """End the interval since the last report and return its rates. Call it once per log interval.
 
-        samples_per_second (global), seconds_per_step and data_wait_share (0 to 1), all over that interval;
-        eta_seconds, to the end of the run; elapsed_seconds, over all restarts.
-
-        Call it once per log interval, next to where metrics are fetched.
+        Returns:
+          For the interval: "samples_per_second" (global), "seconds_per_step" and "data_wait_share" (0 to 1).
+          For the run: "eta_seconds" until its end, and "elapsed_seconds" including earlier restarts.
         """
         now = time.monotonic()
         seconds = now - self._window_began - self._window_paused
@@ -127,12 +126,12 @@ class Clock:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Wall-clock seconds of the run, those before a restart included."""
+        """Wall-clock seconds of the run, including the time before restarts."""
         return self._elapsed_before + time.monotonic() - self._began
 
     def _eta(self) -> float:
-        """Seconds to the end, if steps and pauses go on as they did."""
-        done = max(1, self._step - self._start_step - 1)  # without the one that compiled
+        """Seconds until the end, at the present rate of steps and pauses."""
+        done = max(1, self._step - self._start_step - 1)  # without the first, which compiled
         per_step = self._last["seconds_per_step"] + self._paused_total / done
         return per_step * max(0, self._total - self._step)
 
@@ -143,14 +142,14 @@ class Clock:
         if self._warned or self._trained_seconds < WARN_AFTER_SECONDS or share <= WAIT_LIMIT:
             return
         self._warned = True
-        self.message(f"warning: {share:.0%} of the time goes on waiting for data; {self._wait_hint}")
+        self.message(f"warning: {share:.0%} of the time is spent waiting for data; {self._wait_hint}")
 
     def show(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Show progress with `values` (loss terms), rates and ETA; cheap enough for every log interval.
+        """Show progress with `values` (such as loss terms), rates and ETA.
 
         Args:
           values: name to number.
-          step: the step they are of, where that is not the last one begun.
+          step: the step that the values belong to; the last one counted by `tick` if None.
         """
         rates = self._last
         parts = [f"{name} {value:.4g}" for name, value in values.items()]
@@ -159,25 +158,25 @@ class Clock:
         self._progress.show(self._step if step is None else step, ", ".join(parts))
 
     def message(self, text: str) -> None:
-        """Print a line without breaking the bar."""
+        """Print a line without breaking the progress bar."""
         self._progress.message(text)
 
     def state_dict(self) -> dict[str, float]:
-        """Return what a restart needs, for the checkpoint's meta."""
+        """Return the state to store in a checkpoint and to pass to the clock of the resumed run."""
         return {"elapsed_seconds": self.elapsed_seconds}
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the progress bar; its last state stays visible."""
         self._progress.close()
 
 
 def _is_running(result: list[Any]) -> bool:
-    """Whether a step with these arrays is still being computed; one without arrays is taken as done."""
+    """Return whether a step with these arrays is still being computed; without arrays it counts as done."""
     return any(isinstance(leaf, jax.Array) and not leaf.is_ready() for leaf in result)
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere (a log file, a pipe) a plain line now and then."""
+    """A tqdm bar on a terminal; whole lines in a log file or pipe, where tqdm would write only carriage returns."""
 
     def __init__(self, total: int, start: int, show: bool, stream: TextIO):
         self._total, self._show, self._stream = total, show, stream

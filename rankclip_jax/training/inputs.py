@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.data.pipeline_spec import is_nothing
+from rankclip_jax.data.pipeline_spec import is_empty
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.two_towers import EMBEDS, OUTPUTS
@@ -86,7 +86,7 @@ def check_inputs(objective: Objective, train: RecordSource, config: ConfigDict) 
         )
     for key, what, option, example in VIEWS:
         of_view = f"view_{option}"
-        if key in inputs and is_nothing(data[option]) and is_nothing(data[of_view]):
+        if key in inputs and is_empty(data[option]) and is_empty(data[of_view]):
             raise UserError(
                 f"{wanted} a second view of each {what}, and with config.data.{option}={data[option]!r} it is the "
                 f"first again: name augmentations there or in config.data.{of_view}, such as {example!r}."

@@ -1,8 +1,8 @@
-"""Where numbers go: `metrics.jsonl` always, TensorBoard by default, Weights & Biases if asked.
+"""Writes metrics to `metrics.jsonl`, by default to TensorBoard, and on request to Weights & Biases.
 
-One line of JSON per write: ``{"step": 100, "time": 1754000000.0, "loss": 3.2}``. JSON has no NaN and no
-infinity, so these are the strings "NaN", "Infinity" and "-Infinity", which both Python's ``float()`` and
-JavaScript's ``Number()`` read back; nothing that happened is lost, and any JSON reader can read the file.
+Each write appends one line of JSON: ``{"step": 100, "time": 1754000000.0, "loss": 3.2}``. JSON has no NaN and no
+infinities. They are written as the strings "NaN", "Infinity" and "-Infinity", which Python's ``float()`` and
+JavaScript's ``Number()`` parse, so any JSON reader can read the file.
 """
 
 import json
@@ -13,13 +13,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files import replaced_file
-from rankclip_jax.run_folder import METRICS, sound_lines
+from rankclip_jax.run_folder import METRICS, valid_lines
 
 
 class MetricsWriter:
-    """Writes scalars by step, in process 0 only."""
+    """Writes scalars by step; only process 0 writes."""
 
     def __init__(
         self,
@@ -30,17 +30,17 @@ class MetricsWriter:
         process_index: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Open nothing yet: files are opened at the first write, after a possible `truncate_after`.
+        """Store the options; files are opened at the first write, so that `truncate_after` can run before.
 
         Args:
           workdir: run folder, made if missing.
           tensorboard: also write events to ``workdir/tensorboard``.
-          wandb: True, or the name of the Weights & Biases project, to send them there too.
-          process_index: only process 0 writes; elsewhere every method does nothing.
+          wandb: True, or the name of a Weights & Biases project, to send metrics there too.
+          process_index: index of this process; in all processes but 0, every method does nothing.
           config: shown with the run in Weights & Biases.
 
         Raises:
-          UserError: wandb is asked for and not installed.
+          UserError: wandb is requested but not installed.
         """
         self._active = process_index == 0
         self._workdir, self._config = workdir, config
@@ -51,12 +51,12 @@ class MetricsWriter:
             self._wandb_module = _import_wandb()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line for `step`; flushed, so that a kill loses at most the line being written.
+        """Append one line for `step` and flush it, so that a kill loses at most the line being written.
 
         Args:
-          step: training steps done.
-          values: name to number; names with a slash (``loss/clip``) are grouped by TensorBoard. Arrays of
-            one element are fetched from their device, which waits for them.
+          step: number of training steps done.
+          values: name to number. TensorBoard groups names by the part before a slash (``loss/clip``). Arrays of one
+            element are copied from their device, which waits until they are computed.
         """
         if not self._active:
             return
@@ -70,13 +70,13 @@ class MetricsWriter:
         if self._tensorboard is not None:
             for name, number in numbers.items():
                 if not math.isfinite(number):
-                    continue  # TensorBoard cannot draw it and tensorboardX complains each time
+                    continue  # TensorBoard cannot draw it, and tensorboardX warns each time
                 self._tensorboard.add_scalar(name, number, int(step))
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
 
     def truncate_after(self, step: int) -> None:
-        """Drop lines of later steps than `step`, and a last line cut short, so that no curve doubles.
+        """Drop the lines of steps after `step` and invalid lines, so that no step appears twice after a resume.
 
         Call it before the first write of a resumed run. The file is replaced atomically.
         """
@@ -86,12 +86,12 @@ class MetricsWriter:
         self.close()
         self._purge_step = step + 1
         with replaced_file(path) as file:
-            for line in sound_lines(path):
+            for line in valid_lines(path):
                 if line["step"] <= step:
                     file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
-        """Flush and close everything; a later write opens it again."""
+        """Flush and close all files; a later write opens them again."""
         if self._jsonl is not None:
             self._jsonl.close()
         if self._tensorboard is not None:
@@ -104,7 +104,7 @@ class MetricsWriter:
         os.makedirs(self._workdir, exist_ok=True)
         self._jsonl = open(os.path.join(self._workdir, METRICS), "a")  # noqa: SIM115 (open as long as the run)
         if self._want_tensorboard:
-            from tensorboardX import SummaryWriter  # lazily: it costs a second of start-up
+            from tensorboardX import SummaryWriter  # here, because it takes a second to import
 
             folder = os.path.join(self._workdir, "tensorboard")
             self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=10)
@@ -112,10 +112,10 @@ class MetricsWriter:
             self._wandb = self._open_wandb()
 
     def _open_wandb(self) -> Any:
-        """Start a Weights & Biases run, or take up the one that this folder began."""
+        """Start a Weights & Biases run, or continue the one that this run folder started."""
         path = os.path.join(self._workdir, "wandb_id.txt")
         if not os.path.exists(path):
-            with open(path, "w") as file:
+            with replaced_file(path) as file:
                 file.write(uuid.uuid4().hex[:8])
         with open(path) as file:
             run_id = file.read().strip()
@@ -138,5 +138,5 @@ def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("wandb is not installed; pip install 'rankclip_jax[wandb]', or turn it off") from error
+        raise UserError(f"wandb is not installed: {install_hint('wandb')}, or set config.log.wandb=False") from error
     return wandb

@@ -18,7 +18,7 @@ from PIL import Image
 from rankclip_jax.data.images.transforms import RESIZES
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.data.text.tokenizer import CLEANINGS
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.inference.load import encoder_of, is_run, read_model
 from rankclip_jax.inference.model import Model
@@ -168,7 +168,7 @@ def _torch():
     try:
         import torch
     except ImportError:
-        raise UserError("to compare with another library needs torch: pip install 'rankclip_jax[torch]'.") from None
+        raise UserError(f"to compare with another library needs torch: {install_hint('torch')}.") from None
     return torch
 
 

@@ -144,7 +144,7 @@ def test_sides_that_are_none(text):
 
 def test_the_opponent_needs_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(UserError, match=r"pip install 'rankclip_jax\[webdataset\]', or use --loaders=rankclip_jax"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[webdataset\]', or use --loaders=rankclip_jax"):
         webdataset_reference.import_both()
 
 

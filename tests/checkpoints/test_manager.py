@@ -139,7 +139,7 @@ def test_no_flipped_bit_anywhere_is_believed(tmp_path):
         try:
             restored = Checkpoints(tmp_path / "flipped").restore(abstract(make_state()))
         except UserError as error:
-            assert "no sound checkpoint" in str(error)
+            assert "no intact checkpoint" in str(error)
         else:
             assert tree_digests(restored.state) == tree_digests(make_state(1)), file
             assert restored.meta == {"data": {"next_index": 1}}
@@ -149,7 +149,7 @@ def test_without_a_sound_step_nothing_is_renamed(tmp_path):
     save_steps(tmp_path, range(1, 3))
     for step in ("1", "2"):
         flip(biggest_file(tmp_path / step / "state"))
-    with pytest.raises(UserError, match=r"no sound checkpoint.*2: .*1: .*move it away to start over"):
+    with pytest.raises(UserError, match=r"no intact checkpoint.*2: .*1: .*move the folder away to start over"):
         Checkpoints(tmp_path).restore(abstract(make_state()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
@@ -190,7 +190,7 @@ def test_without_a_metric_there_is_no_best(tmp_path):
     save_steps(tmp_path, range(1, 6), keep=2)
     assert steps_in(tmp_path) == [4, 5]
     assert Checkpoints(tmp_path).restore_best(abstract(make_state())) is None
-    with pytest.raises(UserError, match=r"no sound checkpoint 'best'"):
+    with pytest.raises(UserError, match=r"no intact checkpoint 'best'"):
         load_model(tmp_path, "best")
 
 
@@ -223,9 +223,9 @@ def test_load_model_passes_over_damage_and_writes_nothing(tmp_path, capfd):
     assert "passed over: 3:" in capfd.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
     assert load_model(tmp_path, 1)[1]["step"] == 1
-    with pytest.raises(UserError, match=r"no sound checkpoint 3 in .*: 3: not the bits"):
+    with pytest.raises(UserError, match=r"no intact checkpoint 3 in .*: 3: not the bits"):
         load_model(tmp_path, 3)
-    with pytest.raises(UserError, match=r"no sound checkpoint 4 in .*: 4: its meta file is missing"):
+    with pytest.raises(UserError, match=r"no intact checkpoint 4 in .*: 4: its meta file is missing"):
         load_model(tmp_path, 4)
     with pytest.raises(UserError, match="neither a number nor 'best'"):
         load_model(tmp_path, "newest")

@@ -106,8 +106,8 @@ def test_earlier_and_best_checkpoints(run, encoder, images):
     [
         ("nothing", None, r"no run at .*nothing: config\.json is not there; give the --workdir"),
         ("run/metrics.jsonl", None, r"no run at .*metrics\.jsonl"),
-        ("run/checkpoints/3", None, r"no sound checkpoint 3 in .*: 3: its meta file is missing"),
-        ("run", 3, r"no sound checkpoint 3 in "),
+        ("run/checkpoints/3", None, r"no intact checkpoint 3 in .*: 3: its meta file is missing"),
+        ("run", 3, r"no intact checkpoint 3 in "),
         ("run", "newest", r"step 'newest' is neither a number nor 'best'"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_run_without_a_checkpoint(run, tmp_path):
     with pytest.raises(UserError, match="cannot read the tokenizer in "):
         rankclip_jax.load(tmp_path)
     (tmp_path / "tokenizer").symlink_to(run / "tokenizer")
-    with pytest.raises(UserError, match="no sound checkpoint in "):
+    with pytest.raises(UserError, match="no intact checkpoint in "):
         rankclip_jax.load(tmp_path)
 
 

@@ -10,7 +10,7 @@ from rankclip_jax.parallel.mesh import block_if_cpu_collectives, make_mesh, stat
 from tests.support import processes
 from tests.support.gradients import OBJECTIVES
 
-RUN = "import sys; from tests import gradients; gradients.main(*sys.argv[1:])"
+RUN = "import sys; from tests.support import gradients; gradients.main(*sys.argv[1:])"
 # OBJECTIVE:FSDP:BLOCK_ROWS; each device has 16 rows, so that blocks of 4 and 8 are a part of them.
 ON_EIGHT = ("exact:1:0", "exact:2:4", "exact:8:0", "released:8:8")
 ON_TWO_TIMES_FOUR = ("clip:2:4", "exact:8:0", "released:1:4")

@@ -111,7 +111,7 @@ def test_the_same_data_in_every_process():
 def test_other_data_in_one_process_end_all():
     for code, out, err in processes.run_together(SAME, "other", count=2):
         assert code == 2 and "done" not in out
-        assert "process 1 has other data than process 0: make them the same" in err
+        assert "process 1 has other data than process 0: use the same data" in err
 
 
 def test_one_that_cannot_read_its_data_keeps_nobody_waiting():

@@ -82,7 +82,7 @@ def collectives(groups):
 
 ON_EIGHT = """
 import sys, numpy as np
-from tests import test_resnet_sharding as t
+from tests.parallel import test_resnet_sharding as t
 t.sharding.SMALLEST_SHARDED = 64  # so that fsdp splits even this
 found = {name: t.step(name, fsdp) for name, fsdp in (("global", 4), ("local", 1))}
 found["collectives"] = {"global": t.collectives(1), "local": t.collectives(8)}

@@ -108,7 +108,7 @@ COMMANDS = {
     "--config.batch_size=12": "batch_size=12 is not divisible by 8 devices; use 8 or 16",
     "--config.data.root=/none": "cannot read /none/concepts.tsv",
     "--config.checkpoint.best_metric=val/R": "unknown config.checkpoint.best_metric 'val/R'.",
-    "--workdir=pyproject.toml": "cannot write to --workdir=pyproject.toml (File exists); mend that or choose another",
+    "--workdir=pyproject.toml": "cannot write to --workdir=pyproject.toml (File exists): fix that or choose another",
 }
 
 

@@ -74,7 +74,7 @@ def test_every_checkpoint_is_damaged(workdir, compile_cache):
         flip(biggest_file(workdir / "checkpoints" / str(step) / "state"))
     before = contents(workdir / "checkpoints")
     line = error_line(runs.train(workdir, *FLAGS, env=compile_cache))
-    assert "no sound checkpoint in " in line and "move it away to start over" in line
+    assert "no intact checkpoint in " in line and "move the folder away to start over" in line
     assert contents(workdir / "checkpoints") == before
 
 

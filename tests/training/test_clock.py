@@ -135,7 +135,7 @@ def test_the_warning_about_data_comes_once_and_says_what_to_do(time):
         train(clock, time, range(first, first + 10), wait=0.5)
         clock.report()
     assert out.getvalue().count("warning") == 1
-    assert "33% of the time goes on waiting for data; raise config.data.threads" in out.getvalue()
+    assert "33% of the time is spent waiting for data; raise config.data.threads" in out.getvalue()
 
 
 def test_no_warning_for_a_little_waiting(time):

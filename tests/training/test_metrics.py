@@ -114,7 +114,7 @@ def read_events(workdir) -> list[tuple[int, str, float]]:
 
 def test_wandb_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install 'rankclip_jax\[wandb\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[wandb\]'"):
         MetricsWriter(tmp_path, wandb=True)
     MetricsWriter(tmp_path, wandb=True, process_index=1)  # a process that would not use it
 

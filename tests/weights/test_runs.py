@@ -194,5 +194,5 @@ def test_mistakes_of_a_check(monkeypatch, exported, run):
     with pytest.raises(UserError, match=r"--images=0: at least one is needed"):
         check(exported, run, count=0)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"needs torch: pip install 'rankclip_jax\[torch\]'"):
+    with pytest.raises(UserError, match=r"needs torch: pip install -e '\.\[torch\]'"):
         check(exported, run)

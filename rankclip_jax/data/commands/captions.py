@@ -2,7 +2,7 @@
 
 ``--by=keywords`` makes a sentence of the words of a caption that carry content. ``--by=MODEL`` asks a captioning
 model of the `transformers` library, a folder or a name on the hub, such as Salesforce/blip-image-captioning-base
-(needs `pip install rankclip_jax[torch]`). Run again, it goes on after the last line that is there.
+(needs `pip install -e '.[torch]'`). Run again, it goes on after the last line that is there.
 """
 
 import json
@@ -19,8 +19,8 @@ from rankclip_jax.data.commands.sections import sections_of
 from rankclip_jax.data.images.decode import decode
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.formats import FORMATS
-from rankclip_jax.data.text.augment import STOP_WORDS, letters
-from rankclip_jax.errors import UserError
+from rankclip_jax.data.text.words import STOP_WORDS, letters
+from rankclip_jax.errors import UserError, install_hint
 
 Captioner = Callable[[PairSource, Sequence[int]], list[str]]
 KEYWORDS = "keywords"
@@ -114,7 +114,7 @@ def _by_model(name: str) -> Captioner:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError:
-        raise UserError(f"--by={name} needs PyTorch: pip install rankclip_jax[torch], or --by=keywords.") from None
+        raise UserError(f"--by={name} needs PyTorch: {install_hint('torch')}, or use --by=keywords.") from None
     try:
         processor, model = AutoProcessor.from_pretrained(name), AutoModelForImageTextToText.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Rebuilds the sprite sheets and concepts.tsv from the npm packages they were made from.
 
-    pip install 'rankclip_jax[build]'
+    pip install -e '.[build]'
     python -m rankclip_jax.data.emoji.build --out DIR
 
 Needs `npm` and about two minutes. Which concepts, in which order: every emoji of emojibase's
@@ -26,7 +26,7 @@ from PIL import Image
 
 from rankclip_jax.data.emoji import CELL, COLUMNS, STYLES
 from rankclip_jax.data.emoji.catalogue import TABLE_COLUMNS
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -133,7 +133,7 @@ def render(svg: str) -> Image.Image:
     try:
         import resvg_py
     except ImportError as error:
-        raise UserError("resvg-py is not installed; pip install 'rankclip_jax[build]'.") from error
+        raise UserError(f"resvg-py is not installed: {install_hint('build')}.") from error
     # No drawing holds text, so no font is looked for.
     drawn = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))))
     white = Image.new("RGBA", drawn.size, "white")

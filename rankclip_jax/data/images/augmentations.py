@@ -1,7 +1,7 @@
-"""Random changes of training images, step by step; `transforms.make_augment` joins them to a pipeline.
+"""Random augmentations of training images; `transforms.make_augment` combines them into a pipeline.
 
-A step takes and gives an image: uint8 [H, W, 3], or a PIL image of mode RGB. What Pillow computes stays
-Pillow's, since each way between the two is a copy; what numpy computes gives an array.
+Each function takes and returns an image: uint8 [H, W, 3], or a PIL image of mode RGB. Functions computed by Pillow
+return a PIL image and functions computed by numpy return an array, because each conversion is a copy.
 """
 
 import math
@@ -11,12 +11,12 @@ from PIL import Image
 
 from rankclip_jax.data.images.types import WHITE, ImageLike, as_array, as_image, height_width
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's gray
-TRIES = 10  # of a crop that fits
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, like PIL's mode "L"
+TRIES = 10  # draws of a crop until one fits
 
 
 def flip(image: ImageLike, rng: np.random.Generator, *, probability: float = 0.5) -> ImageLike:
-    """Mirror left and right with the given probability."""
+    """Mirror the image horizontally with the given probability."""
     if rng.random() >= probability:
         return image
     if isinstance(image, np.ndarray):
@@ -25,14 +25,14 @@ def flip(image: ImageLike, rng: np.random.Generator, *, probability: float = 0.5
 
 
 def shift(image: ImageLike, rng: np.random.Generator, *, translate: float = 0.08, scale: float = 0.1) -> np.ndarray:
-    """Move and zoom a drawing on white ground; what moves in from outside is white.
+    """Move and zoom a drawing on a white background; pixels from outside are white.
 
     Args:
       image: RGB.
       rng: source of the draw.
       translate: largest move, as a fraction of each side; uniform in both directions.
-      scale: largest zoom, in or out, as a fraction; uniform, one for both sides. At 0 the image
-        moves by whole pixels and is copied, which costs a tenth of resampling it.
+      scale: largest zoom in or out, as a fraction; uniform, the same for both sides. At 0 the image is moved
+        by whole pixels, at a tenth of the cost of resampling.
     """
     array = as_array(image)
     height, width = array.shape[:2]
@@ -56,22 +56,22 @@ def random_resized_crop(
     max_area: float = 1.0,
     max_ratio: float = 4 / 3,
 ) -> Image.Image:
-    """Crop a random part and resize it to a square by PIL's bicubic filter, as torchvision's RandomResizedCrop.
+    """Crop a random region and resize it to a square by PIL's bicubic filter, like torchvision's RandomResizedCrop.
 
-    A crop of random area and ratio is drawn up to ten times until it fits into the image; then comes the
-    largest centred one of an allowed ratio. The default is open_clip's, scale=(0.9, 1); torchvision's own, for
-    supervised training, is min_area=0.08.
+    A crop of random area and aspect ratio is drawn until it fits into the image, at most ten times. Then the largest
+    centred crop with an allowed ratio is used. The default area is open_clip's, scale=(0.9, 1); torchvision's
+    default, for supervised training, is min_area=0.08.
 
     Args:
       image: RGB.
       rng: source of the draw.
-      size: side of the result in pixels; a pipeline fills it in.
-      min_area, max_area: share of the image's area that a crop has; uniform between them.
-      max_ratio: largest ratio of a crop's sides, wide or tall; log-uniform.
+      size: side of the output in pixels; `make_augment` passes it.
+      min_area, max_area: area of the crop, as a fraction of the image's area; uniform between the two.
+      max_ratio: largest aspect ratio of the crop, wide or tall; log-uniform.
     """
     height, width = height_width(image)
     box = _crop_box(height, width, rng, (min_area, max_area), math.log(max_ratio))
-    # Cropped first: a resize of a box would look at what is beside the box.
+    # Crop first: `resize(box=...)` would also read pixels beside the box.
     return as_image(image).crop(box).resize((size, size), Image.Resampling.BICUBIC)
 
 
@@ -97,14 +97,19 @@ def color_jitter(
     contrast: float = 0.2,
     saturation: float = 0.2,
 ) -> np.ndarray:
-    """Scale brightness, contrast about the mean gray, and saturation by factors in 1 +- the argument.
+    """Scale brightness, contrast (about the mean gray) and saturation by random factors.
 
-    The three are one affine map of the colours, applied once and clipped once.
+    The three are combined into one affine map of the colours, applied and clipped once.
+
+    Args:
+      image: RGB.
+      rng: source of the draw.
+      brightness, contrast, saturation: each factor is uniform in [1 - value, 1 + value].
     """
     image = as_array(image)
     bright, contrasted, saturated = 1 + (rng.random(3) * 2 - 1) * (brightness, contrast, saturation)
     colours = image.reshape(-1, 3).astype(np.float32)
-    # A product with a constant row is a tenth of the cost of `mean` over three columns.
+    # The product with a constant row costs a tenth of `mean` over three columns.
     mean_gray = np.full(len(colours), 1 / len(colours), np.float32) @ colours @ LUMA
     mixing = saturated * np.eye(3) + (1 - saturated) * LUMA[:, None]
     mapped = colours @ (bright * contrasted * mixing).astype(np.float32)
@@ -122,14 +127,14 @@ def affine(
     stretch: float = 0.08,
     translate: float = 0.08,
 ) -> Image.Image:
-    """Rotate, zoom, stretch and move a drawing on white ground, in one bilinear resampling.
+    """Rotate, zoom, stretch and move a drawing on a white background, in one bilinear resampling.
 
     Args:
       image: RGB.
       rng: source of the draw.
-      degrees: largest rotation, either way.
-      scale: the zoom is exp(u), u uniform in +-`scale`.
-      stretch: width and height are multiplied by exp(u) and exp(-u), u uniform in +-`stretch`.
+      degrees: largest rotation in either direction.
+      scale: the zoom is exp(u), with u uniform in [-scale, scale].
+      stretch: width and height are multiplied by exp(u) and exp(-u), with u uniform in [-stretch, stretch].
       translate: largest move, as a fraction of each side.
     """
     height, width = height_width(image)
@@ -137,7 +142,7 @@ def affine(
     turn, zoom, aspect, right, down = (rng.random(5) * 2 - 1) * largest
     cos, sin = math.cos(turn) * math.exp(-zoom), math.sin(turn) * math.exp(-zoom)
     wide, tall = math.exp(-aspect), math.exp(aspect)
-    # PIL wants the map from the result's pixels back to the source's; both turn about the centre.
+    # PIL expects the map from output pixels to input pixels; both rotate about the centre.
     a, b, c, d = cos * wide, -sin * tall, sin * wide, cos * tall
     x0 = width / 2 - a * width * (0.5 + right) - b * height * (0.5 + down)
     y0 = height / 2 - c * width * (0.5 + right) - d * height * (0.5 + down)
@@ -147,14 +152,14 @@ def affine(
 
 
 def recolor(image: ImageLike, rng: np.random.Generator, *, strength: float = 0.3) -> np.ndarray:
-    """Mix the colours by a random linear map near the identity; white stays white.
+    """Mix the colour channels by a random linear map near the identity; white stays white.
 
-    Changes hue, saturation and contrast at once: another artist's palette for the same drawing.
+    This changes hue, saturation and contrast together, as if the drawing used another palette.
 
     Args:
       image: RGB.
       rng: source of the draw.
-      strength: standard deviation of each of the nine changes to the identity.
+      strength: standard deviation of the noise added to each of the nine entries of the identity.
     """
     image = as_array(image)
     mixing = np.eye(3, dtype=np.float32) + strength * rng.standard_normal((3, 3), np.float32)

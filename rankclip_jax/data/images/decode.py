@@ -1,32 +1,27 @@
-"""Encoded images to RGB, as CLIP's pipeline does it: `Image.open(...).convert("RGB")`, and what that leaves open.
+"""Decode images to RGB like CLIP's pipeline: `Image.open(...).convert("RGB")`, with explicit rules for special cases.
 
-* a truncated or damaged file is refused, never filled up with grey;
-* transparency is dropped, not composited: what is painted under it shows, as in CLIP's pipeline;
-* palettes, grey, CMYK (Adobe's inverted one too) become RGB by Pillow's rules; colour profiles are not applied;
-* of 16 bits the high 8 are taken. Pillow does so for colour; its `convert` would make 16-bit grey all white;
-* of an animation the first frame is taken;
-* EXIF orientation is not applied, as in CLIP's pipeline: phone images may lie on their side;
-* more than `MAX_PIXELS` is refused before anything is decoded, and so is EPS, which Pillow has Ghostscript run.
+* Truncated and damaged files are rejected; missing parts are never filled with grey.
+* Transparency is dropped, not composited: the colours under transparent pixels become visible.
+* Palette, grey and CMYK images (also Adobe's inverted CMYK) become RGB by Pillow's rules. Colour profiles are ignored.
+* 16-bit channels keep their high 8 bits. Pillow does this for colour; its `convert` would turn 16-bit grey into white.
+* The first frame of an animation is used.
+* EXIF orientation is ignored, so photos from phones may be rotated.
+* Images of more than `MAX_PIXELS` are rejected before decoding. So is EPS, for which Pillow would run Ghostscript.
 """
 
 import io
-import warnings
 
 from PIL import Image, UnidentifiedImageError
 
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Record
 
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs: 256 MB of RGB
+MAX_PIXELS = 89_478_485  # 256 MB of RGB: above this, Pillow warns of decompression bombs
 HIGH_BYTE = 1 / 256
-
-# What it warns of is refused here, or of no consequence: broken EXIF, transparency of a palette. Its texts differ
-# from image to image, so that Python would print every one of them across the progress bar.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(Exception):
-    """Bytes that are no usable image.
+    """Bytes that cannot be decoded to an image.
 
     Attributes:
       kind: one of "empty", "unidentified", "truncated", "damaged", "too large".
@@ -38,17 +33,17 @@ class ImageError(Exception):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an image of any format that Pillow knows.
+    """Decode an image of any format that Pillow reads.
 
     Args:
       data: content of the file.
 
     Returns:
-      A loaded image of mode RGB; `np.asarray` gives uint8 [H, W, 3]. It stays Pillow's because what follows is
-      Pillow's resize, and a numpy array in between costs two copies.
+      A loaded PIL image of mode RGB; `np.asarray` gives uint8 [H, W, 3]. It is not converted to an array here,
+      because Pillow's resize usually follows and a numpy array in between costs two copies.
 
     Raises:
-      ImageError: says what is wrong.
+      ImageError: the bytes are not a complete image; the message says what is wrong.
     """
     image = open_image(data)
     try:
@@ -58,10 +53,10 @@ def decode(data: bytes) -> Image.Image:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Read the header alone: format, mode, size and number of frames.
+    """Read only the header: format, mode, size and number of frames.
 
     Raises:
-      ImageError: there is none, or it announces more than `MAX_PIXELS`.
+      ImageError: the header is missing or damaged, or declares more than `MAX_PIXELS`.
     """
     if not data:
         raise ImageError("empty", "no bytes")
@@ -77,7 +72,7 @@ def open_image(data: bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise ImageError("too large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
     if image.format == "EPS":
-        raise ImageError("unidentified", "EPS, which would be run as a program")
+        raise ImageError("unidentified", "EPS, which is a program and is never run")
     return image
 
 

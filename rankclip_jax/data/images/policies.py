@@ -1,11 +1,11 @@
-"""AutoAugment and RandAugment: operations of fixed kinds, drawn at random (Cubuk et al. 2018 and 2019).
+"""AutoAugment and RandAugment: randomly drawn image operations (Cubuk et al. 2018 and 2019).
 
-    AutoAugment: Learning Augmentation Policies from Data, arXiv 1805.09501, the ImageNet policy of its table 9
+    AutoAugment: Learning Augmentation Policies from Data, arXiv 1805.09501, the ImageNet policy in table 9
     RandAugment: Practical automated data augmentation with a reduced search space, arXiv 1909.13719
 
-Operations, ranges and policy are those that torchvision's `AutoAugment` and `RandAugment` document: magnitudes are
-steps of a range (10 for AutoAugment, 31 for RandAugment), geometry takes the nearest pixel and fills with black,
-and what has a direction takes either with equal probability. They are Pillow's operations.
+Operations, ranges and policy equal torchvision's `AutoAugment` and `RandAugment`, computed by Pillow. A magnitude is
+an index into equal steps of an operation's range: 10 values for AutoAugment, 31 for RandAugment. Geometric operations
+use nearest-neighbour interpolation and fill with black. Operations with a direction draw it with equal probability.
 """
 
 import math
@@ -17,49 +17,50 @@ from PIL import Image, ImageEnhance, ImageOps
 from rankclip_jax.data.images.types import ImageLike, as_image
 from rankclip_jax.errors import UserError
 
-LARGEST_SHEAR = 0.3
-LARGEST_MOVE = 150 / 331  # of a side
-LARGEST_TURN = 30.0  # degrees
-LARGEST_CHANGE = 0.9  # of brightness, colour, contrast, sharpness: factors from 0.1 to 1.9
-STEPS_OF_AUTOAUGMENT, STEPS_OF_RANDAUGMENT = 9, 30  # from none to the largest
+MAX_SHEAR = 0.3
+MAX_TRANSLATE = 150 / 331  # fraction of a side
+MAX_ROTATE = 30.0  # degrees
+MAX_ENHANCE = 0.9  # brightness, colour, contrast, sharpness: factors from 0.1 to 1.9
+AUTOAUGMENT_MAX, RANDAUGMENT_MAX = 9, 30  # the largest magnitudes
 
 
 def _transform(image: Image.Image, a: float, b: float, c: float, d: float, e: float, f: float) -> Image.Image:
-    """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f)."""
+    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f)."""
     return image.transform(image.size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.NEAREST)
 
 
-def _move(side: int, share: float) -> int:
-    return int(LARGEST_MOVE * side * share)
+def _move(side: int, strength: float) -> int:
+    return int(MAX_TRANSLATE * side * strength)
 
 
-def _posterize(image: Image.Image, share: float) -> Image.Image:
-    return ImageOps.posterize(image, 8 - round(4 * share))
+def _posterize(image: Image.Image, strength: float) -> Image.Image:
+    return ImageOps.posterize(image, 8 - round(4 * strength))
 
 
-# Each takes an image and a share of the largest magnitude, in [0, 1], or in [-1, 1] where it has a direction.
+# Operations take an image and `strength`, a fraction of the largest magnitude. SIGNED operations have a direction, and
+# a strength in [-1, 1]; UNSIGNED operations have a strength in [0, 1].
 SIGNED: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "shear_x": lambda image, share: _transform(image, 1, LARGEST_SHEAR * share, 0, 0, 1, 0),
-    "shear_y": lambda image, share: _transform(image, 1, 0, 0, LARGEST_SHEAR * share, 1, 0),
-    "translate_x": lambda image, share: _transform(image, 1, 0, -_move(image.width, share), 0, 1, 0),
-    "translate_y": lambda image, share: _transform(image, 1, 0, 0, 0, 1, -_move(image.height, share)),
-    "rotate": lambda image, share: image.rotate(LARGEST_TURN * share, Image.Resampling.NEAREST),
-    "brightness": lambda image, share: ImageEnhance.Brightness(image).enhance(1 + LARGEST_CHANGE * share),
-    "color": lambda image, share: ImageEnhance.Color(image).enhance(1 + LARGEST_CHANGE * share),
-    "contrast": lambda image, share: ImageEnhance.Contrast(image).enhance(1 + LARGEST_CHANGE * share),
-    "sharpness": lambda image, share: ImageEnhance.Sharpness(image).enhance(1 + LARGEST_CHANGE * share),
+    "shear_x": lambda image, strength: _transform(image, 1, MAX_SHEAR * strength, 0, 0, 1, 0),
+    "shear_y": lambda image, strength: _transform(image, 1, 0, 0, MAX_SHEAR * strength, 1, 0),
+    "translate_x": lambda image, strength: _transform(image, 1, 0, -_move(image.width, strength), 0, 1, 0),
+    "translate_y": lambda image, strength: _transform(image, 1, 0, 0, 0, 1, -_move(image.height, strength)),
+    "rotate": lambda image, strength: image.rotate(MAX_ROTATE * strength, Image.Resampling.NEAREST),
+    "brightness": lambda image, strength: ImageEnhance.Brightness(image).enhance(1 + MAX_ENHANCE * strength),
+    "color": lambda image, strength: ImageEnhance.Color(image).enhance(1 + MAX_ENHANCE * strength),
+    "contrast": lambda image, strength: ImageEnhance.Contrast(image).enhance(1 + MAX_ENHANCE * strength),
+    "sharpness": lambda image, strength: ImageEnhance.Sharpness(image).enhance(1 + MAX_ENHANCE * strength),
 }
 UNSIGNED: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "identity": lambda image, share: image,
+    "identity": lambda image, strength: image,
     "posterize": _posterize,
-    "solarize": lambda image, share: ImageOps.solarize(image, 255 * (1 - share)),
-    "autocontrast": lambda image, share: ImageOps.autocontrast(image),
-    "equalize": lambda image, share: ImageOps.equalize(image),
-    "invert": lambda image, share: ImageOps.invert(image),
+    "solarize": lambda image, strength: ImageOps.solarize(image, 255 * (1 - strength)),
+    "autocontrast": lambda image, strength: ImageOps.autocontrast(image),
+    "equalize": lambda image, strength: ImageOps.equalize(image),
+    "invert": lambda image, strength: ImageOps.invert(image),
 }
-OF_RANDAUGMENT = tuple(name for name in SIGNED | UNSIGNED if name != "invert")
+RANDAUGMENT_OPERATIONS = tuple(name for name in SIGNED | UNSIGNED if name != "invert")
 
-# Table 9: pairs of (operation, probability, magnitude of 9).
+# Table 9: pairs of (operation, probability, magnitude from 0 to 9).
 IMAGENET_POLICY = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
     (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
@@ -89,28 +90,38 @@ IMAGENET_POLICY = (
 )
 
 
-def operate(image: Image.Image, name: str, share: float, direction: float) -> Image.Image:
-    """One operation at a share of its largest magnitude, in [0, 1]; `direction` is 1 or -1."""
+def operate(image: Image.Image, name: str, strength: float, direction: float) -> Image.Image:
+    """Apply one operation.
+
+    Args:
+      image: mode RGB.
+      name: a key of `SIGNED` or `UNSIGNED`.
+      strength: fraction of the largest magnitude, in [0, 1].
+      direction: 1 or -1; ignored by `UNSIGNED` operations.
+    """
     if name in SIGNED:
-        return SIGNED[name](image, share * direction)
-    return UNSIGNED[name](image, share)
+        return SIGNED[name](image, strength * direction)
+    return UNSIGNED[name](image, strength)
 
 
 def randaugment(image: ImageLike, rng: np.random.Generator, *, n: float = 2, magnitude: float = 9) -> Image.Image:
-    """Apply `n` operations, drawn with equal probability, each at the same magnitude.
+    """Apply `n` operations one after the other, drawn with equal probability, at the same magnitude.
 
     Args:
       image: RGB.
       rng: source of the draw.
-      n: how many operations, one after the other.
-      magnitude: 0 to 30, as a share of 30 of each operation's range.
+      n: number of operations.
+      magnitude: 0 to 30; 30 is the largest magnitude of each operation.
+
+    Raises:
+      UserError: `n` or `magnitude` is out of range.
     """
-    if not 0 <= magnitude <= STEPS_OF_RANDAUGMENT or n < 0:
-        raise UserError(f"randaugment(n={n:g}, magnitude={magnitude:g}): magnitude goes from 0 to 30, n from 0 up.")
+    if not 0 <= magnitude <= RANDAUGMENT_MAX or n < 0:
+        raise UserError(f"randaugment(n={n:g}, magnitude={magnitude:g}): magnitude must be from 0 to 30, n at least 0.")
     image = as_image(image)
     for _ in range(int(n)):
-        name = OF_RANDAUGMENT[rng.integers(len(OF_RANDAUGMENT))]
-        image = operate(image, name, magnitude / STEPS_OF_RANDAUGMENT, _direction(rng))
+        name = RANDAUGMENT_OPERATIONS[rng.integers(len(RANDAUGMENT_OPERATIONS))]
+        image = operate(image, name, magnitude / RANDAUGMENT_MAX, _direction(rng))
     return image
 
 
@@ -123,9 +134,9 @@ def autoaugment(image: ImageLike, rng: np.random.Generator) -> Image.Image:
     """
     image = as_image(image)
     for name, probability, magnitude in IMAGENET_POLICY[rng.integers(len(IMAGENET_POLICY))]:
-        happens, direction = rng.random() < probability, _direction(rng)
-        if happens:
-            image = operate(image, name, magnitude / STEPS_OF_AUTOAUGMENT, direction)
+        apply, direction = rng.random() < probability, _direction(rng)
+        if apply:
+            image = operate(image, name, magnitude / AUTOAUGMENT_MAX, direction)
     return image
 
 

@@ -1,7 +1,8 @@
-"""Images to the size the towers want: CLIP's evaluation preprocessing, and pipelines of augmentations.
+"""Image preprocessing: resize to the model's size, as CLIP or SigLIP does, and pipelines of augmentations.
 
-Images come as uint8 [H, W, 3] or from PIL and leave as uint8 [S, S, 3]; they become floats on the device.
-Augmentations are named steps joined by ``|``, for example ``"shift(translate=0.1, scale=0.2)|flip|color_jitter"``.
+Input images are uint8 [H, W, 3] or PIL images of mode RGB. Output images are uint8 [S, S, 3]; the model converts them
+to floats on the device. A pipeline is a string of augmentations joined by ``|``, for example
+``"shift(translate=0.1, scale=0.2)|flip|color_jitter"``.
 """
 
 from collections.abc import Callable
@@ -13,24 +14,24 @@ from PIL import Image
 from rankclip_jax.data.images.augmentations import affine, color_jitter, flip, random_resized_crop, recolor, shift
 from rankclip_jax.data.images.policies import autoaugment, randaugment
 from rankclip_jax.data.images.types import ImageLike, as_array, as_image, height_width
-from rankclip_jax.data.pipeline_spec import parse_steps
+from rankclip_jax.data.pipeline_spec import parse_pipeline
 from rankclip_jax.errors import UserError, lookup
 
 Augment = Callable[[ImageLike, np.random.Generator], np.ndarray]
-# Above this ratio of the sides only what the crop keeps is resized: a line of 1 x 20,000 pixels would otherwise
-# take gigabytes. Rounding then differs in a last bit here and there.
+# Above this ratio of the sides, only the region that the crop keeps is resized: a resized image of 1 x 20,000 pixels
+# would take gigabytes. A few values then differ by 1 from a resize of the whole image.
 LONG = 32
 
 
 def resize_and_crop(image: ImageLike, size: int) -> np.ndarray:
     """CLIP's preprocessing: bicubic resize of the shorter side to `size`, then centre crop.
 
-    The resize is PIL's, which low-passes when it shrinks; the crop's corner is rounded as
-    torchvision rounds it. An image that already fits is returned as it is.
+    Equal to torchvision's `Resize` and `CenterCrop` on PIL images: PIL's resize low-passes when it shrinks, and the
+    corner of the crop is rounded in the same way. An image of the right size is returned unchanged.
 
     Args:
       image: uint8 [H, W, 3], or a PIL image of mode RGB.
-      size: side of the result in pixels.
+      size: side of the output in pixels.
 
     Returns:
       uint8 [size, size, 3].
@@ -52,11 +53,11 @@ def resize_and_crop(image: ImageLike, size: int) -> np.ndarray:
 
 
 def squash(image: ImageLike, size: int) -> np.ndarray:
-    """SigLIP's preprocessing: bicubic resize of both sides to `size`, whatever their ratio.
+    """SigLIP's preprocessing: bicubic resize of both sides to `size`, without keeping the aspect ratio.
 
     Args:
       image: uint8 [H, W, 3], or a PIL image of mode RGB.
-      size: side of the result in pixels.
+      size: side of the output in pixels.
 
     Returns:
       uint8 [size, size, 3].
@@ -70,7 +71,7 @@ def _resized(image: ImageLike, width: int, height: int, box: tuple[float, ...] |
     return np.asarray(as_image(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-# How an image gets the model's size: `config.model.image.resize`.
+# Values of `config.model.image.resize`.
 RESIZES: dict[str, Callable[[ImageLike, int], np.ndarray]] = {"crop": resize_and_crop, "squash": squash}
 
 AUGMENTATIONS: dict[str, Callable[..., ImageLike]] = {
@@ -86,22 +87,24 @@ AUGMENTATIONS: dict[str, Callable[..., ImageLike]] = {
 
 
 def make_augment(pipeline: str, size: int, resize: str = "crop") -> Augment:
-    """Compile ``"name|name(option=number)|..."`` into one function; ``""`` and ``"none"`` do nothing.
+    """Compile ``"name|name(option=number)|..."`` into one function; ``""`` and ``"none"`` only resize.
 
-    Whatever the steps do, the result is brought to [size, size, 3] by `resize`, a key of `RESIZES`; put
-    `random_resized_crop` first so that the other steps see small images.
+    Args:
+      pipeline: augmentations in order. Put `random_resized_crop` first, so that the others process small images.
+      size: side of the output in pixels.
+      resize: a key of `RESIZES`; brings the result of the augmentations to uint8 [size, size, 3].
 
     Raises:
-      UserError: a step, option or resize is unknown, or the text cannot be read.
+      UserError: an augmentation, option or resize is unknown, an option is invalid, or the text cannot be parsed.
     """
     fit = lookup(RESIZES, resize, "resize")
-    steps = parse_steps(pipeline, AUGMENTATIONS, "augmentation")
-    # The crop is the one step that must know the size in the end.
-    steps = [partial(step, size=size) if step.func is random_resized_crop else step for step in steps]
+    augmentations = parse_pipeline(pipeline, AUGMENTATIONS, "augmentation")
+    # Only the crop needs the output size.
+    augmentations = [partial(f, size=size) if f.func is random_resized_crop else f for f in augmentations]
 
     def augment(image: ImageLike, rng: np.random.Generator) -> np.ndarray:
-        for step in steps:
-            image = step(image, rng)
+        for augmentation in augmentations:
+            image = augmentation(image, rng)
         return fit(image, size)
 
     _try(augment, pipeline)
@@ -109,7 +112,7 @@ def make_augment(pipeline: str, size: int, resize: str = "crop") -> Augment:
 
 
 def _try(augment: Augment, pipeline: str) -> None:
-    """Find out now whether an option has a value that no image can be changed by."""
+    """Run the pipeline on a small image, so that an invalid option value is an error now and not in a loader thread."""
     rng = np.random.default_rng(0)
     try:
         for _ in range(8):

@@ -13,16 +13,18 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import grain
 import msgpack
-from array_record.python import array_record_module
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.files import replaced_path
 
 FIELDS = ("key", "image", "captions")
 SECOND = "second_captions"
@@ -100,15 +102,10 @@ def encode_pair(pairs: PairSource, index: int) -> bytes:
 
 
 def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
-    """Write records as one file, which appears under its name when it is whole; return how many there were."""
-    partial = f"{path}.partial"
-    writer = array_record_module.ArrayRecordWriter(partial, "group_size:1")
+    """Write records as one file, which appears at `path` when it is complete; return the number of records."""
     count = 0
-    try:
+    with replaced_path(path) as partial, closing(ArrayRecordWriter(str(partial), "group_size:1")) as writer:
         for record in records:
             writer.write(record)
             count += 1
-    finally:
-        writer.close()
-    os.replace(partial, path)
     return count

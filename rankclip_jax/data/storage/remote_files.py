@@ -27,7 +27,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 
 T = TypeVar("T")
 RETRIES = 8
@@ -166,7 +166,7 @@ def _filesystem(scheme: str, process: int):
     try:
         return fsspec.filesystem(scheme)
     except (ImportError, ValueError) as error:
-        extra = f": pip install -e '.[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
+        extra = f": {install_hint(EXTRAS[scheme])}" if scheme in EXTRAS else ""
         raise UserError(f"{scheme}:// cannot be read here ({error}){extra}.") from None
 
 

@@ -1,9 +1,8 @@
-"""Text to token ids: CLIP's byte-level BPE, a small one trained on a run's own captions, or one of another model.
+"""Tokenizers: CLIP's byte-level BPE, a small BPE trained on the captions of a run, or that of imported weights.
 
-The first two clean text as CLIP does, frame it as ``SOT ids EOT``, pad with 0, and cut over-long text so
-that the last token is EOT. SOT and EOT are the two largest ids in both, so that pooling at the
-largest id and pooling at the first EOT are the same position. The tokenizer of another model, which came with
-imported weights, has a `SpecialTokens` of its own.
+The first two clean text like CLIP and return ``SOT ids EOT`` padded with 0. A text that is too long is cut so that
+the last token is EOT. SOT and EOT are the two largest ids, so that the position of the largest id is the position of
+the first EOT. (Text towers pool at one or the other.) The tokenizer of imported weights has its own `SpecialTokens`.
 """
 
 import gzip
@@ -28,37 +27,37 @@ VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d
 CLIP_VOCAB_SIZE = 49_408
 SOT, EOT = "<start_of_text>", "<end_of_text>"
 WORD_END = "</w>"
-# Contractions, runs of letters, single digits, runs of anything else; white space only separates.
+# Contractions, runs of letters, single digits, runs of other characters; white space is a separator.
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def clean(text: str) -> str:
-    """CLIP's cleaning: mend mojibake, unescape HTML twice, collapse white space, lower case."""
+    """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def canonical(text: str) -> str:
-    """SigLIP's cleaning: lower case, no ASCII punctuation, white space collapsed."""
+    """SigLIP's cleaning: lower case, remove ASCII punctuation, collapse white space."""
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-# What is done to a text before it is cut into tokens.
+# Cleaning of a text before tokenization.
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
     "clip": clean,
     "canonical": canonical,
-    "lower": str.lower,  # SigLIP 2's
+    "lower": str.lower,  # SigLIP 2
     "none": lambda text: text,
 }
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What a tokenizer puts around the ids of a text, and does before.
+    """Special tokens around the ids of a text, and the cleaning before tokenization.
 
     Attributes:
-      before, after: ids put around each text; the last of `after` is the end-of-text.
-      pad: id that fills the rest.
+      before, after: ids before and after each text; the last id of `after` is the end-of-text token.
+      pad: id that fills the rest of the row.
       cleaning: a key of `CLEANINGS`.
     """
 
@@ -69,13 +68,14 @@ class SpecialTokens:
 
 
 class Tokenizer:
-    """Turns captions into fixed-length rows of ids, ready for the text tower.
+    """Turns texts into fixed-length rows of ids, the input of the text tower.
 
     Attributes:
-      context_length: ids per text, SOT and EOT included.
-      vocab_size: number of ids; the text tower's embedding needs as many rows.
-      frame: ``SOT ids EOT`` and zeros, or that of another model.
-      eot_id: the end-of-text token; ``vocab_size - 1`` but in tokenizers of other models.
+      context_length: ids per text, including special tokens.
+      vocab_size: number of ids; the number of rows of the text tower's embedding table.
+      is_foreign: whether the tokenizer belongs to imported weights and has its own special tokens.
+      frame: the special tokens.
+      eot_id: id of the end-of-text token; ``vocab_size - 1`` unless `is_foreign`.
     """
 
     def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, frame: SpecialTokens | None = None):
@@ -99,26 +99,26 @@ class Tokenizer:
 
     @property
     def sot_id(self) -> int | None:
-        """The start-of-text token: ``vocab_size - 2``; of another model's whatever comes first, if anything does."""
+        """Id of the start-of-text token, ``vocab_size - 2`` unless `is_foreign`; None if texts have no such token."""
         return self.frame.before[0] if self.frame.before else None
 
     @property
     def is_clip_vocabulary(self) -> bool:
-        """Whether this is CLIP's own tokenizer."""
+        """Whether this is CLIP's tokenizer."""
         return self.vocabulary == clip_tokenizer(self.context_length).vocabulary
 
     @property
     def vocabulary(self) -> str:
-        """Digest of all that decides ids: embeddings of tokens trained with one are of no use with another."""
+        """Digest of everything that determines ids. Token embeddings are valid for one such digest only."""
         model = json.loads(self._bpe.to_str())["model"]
-        decides = {"model": model, "added": self._bpe.get_vocab(), "frame": asdict(self.frame)}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        parts = {"model": model, "added": self._bpe.get_vocab(), "frame": asdict(self.frame)}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Tokenize N texts, or one.
+        """Tokenize N texts, or one text (N = 1).
 
         Returns:
-          int32 [N, context_length].
+          int32 [N, context_length]; texts that are too long are cut.
         """
         rows = self._ids([texts] if isinstance(texts, str) else texts)
         before, after = self.frame.before, self.frame.after
@@ -129,7 +129,7 @@ class Tokenizer:
         return tokens
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Cleaned text of one row of ids: up to the first EOT, without SOT."""
+        """Return the cleaned text of one row of ids, up to the first EOT and without SOT."""
         if self.is_foreign:
             ids = np.asarray(ids).tolist()
             return self._bpe.decode(ids[len(self.frame.before) : ids.index(self.eot_id)])
@@ -139,27 +139,23 @@ class Tokenizer:
                 break
             if token_id != self.sot_id:
                 pieces.append(self._bpe.id_to_token(token_id))
-        # Both alphabets map a byte to a character; a word's end is the byte of a space.
+        # In both vocabularies a character stands for a byte; the end of a word becomes the byte of a space.
         characters = "".join(pieces).replace(WORD_END, _byte_characters()[ord(" ")])
         values = {character: value for value, character in enumerate(_byte_characters())}
         return bytes(values[c] for c in characters).decode("utf-8", errors="replace").strip()
 
-    def truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the context and would be cut."""
-        return int((self.lengths(texts) > self.context_length).sum())
-
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """int [N], tokens of each text, those of its frame included, before anything is cut."""
-        framed = len(self.frame.before) + len(self.frame.after)
-        return np.array([len(ids) + framed for ids in self._ids(texts)], np.int64)
+        """Return int64 [N]: the number of tokens of each text before cutting, including special tokens."""
+        special = self.context_length - self._room
+        return np.array([len(ids) + special for ids in self._ids(texts)], np.int64)
 
     @property
     def _room(self) -> int:
-        """Ids of a text that fit into the frame."""
+        """Largest number of ids of a text without special tokens."""
         return self.context_length - len(self.frame.before) - len(self.frame.after)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json`` into `folder`, made if missing."""
+        """Write ``tokenizer.json`` and ``tokenizer_config.json`` into `folder`, made if missing. Not atomic."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._bpe.to_str(), encoding="utf-8")
@@ -169,7 +165,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Read what `save` wrote; a missing or damaged file is a `UserError`."""
+        """Read what `save` wrote.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
         folder = Path(folder)
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -182,11 +182,11 @@ class Tokenizer:
         return cls(bpe, context_length, frame)
 
     def with_context(self, context_length: int) -> "Tokenizer":
-        """The same tokens in rows of another length."""
+        """Return this tokenizer with another context length."""
         return Tokenizer(self._bpe, context_length, self.frame if self.is_foreign else None)
 
     def describe(self) -> str:
-        """The tokenizer in the `tokenizers` library's JSON."""
+        """Return the JSON description of the tokenizer in the format of the `tokenizers` library."""
         return self._bpe.to_str()
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -199,10 +199,10 @@ def _frame(saved: Mapping) -> SpecialTokens:
 
 
 def clip_tokenizer(context_length: int = 77) -> Tokenizer:
-    """CLIP's tokenizer: 49,408 ids, equal to open_clip's for every text but one kind.
+    """Return CLIP's tokenizer: 49,408 ids, equal to open_clip's with one exception.
 
-    The literal ``<start_of_text>`` or ``<end_of_text>`` in a caption is ordinary text here; open_clip
-    turns it into the special id, which ends the caption early.
+    The literal text ``<start_of_text>`` or ``<end_of_text>`` in a caption is ordinary text here. open_clip turns it
+    into the special token, which ends the caption early.
     """
     return Tokenizer(tokenizers.Tokenizer.from_str(_clip_bpe()), context_length)
 
@@ -211,18 +211,18 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     """Train a byte-level BPE on captions; the same captions give the same tokenizer.
 
     Args:
-      captions: texts; they are cleaned first, and their order does not matter.
-      vocab_size: ids to aim for, SOT and EOT included. Few captions may give fewer: ask the result.
+      captions: texts; they are cleaned first. Their order does not matter.
+      vocab_size: largest number of ids, including SOT and EOT. Few captions may give fewer; see the result.
       context_length: ids per text.
 
     Raises:
-      UserError: `vocab_size` leaves no room for the 256 bytes, SOT and EOT.
+      UserError: `vocab_size` is less than 258: the 256 bytes, SOT and EOT.
     """
     if vocab_size < 258:
         raise UserError(f"vocab_size is {vocab_size}; a byte-level tokenizer needs at least 258.")
     bpe = tokenizers.Tokenizer(models.BPE())
-    # No end-of-word suffix: the trainer would number suffixed letters in an order that varies from
-    # run to run. A leading space marks the start of a word instead.
+    # No end-of-word suffix: the trainer would assign ids to suffixed letters in an order that varies from run to run.
+    # A leading space marks the start of a word instead.
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
@@ -238,7 +238,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
 
 
 def _build_clip(captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
-    del captions, vocab_size  # fixed by CLIP
+    del captions, vocab_size  # both are fixed
     return clip_tokenizer(context_length)
 
 
@@ -251,7 +251,7 @@ TOKENIZERS: dict[str, Callable[[Iterable[str], int, int], Tokenizer]] = {
 
 @cache
 def _byte_characters() -> tuple[str, ...]:
-    """GPT-2's printable stand-in for each byte: itself where Latin-1 prints it, else 256 + counter."""
+    """Return GPT-2's printable character for each byte: itself if Latin-1 can print it, else chr(256 + counter)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(256, 512))
     return tuple(chr(byte) if byte in printable else chr(next(hidden)) for byte in range(256))
@@ -259,14 +259,14 @@ def _byte_characters() -> tuple[str, ...]:
 
 @cache
 def _clip_bpe() -> str:
-    """`tokenizers` description of CLIP's BPE, from the vocabulary file that CLIP was released with."""
+    """Return CLIP's BPE in the format of the `tokenizers` library, made from CLIP's released vocabulary file."""
     packed = VOCABULARY.read_bytes()
     if hashlib.sha256(packed).hexdigest() != VOCABULARY_SHA256:
         raise UserError(f"{VOCABULARY} is damaged; restore it from the repository.")
-    # Line 0 is a header; CLIP uses as many merges as its 49,408 ids leave room for.
+    # Line 0 is a header. CLIP uses the first merges only, so that there are 49,408 ids.
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : CLIP_VOCAB_SIZE - 2 * 256 - 2 + 1]
     merges = [tuple(line.split()) for line in lines]
-    letters = sorted(_byte_characters())  # ids follow the characters' order, not the bytes'
+    letters = sorted(_byte_characters())  # ids follow the order of the characters, not of the bytes
     tokens = [*letters, *(letter + WORD_END for letter in letters), *map("".join, merges), SOT, EOT]
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     bpe = tokenizers.Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix=WORD_END))

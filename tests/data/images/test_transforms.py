@@ -51,12 +51,12 @@ def test_preprocessing_low_passes_when_it_shrinks():
     assert np.abs(result - 127).max() < 20  # picking pixels would give black or white
 
 
-def test_a_image_that_fits_is_not_touched():
+def test_an_image_of_the_right_size_is_unchanged():
     image = random_image(32, 48)
     np.testing.assert_array_equal(resize_and_crop(image, 32), image[:, 8:40])
 
 
-def test_a_fitting_pil_image_comes_out_as_it_is():
+def test_a_pil_image_of_the_right_size_is_unchanged():
     image = random_image(32, 32)
     np.testing.assert_array_equal(resize_and_crop(Image.fromarray(image), 32), image)
 
@@ -90,7 +90,7 @@ def test_a_line_does_not_fill_the_memory():
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_both_forms_of_a_image_give_the_same(name):
+def test_arrays_and_pil_images_give_the_same(name):
     augment, image = make_augment(name, 40), random_image(60, 90)
     for seed in range(6):
         pil = augment(Image.fromarray(image), rng(seed))
@@ -131,7 +131,7 @@ def test_pipeline_runs_in_order_and_ends_at_the_size():
         ("shift.scale", "cannot read augmentation"),
         ("none|flip", "unknown augmentation 'none'"),
         ("random_resized_crop(size=3)", "unknown option of augmentation random_resized_crop 'size'"),
-        ("randaugment(magnitude=31)", "magnitude goes from 0 to 30"),
+        ("randaugment(magnitude=31)", "magnitude must be from 0 to 30"),
         ("random_resized_crop(min_area=-1)", "fails (math domain error)"),
     ],
 )

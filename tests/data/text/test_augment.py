@@ -1,4 +1,4 @@
-"""EDA: what each operation may and may not do to the words, how often, and what it needs."""
+"""EDA: how each operation changes the words, how often it is drawn, and what it requires."""
 
 import sys
 from collections import Counter
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from rankclip_jax.data.text import augment as text_augment
-from rankclip_jax.data.text.augment import OPERATIONS, STOP_WORDS, eda, letters, make_text_augment
+from rankclip_jax.data.text import wordnet
+from rankclip_jax.data.text.augment import OPERATIONS, eda, make_text_augment
+from rankclip_jax.data.text.words import STOP_WORDS, letters
 from rankclip_jax.errors import UserError
 
 CAPTION = "A large brown dog runs over the old, old stones of a field"
@@ -19,7 +21,7 @@ REPLACE, INSERT, SWAP, DELETE = OPERATIONS
 
 @pytest.fixture(autouse=True)
 def synonyms(monkeypatch):
-    monkeypatch.setattr(text_augment, "synonyms_of", lambda word: SYNONYMS.get(word, ()))
+    monkeypatch.setattr(wordnet, "synonyms_of", lambda word: SYNONYMS.get(word, ()))
 
 
 def results(operation, words=WORDS, alpha=0.1, rounds=300):
@@ -34,7 +36,7 @@ def test_letters_are_lower_case_words():
     assert letters("42 !") == ""
 
 
-def test_replacement_takes_so_many_different_words_everywhere():
+def test_replacement_replaces_n_different_words_everywhere():
     for alpha, count in ((0.1, 1), (0.2, 2), (1.0, 4)):
         for words in results(REPLACE, alpha=alpha):
             replaced = [old for old in ("dog", "large", "old", "field") if old not in words]
@@ -57,7 +59,7 @@ def test_insertion_adds_synonyms_and_keeps_the_rest_in_order():
     assert results(INSERT, ["brown"]) == [["brown"]] * 300
 
 
-def test_a_swap_exchanges_two_places():
+def test_a_swap_exchanges_two_positions():
     for words in results(SWAP):
         assert Counter(words) == Counter(WORDS) and len(words) == len(WORDS)
         assert sum(new != old for new, old in zip(words, WORDS, strict=True)) in (0, 2)  # 0: two equal words
@@ -91,7 +93,7 @@ def test_one_of_four_is_drawn_evenly(monkeypatch):
     assert set(calls) == {"swap", "delete"}
 
 
-def test_a_pipeline_is_deterministic_and_leaves_what_has_no_letters():
+def test_a_pipeline_is_deterministic_and_ignores_captions_without_letters():
     augment = make_text_augment("eda(alpha=0.2)")
     found = [augment(CAPTION, np.random.default_rng(seed)) for seed in range(20)]
     assert found == [augment(CAPTION, np.random.default_rng(seed)) for seed in range(20)] and len(set(found)) > 10
@@ -110,7 +112,7 @@ def test_stop_words_are_words():
     [
         ("ada", "unknown text augmentation 'ada'. Did you mean 'eda'"),
         ("eda(beta=1)", "unknown option of text augmentation eda 'beta'"),
-        ("eda(alpha=2)", "alpha is a share of the words, from 0 to 1"),
+        ("eda(alpha=2)", "alpha is a fraction of the words, from 0 to 1"),
         ("eda(0.1)", "cannot read text augmentation"),
     ],
 )
@@ -120,12 +122,12 @@ def test_mistakes_are_named(pipeline, message):
     assert message in str(caught.value)
 
 
-def test_what_is_not_installed_is_named_at_the_start(monkeypatch):
+def test_a_missing_dependency_is_named_at_the_start(monkeypatch):
     monkeypatch.undo()
-    text_augment.synonyms_of.cache_clear()
+    wordnet.synonyms_of.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.setitem(sys.modules, "nltk.corpus", None)
-    with pytest.raises(UserError, match=r"pip install rankclip_jax\[text\], or do without synonyms: eda\(synonyms=0\)"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[text\]', or use eda\(synonyms=0\)"):
         make_text_augment("eda")
     make_text_augment("eda(synonyms=0)")
 
@@ -141,9 +143,9 @@ def test_what_is_not_installed_is_named_at_the_start(monkeypatch):
 
 def test_synonyms_are_other_lemmas_as_letters(monkeypatch):
     monkeypatch.undo()
-    text_augment.synonyms_of.cache_clear()
+    wordnet.synonyms_of.cache_clear()
     senses = [["dog", "domestic_dog", "Canis_familiaris"], ["frank", "hot_dog", "Dog"]]
     found = [SimpleNamespace(lemma_names=lambda lemmas=lemmas: lemmas) for lemmas in senses]
-    monkeypatch.setattr(text_augment, "_wordnet", lambda: SimpleNamespace(synsets=lambda word: found))
-    assert text_augment.synonyms_of("dog") == ("canis familiaris", "domestic dog", "frank", "hot dog")
-    text_augment.synonyms_of.cache_clear()
+    monkeypatch.setattr(wordnet, "_wordnet", lambda: SimpleNamespace(synsets=lambda word: found))
+    assert wordnet.synonyms_of("dog") == ("canis familiaris", "domestic dog", "frank", "hot dog")
+    wordnet.synonyms_of.cache_clear()

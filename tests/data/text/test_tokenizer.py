@@ -57,9 +57,9 @@ def test_long_text_keeps_eot_and_pooling_rules_agree(name, request):
     assert tokens.max() == tokenizer.vocab_size - 1
 
 
-def test_truncated_counts_texts_that_lose_tokens(clip):
+def test_lengths_are_those_before_cutting(clip):
     fits, cut = "cat " * 75, "cat " * 76
-    assert clip.truncated([fits, cut, "cat"]) == 1
+    assert clip.lengths([fits, cut, "cat"]).tolist() == [77, 78, 3]
 
 
 @pytest.mark.parametrize("name", ["clip", "trained"])
