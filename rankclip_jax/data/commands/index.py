@@ -1,20 +1,21 @@
-"""`index`: build the indexes of tars now, rather than when training starts."""
+"""`index`: index tars now rather than when training starts."""
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from rankclip_jax.data.commands.sections import MakeTokenizer
 from rankclip_jax.data.sources.assemble import SPLITS, places_of, reader_options
 from rankclip_jax.data.sources.formats import FORMATS, module_of
 from rankclip_jax.data.storage import locations
 
 
 def define_flags() -> None:
-    """Flags of this command."""
-    flags.DEFINE_bool("rebuild", False, "index again what has an index")
+    """Define the flags of this command."""
+    flags.DEFINE_bool("rebuild", False, "build existing indexes again")
 
 
-def run(config: ConfigDict) -> None:
-    """Index every place of ``config.data`` whose format has indexes."""
+def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
+    """Index every location in ``config.data`` whose format has indexes."""
     places = places_of(config.data) if config.data.name in FORMATS else {}
     found = 0
     for split in SPLITS:

@@ -8,8 +8,8 @@ Temporary failures are retried, with random pauses so that processes which faile
   HTTP request  a lost connection or a busy server (429, 500 to 504): up to 8 retries after 0, 1, 2, 4, 8, 16, 30 and
                 30 s, 1.5 minutes in all. A longer pause that the server demands by Retry-After is kept, up to 60 s
                 each, 8 minutes in all.
-  HTTP answer   one that ends early: the request is sent again, up to 5 times within 8 s.
-  fsspec        up to 5 retries within 8 s, beside those of the client library.
+  HTTP answer   one that ends early: the request is sent again, up to 5 times within about 8 s.
+  fsspec        up to 5 retries within about 8 s, beside those of the client library.
 
 Each attempt waits at most 10 s for a connection and 60 s between two parts of an answer.
 """

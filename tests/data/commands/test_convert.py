@@ -25,8 +25,8 @@ def opened(root, **data):
     return SOURCES["arrayrecord"](SimpleNamespace(name="arrayrecord", root=str(root), **data)).train
 
 
-def test_pairs_of_two_places(folder, tmp_path):
-    """One of them in several files; what is bad or in quarantine is left out and told of."""
+def test_pairs_of_two_locations(folder, tmp_path):
+    """One of them in several files; bad and quarantined pairs are skipped and reported."""
     rows = [(f"pics/{number:03d}.jpg", caption(number)) for number in range(COUNT)] + [("none.jpg", "no image")]
     write_csv(folder, rows, name="broken.csv")
     bad = write_jsonl(tmp_path, [{"key": "pics/002.jpg", "reason": "x"}], "quarantine.jsonl")
@@ -40,7 +40,7 @@ def test_pairs_of_two_places(folder, tmp_path):
     )
     code, out, err = convert(*flags)
     assert code == 0, err
-    assert "left out none.jpg: FileNotFoundError" in out
+    assert "skipped none.jpg: FileNotFoundError" in out
     assert (
         f"23 of 25 pairs in 3 files: --config.data.name=arrayrecord --config.data.train='{tmp_path}/out/train_1-" in out
     )

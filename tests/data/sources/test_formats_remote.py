@@ -3,8 +3,7 @@
 import pytest
 
 from rankclip_jax.data.sources import SOURCES
-from rankclip_jax.data.storage import remote_files
-from tests.support.http_files import serving
+from tests.support.http_files import retry_quickly, serving
 from tests.support.pair_files import COUNT, caption, jpeg, write_all
 
 
@@ -39,7 +38,7 @@ def test_parquet_is_read_by_ranges(served):
 
 
 def test_a_image_that_is_not_there_is_a_bad_record(served, monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.002)
+    retry_quickly(monkeypatch)
     train = load(served, "csv", train="pairs.csv", images="elsewhere")
     with pytest.raises(FileNotFoundError):
         train.pairs.image_bytes(0)

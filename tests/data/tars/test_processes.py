@@ -73,7 +73,7 @@ KILLS = {
     "before the rename": "build.write_index.__globals__['os'].replace = lambda *_: os.kill(os.getpid(), 9)",
     "half written": """
         def half(file):
-            os.truncate(file, 100)
+            os.truncate(os.readlink(f"/proc/self/fd/{file}"), 100)
             os.kill(os.getpid(), 9)
         build.write_index.__globals__['os'].fsync = half
     """,
