@@ -103,7 +103,7 @@ def test_a_rate_limit_is_waited_for(server):
     """Without Retry-After all attempts would be over within 0.1 s."""
     server.limited_until = began = time.monotonic() + 1.2
     assert locations.read_range(server.files[0], 0, 512) == locations.read_range(server.local[0], 0, 512)
-    assert time.monotonic() > began and len(server.requests) == 3
+    assert time.monotonic() > began and 2 <= len(server.requests) <= 3
 
 
 @pytest.mark.parametrize(

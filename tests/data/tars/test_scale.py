@@ -1,4 +1,4 @@
-"""Tars of the size of CC12M: how large their index is, how fast it is made and opened. `slow` has the full size."""
+"""Tars of the size of CC12M: the size of their index, the time to build and open it. Full size: `slow`."""
 
 import os
 import tarfile
@@ -22,7 +22,7 @@ PARTS = (webdataset.IMAGES, ("txt",))
 
 
 def synthetic(folder, num_shards, num_pairs):
-    """So many links to one tar of 64 pairs, with an index that has its rows again and again."""
+    """`num_shards` links to one tar of 64 pairs, with an index that repeats its rows."""
     (first,) = write_shards(folder, [64])
     (tar,) = open_indexes([first], PARTS)
     each = -(-num_pairs // num_shards)
@@ -60,7 +60,7 @@ with Loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
     ("num_shards", "num_pairs"), [(40, 200_000), pytest.param(1243, 12_000_000, marks=pytest.mark.slow)]
 )
 def test_an_index_is_small_and_opened_at_once(tmp_path, num_shards, num_pairs):
-    """28 bytes a pair, of which an open data set has none in memory of its own; the order of 12 M is 96 MB."""
+    """28 bytes per pair, mapped and not in private memory; the permutation of 12 M pairs takes 96 MB."""
     index, total = synthetic(tmp_path / "d", num_shards, num_pairs)
     assert index.stat().st_size / total < 30
     code, out, err = processes.run(FIRST_BATCH, f"{tmp_path}/d/{{00000..{num_shards - 1:05d}}}.tar")
@@ -72,7 +72,7 @@ def test_an_index_is_small_and_opened_at_once(tmp_path, num_shards, num_pairs):
 
 @pytest.mark.parametrize(("num_pairs", "rate"), [(5000, 0), pytest.param(340_000, 200_000, marks=pytest.mark.slow)])
 def test_a_tar_of_many_small_members(tmp_path, num_pairs, rate):
-    """`slow`: 10^6 members, 2 x 10^5 of them a second of this process's own time, from a warm file."""
+    """`slow`: 10^6 members from a cached file, at 2 x 10^5 members per second of CPU time."""
     path = tmp_path / "0.tar"
     with open(path, "wb") as file:
         for number in range(num_pairs):
