@@ -50,7 +50,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
         print(_against_pillow([train.pairs.image_bytes(index) for index in indices], config.model.image.image_size))
     batch_size, rate = min(config.batch_size, len(train)), 0.0
     print(f"loader, batches of {batch_size}")
-    for threads in _powers_of_two(max_threads):
+    for threads in [*itertools.takewhile(lambda n: n < max_threads, (1 << i for i in range(20))), max_threads]:
         with make_loader(config, train, tokenizer, batch_size, threads, config.data.prefetch) as loader:
             rate = batch_size * _batches_per_second(loader, config.data.prefetch, loader_seconds)
         print(f"  {threads:>3} threads  {rate:>9,.0f} pairs/s", flush=True)
@@ -104,37 +104,20 @@ def _table(seconds: dict[str, float], count: int) -> str:
 
 def _against_pillow(encoded: Sequence[bytes], size: int) -> str:
     augment = make_augment("none", size)
-    seconds = _timed(
-        {
-            "package": (lambda data: augment(decode(data), None), encoded),
-            "pillow": (lambda data: bare_pillow(data, size), encoded),
-        }
-    )
+    package, pillow = (lambda data: augment(decode(data), None)), (lambda data: bare_pillow(data, size))
+    seconds = _timed({"package": (package, encoded), "pillow": (pillow, encoded)})
     rate, ratio = len(encoded) / seconds["package"], seconds["pillow"] / seconds["package"]
     return f"decode and resize to {size}: {rate:,.0f} images/s, {ratio:.2f} x bare Pillow"
 
 
 def bare_pillow(data: bytes, size: int) -> np.ndarray:
-    """CLIP's preprocessing by direct calls of Pillow, as the reference speed.
-
-    Args:
-      data: an encoded image.
-      size: side of the result in pixels.
-
-    Returns:
-      uint8 [size, size, 3].
-    """
+    """uint8 [size, size, 3]: CLIP's preprocessing of an encoded image by direct calls of Pillow, for comparison."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     scale = size / min(image.size)
     width, height = (size if edge == min(image.size) else int(edge * scale) for edge in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def _powers_of_two(most: int) -> list[int]:
-    """1, 2, 4 ... below `most`, then `most`."""
-    return [*itertools.takewhile(lambda n: n < most, (1 << i for i in range(20))), most]
 
 
 def _batches_per_second(loader: Loader, prefetch: int, seconds: float) -> float:

@@ -43,15 +43,8 @@ HANDLED = {
 SHOWN = 3  # keys for each reason
 
 
-class Reason(NamedTuple):
-    """Why a pair cannot be used: a kind for counting, and the full text."""
-
-    kind: str
-    text: str
-
-
 class Finding(NamedTuple):
-    """A pair to list."""
+    """A pair to list: a kind for counting, and the full reason."""
 
     key: str
     kind: str
@@ -64,56 +57,6 @@ class Report(NamedTuple):
     bad: list[Finding]
     unusual: Counter
     hashes: np.ndarray
-
-
-class Check(NamedTuple):
-    """What is checked: `tokenizer` measures captions, `min_side` is in pixels, `strict` as in the flag."""
-
-    tokenizer: Tokenizer
-    min_side: int
-    strict: bool
-
-    def report(self, pairs: PairSource, indices: np.ndarray) -> Report:
-        """Check some pairs."""
-        bad, unusual, hashes = [], Counter(), []
-        for index in indices.tolist():
-            key = pairs.key(index)
-            hashes.append(hash(key))
-            reasons, found = self.pair(pairs, index)
-            unusual.update(found)
-            reasons += [Reason(kind, kind) for kind in found if self.strict and kind in STRICT]
-            if reasons:
-                bad.append(Finding(key, reasons[0].kind, "; ".join(reason.text for reason in reasons)))
-        return Report(bad, unusual, np.array(hashes, np.int64))
-
-    def pair(self, pairs: PairSource, index: int) -> tuple[list[Reason], list[str]]:
-        """Reasons against a pair, and its unusual properties as keys of `HANDLED`."""
-        reasons, unusual = self._captions(pairs, index)
-        try:
-            data = pairs.image_bytes(index)
-        except Exception as error:  # readers may raise any exception
-            return [*reasons, Reason("image cannot be read", f"image cannot be read: {error}")], unusual
-        try:
-            unusual += _unusual(open_image(data))
-            side = min(decode(data).size)
-        except ImageError as error:
-            return [*reasons, Reason(error.kind, str(error))], unusual
-        if side < self.min_side:
-            reasons.append(Reason("tiny", f"tiny: the shorter side is {side} pixels"))
-        return reasons, unusual
-
-    def _captions(self, pairs: PairSource, index: int) -> tuple[list[Reason], list[str]]:
-        reasons, unusual = [], []
-        for read in (pairs.captions, getattr(pairs, "second_captions", None)):
-            try:
-                captions = read(index) if read else ()
-                if captions and (self.tokenizer.lengths(captions) > self.tokenizer.context_length).any():
-                    unusual.append(OVER_LONG)
-            except UnicodeDecodeError as error:
-                reasons.append(Reason("caption is not UTF-8", f"caption is not UTF-8: {error}"))
-            except Exception as error:  # readers may raise any exception
-                reasons.append(Reason("caption", f"caption: {error}"))
-        return reasons, unusual
 
 
 def define_flags() -> None:
@@ -129,24 +72,65 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     out, threads = Path(flags.FLAGS.out), flags.FLAGS.threads
     min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
     sections = sections_of(config)
-    check = Check(make_tokenizer(config, DecodedRecords(sections[0].pairs)), min_side, strict)
+    tokenizer = make_tokenizer(config, DecodedRecords(sections[0].pairs))
     bad, unusual, hashes = [], Counter(), []
     try:
         with replaced_file(out) as file:
             for name, pairs in sections:
-                work, indices = partial(check.report, pairs), np.arange(len(pairs))
-                for report in in_parallel(work, indices, threads, f"validating {name}"):
+                work = partial(_report, pairs, tokenizer, min_side, strict)
+                for report in in_parallel(work, np.arange(len(pairs)), threads, f"validating {name}"):
                     bad += report.bad
                     unusual += report.unusual
                     hashes.append(report.hashes)
                     file.writelines(_line(finding) for finding in report.bad)
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
-    unusual[REPEATED] = _num_repeated(np.concatenate(hashes))
+    unusual[REPEATED] = int((np.unique(np.concatenate(hashes), return_counts=True)[1] > 1).sum())
     print(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
     print("\n".join([*_by_kind(bad), *_handled(unusual), f"list: {out}"]))
     if bad and not isinstance(sections[0].pairs, EncodedRecords):
         print(f"train without them: --config.data.quarantine={out}")
+
+
+def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool, indices: np.ndarray) -> Report:
+    bad, unusual, hashes = [], Counter(), []
+    for index in indices.tolist():
+        key = pairs.key(index)
+        hashes.append(hash(key))
+        reasons, found = examine(pairs, index, tokenizer, min_side)
+        unusual.update(found)
+        reasons += [(kind, kind) for kind in found if strict and kind in STRICT]
+        if reasons:
+            bad.append(Finding(key, reasons[0][0], "; ".join(reason for _, reason in reasons)))
+    return Report(bad, unusual, np.array(hashes, np.int64))
+
+
+def examine(
+    pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Reasons against a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
+    reasons, unusual = [], []
+    for read in (pairs.captions, getattr(pairs, "second_captions", None)):
+        try:
+            captions = read(index) if read else ()
+            if captions and (tokenizer.lengths(captions) > tokenizer.context_length).any():
+                unusual.append(OVER_LONG)
+        except UnicodeDecodeError as error:
+            reasons.append(("caption is not UTF-8", f"caption is not UTF-8: {error}"))
+        except Exception as error:  # readers may raise any exception
+            reasons.append(("caption", f"caption: {error}"))
+    try:
+        data = pairs.image_bytes(index)
+    except Exception as error:
+        return [*reasons, ("image cannot be read", f"image cannot be read: {error}")], unusual
+    try:
+        unusual += _unusual(open_image(data))
+        side = min(decode(data).size)
+    except ImageError as error:
+        return [*reasons, (error.kind, str(error))], unusual
+    if side < min_side:
+        reasons.append(("tiny", f"tiny: the shorter side is {side} pixels"))
+    return reasons, unusual
 
 
 def _unusual(image: Image.Image) -> list[str]:
@@ -162,12 +146,6 @@ def _unusual(image: Image.Image) -> list[str]:
         "EXIF orientation": "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1,
     }
     return [kind for kind, applies in tests.items() if applies]
-
-
-def _num_repeated(hashes: np.ndarray) -> int:
-    """The number of distinct keys that occur more than once."""
-    counts = np.unique(hashes, return_counts=True)[1]
-    return int((counts > 1).sum())
 
 
 def _line(finding: Finding) -> str:

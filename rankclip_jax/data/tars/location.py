@@ -46,13 +46,14 @@ class IndexLocation:
         """Lock the first path that can be written; `UserError` if there is none."""
         path, lock = self._open_lock()
         try:
-            if _lock(lock, path):
+            if _wait_for(lock, path):
                 remove_partials(path)
             yield path
         finally:
             os.close(lock)  # also unlocks
 
     def _open_lock(self) -> tuple[str, int]:
+        problem = None
         for path in self._paths:
             folder = os.path.dirname(path)
             try:
@@ -62,10 +63,10 @@ class IndexLocation:
                 if error.errno not in UNWRITABLE:
                     raise
                 problem = error
-                continue
-            if path != self._paths[0]:
-                LOG.warning("the index of %s is kept in %s (%s)", self._folder, folder, problem)
-            return path, lock
+            else:
+                if problem:
+                    LOG.warning("the index of %s is kept in %s (%s)", self._folder, folder, problem)
+                return path, lock
         name = f"config.data.index_dir={self._index_dir}" if self._index_dir else "the index"
         raise UserError(f"{name} cannot be written ({problem}): set config.data.index_dir to a writable folder.")
 
@@ -76,7 +77,7 @@ def _cache() -> str:
     return os.path.join(base, "rankclip_jax", "tars")
 
 
-def _lock(lock: int, path: str) -> bool:
+def _wait_for(lock: int, path: str) -> bool:
     """Wait for the lock; False if the file system has no locks. The end of the process releases it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,8 +34,6 @@ def summary(tars: Sequence[Indexed], seconds: float) -> str:
 def problems(tars: Sequence[Indexed]) -> list[str]:
     """One line for each kind of problem found."""
     damaged = [f"{os.path.basename(tar.file)} ({tar.entry.problem})" for tar in tars if tar.entry.problem]
-    incomplete = [tar for tar in tars if tar.entry.incomplete]
-    repeated = [tar for tar in tars if tar.entry.duplicates]
     gaps = gaps_in([tar.file for tar in tars])
     lines = []
     if damaged:
@@ -45,13 +43,8 @@ def problems(tars: Sequence[Indexed]) -> list[str]:
         )
     if gaps:
         lines.append(f"{len(gaps)} shard numbers are missing: {_first(gaps)}")
-    if incomplete:
-        count = sum(tar.entry.incomplete for tar in incomplete)
-        lines.append(f"{count:,} samples without image or caption are skipped, in {_names(incomplete)}")
-    if repeated:
-        count = sum(tar.entry.duplicates for tar in repeated)
-        lines.append(f"{count:,} members with a repeated name are skipped, in {_names(repeated)}")
-    return lines
+    lines += _skipped(tars, [tar.entry.incomplete for tar in tars], "samples without image or caption")
+    return lines + _skipped(tars, [tar.entry.duplicates for tar in tars], "members with a repeated name")
 
 
 def gaps_in(files: Sequence[str]) -> list[str]:
@@ -71,8 +64,9 @@ def gaps_in(files: Sequence[str]) -> list[str]:
     return missing
 
 
-def _names(tars: Sequence[Indexed]) -> str:
-    return _first([os.path.basename(tar.file) for tar in tars])
+def _skipped(tars: Sequence[Indexed], counts: Sequence[int], kind: str) -> list[str]:
+    names = [os.path.basename(tar.file) for tar, count in zip(tars, counts, strict=True) if count]
+    return [f"{sum(counts):,} {kind} are skipped, in {_first(names)}"] if names else []
 
 
 def _first(names: Sequence[str]) -> str:
