@@ -59,8 +59,8 @@ def test_several_files_are_one(tmp_path):
     pairs = open_parquet(*files)
     check_all(pairs)
     assert pairs.key(7) == "7-20.parquet:0"
-    other = write_parquet(tmp_path / "other.parquet", {"image": BYTES, "text": TEXTS})
-    with pytest.raises(UserError, match=r"other.parquet has columns \['image', 'text'\], .* has \['image', 'text'\]"):
+    other = write_parquet(tmp_path / "other.parquet", {"photo": BYTES, "text": TEXTS})
+    with pytest.raises(UserError, match=r"other.parquet has columns \['photo', 'text'\], .* has \['image', 'text'\]"):
         open_parquet(files[0], other)
 
 
@@ -88,7 +88,7 @@ def test_columns_of_paths_are_a_table(tmp_path, kind):
 def test_lists_of_captions_and_second_ones(tmp_path):
     columns = {"jpg": BYTES[:2], "txt": [["one", None, " "], ["two", "three"]], "alt": ["x", None]}
     file = write_parquet(tmp_path / "a.parquet", columns)
-    assert not hasattr(open_parquet(file), "second_captions")
+    assert not open_parquet(file).has_second_captions
     pairs = open_parquet(file, second_caption_key="alt")
     assert (pairs.captions(0), pairs.captions(1), pairs.second_captions(0)) == (("one",), ("two", "three"), ("x",))
     with pytest.raises(ValueError, match="missing or empty"):
@@ -101,7 +101,7 @@ def test_classes_of_hugging_face(tmp_path):
     pairs = open_parquet(file, templates=("a {}.", "the {}"))
     assert pairs.class_names == ("red fox", "cat")
     assert pairs.label(0) == 1 and pairs.captions(1) == ("a red fox.", "the red fox")
-    with pytest.raises(ValueError, match="its class is -1, of 2"):
+    with pytest.raises(ValueError, match="its label is -1, of 2 classes"):
         pairs.captions(2)
     assert pairs.digest() != open_parquet(file, templates=("{}",)).digest()
 
@@ -148,17 +148,17 @@ def test_a_warning_where_each_image_costs_a_large_group(tmp_path, caplog, monkey
     cells = ParquetCells([str(file)], cache_bytes=250_000)
     for index in (0, 19, 7):
         cells.large_cell("jpg", index)
-    assert caplog.text.count("each image drawn at random reads a group of 0 MB. Convert the files once") == 1
+    assert caplog.text.count("each image drawn at random reads a row group of 0 MB. Convert the files once") == 1
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"image": [], "text": []}, "has no rows"),
-        ({"image": [b"x"], "label": [1]}, "no column has a usual name of captions.* Columns found: 'image', 'label'"),
-        ({"image": [[1, 2]], "text": ["x"]}, "column 'image' of images holds list<.*>; it must hold encoded bytes"),
-        ({"image": [b"x"], "text": [3]}, "column 'text' of captions holds int64; it must hold texts"),
-        ({"url": ["x"], "text": ["x"]}, "no column has a usual name of images.* Columns found: 'url', 'text'"),
+        ({"image": [b"x"], "label": [1]}, "no column has a usual name for captions.* Columns found: 'image', 'label'"),
+        ({"image": [[1, 2]], "text": ["x"]}, "image column 'image' holds list<.*>; it must hold encoded bytes"),
+        ({"image": [b"x"], "text": [3]}, "caption column 'text' holds int64; it must hold texts"),
+        ({"url": ["x"], "text": ["x"]}, "no column has a usual name for images.* Columns found: 'url', 'text'"),
     ],
 )
 def test_columns_that_are_none(tmp_path, columns, message):
@@ -171,7 +171,7 @@ def test_files_that_are_none(tmp_path):
     whole = write_parquet(tmp_path / "a.parquet", {"image": BYTES, "text": TEXTS}).read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], b"x" * 100):
         (tmp_path / "broken.parquet").write_bytes(content)
-        with pytest.raises(UserError, match=r"cannot read .*broken.parquet as Parquet .*: is it whole"):
+        with pytest.raises(UserError, match=r"cannot read .*broken.parquet as Parquet .*: is it complete"):
             open_parquet(tmp_path / "broken.parquet")
     with pytest.raises(UserError, match="cannot read"):
         open_parquet(tmp_path / "none.parquet")
@@ -210,7 +210,7 @@ def test_a_folder_of_save_to_disk(tmp_path):
     check_all(open_folder(folder, split="train"))
     write_saved_dataset(folder, range(12), split="test")
     assert len(open_folder(folder, split="test")) == 12
-    with pytest.raises(UserError, match=r"holds several splits: name one, as in .*#test. There are: test, train"):
+    with pytest.raises(UserError, match=r"holds several splits: name one, as in .*#test. Known: test, train"):
         open_folder(folder)
     with pytest.raises(UserError, match=r"unknown split of .*'trian'. Did you mean 'train'\?"):
         open_folder(folder, split="trian")
@@ -228,7 +228,7 @@ def test_a_folder_of_the_hub(tmp_path, layout):
     (tmp_path / ".cache" / "train-00001-of-00002.parquet").write_bytes(b"none of it")
     check_all(open_folder(tmp_path, split="train"))
     assert len(open_folder(tmp_path, split="test")) == 7
-    with pytest.raises(UserError, match=r"There are: (test, train|train, test)\."):
+    with pytest.raises(UserError, match=r"Known: (test, train|train, test)\."):
         open_folder(tmp_path)
 
 

@@ -57,7 +57,9 @@ def test_a_text_beside_each_image(tmp_path):
     (tmp_path / "1.txt").write_text("one\n\ntwo\n")
     (tmp_path / "3.txt").write_bytes(b"caf\xe9")
     pairs = open_folder(tmp_path)
-    assert len(pairs) == 3 and pairs.captions(0) == ("one", "two") and not hasattr(pairs, "class_names")
+    assert (
+        len(pairs) == 3 and pairs.captions(0) == ("one", "two") and pairs.class_names == () and pairs.label(0) is None
+    )
     with pytest.raises(FileNotFoundError):
         pairs.captions(1)
     with pytest.raises(UnicodeDecodeError):
@@ -67,7 +69,7 @@ def test_a_text_beside_each_image(tmp_path):
     assert open_folder(tmp_path).digest() != digest
 
 
-def test_a_image_that_is_gone_is_a_bad_record(tmp_path):
+def test_an_image_that_is_gone_is_a_bad_record(tmp_path):
     fill(tmp_path, ("cat/1.jpg", "cat/2.jpg"))
     pairs = open_folder(tmp_path)
     (tmp_path / "cat/2.jpg").unlink()
@@ -78,12 +80,12 @@ def test_a_image_that_is_gone_is_a_bad_record(tmp_path):
 
 def test_folders_that_are_none(tmp_path):
     for folder in (tmp_path / "none", "https://x.org/folder"):
-        with pytest.raises(UserError, match="is no local folder"):
+        with pytest.raises(UserError, match="is not a local folder"):
             open_folder(folder)
-    with pytest.raises(UserError, match=r"no images in .* files that end with .jpg"):
+    with pytest.raises(UserError, match=r"no images in .* image_folder reads files .jpg"):
         open_folder(tmp_path)
     fill(tmp_path, ("1.jpg",))
-    with pytest.raises(UserError, match=r"holds images such as 1.jpg without a caption"):
+    with pytest.raises(UserError, match=r"holds images such as 1.jpg without captions"):
         open_folder(tmp_path)
     fill(tmp_path, ("cat/1.jpg",))
     with pytest.raises(UserError, match=r"holds folders, and images beside them such as 1.jpg"):

@@ -8,6 +8,7 @@ import msgpack
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from rankclip_jax.data.mixture import RedirectedPairs
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources import array_record, tfds
 from rankclip_jax.errors import UserError
@@ -32,16 +33,26 @@ def write(path, records):
 def test_records_of_several_files(tmp_path):
     files = [write_array_record(tmp_path / "a", range(10)), write_array_record(tmp_path / "b", range(10, COUNT))]
     pairs = open_records(*files)
-    assert len(pairs) == COUNT and not hasattr(pairs, "second_captions")
+    assert len(pairs) == COUNT and not pairs.has_second_captions
     for index in (23, 0, 9, 10, 9):
         assert pairs.key(index) == f"k{index}" and pairs.captions(index) == (caption(index),)
         assert pairs.image_bytes(index) == jpeg(index)
     assert pairs.digest() != open_records(*files[:1]).digest()
 
 
+class WithSecond(RedirectedPairs):
+    has_second_captions = True
+
+    def __init__(self, pairs):
+        self._locate = lambda index: (pairs, index)
+
+    def second_captions(self, index):
+        return (f"second {index}", "more")
+
+
 def test_what_is_written_is_the_layout(tmp_path):
     pairs = open_records(write_array_record(tmp_path / "a", range(COUNT)))
-    pairs.second_captions = lambda index: (f"second {index}", "more")
+    pairs = WithSecond(pairs)
     records = (array_record.encode_pair(pairs, index) for index in (5, 3))
     assert array_record.write_records(tmp_path / "b", records) == 2
     reader = ArrayRecordReader(str(tmp_path / "b"))
@@ -162,7 +173,7 @@ def test_classes_and_parts_of_splits(prepared):
         (
             "classed/1.0.0",
             "",
-            r"holds several splits: name one, as in tfds:.*#train. There are: test, train|train, test",
+            r"holds several splits: name one, as in tfds:.*#train. Known: test, train|train, test",
         ),
         ("classed/1.0.0", "valid", "unknown split of tfds:classed/1.0.0 'valid'. Known: test, train"),
         ("classed/1.0.0", "train[:x]", "cannot read tfds:"),

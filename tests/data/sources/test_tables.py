@@ -2,8 +2,10 @@
 
 import csv
 import json
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rankclip_jax.data.pairs import PairOptions
@@ -56,7 +58,7 @@ def test_images_are_beside_the_table_or_where_the_option_says(tmp_path):
     moved = write_csv(tmp_path / "elsewhere", [*ROWS[1:], (str(tmp_path / ROWS[0][0]), "absolute")])
     with pytest.raises(FileNotFoundError):
         open_csv(moved).image_bytes(0)
-    pairs = open_csv(moved, images=str(tmp_path))
+    pairs = open_csv(moved, image_root=str(tmp_path))
     assert pairs.image_bytes(0) == jpeg(1) and pairs.image_bytes(23) == jpeg(0)
 
 
@@ -74,7 +76,7 @@ def test_several_tables_are_one(tmp_path):
     assert content(open_csv(first, second)) == [(name, (text,)) for name, text in ROWS]
     (tmp_path / "sub").mkdir()
     third = write_csv(tmp_path / "sub", ROWS, name="3.csv")
-    with pytest.raises(UserError, match=r"tables lie in 2 folders, .* in config.data.image_root"):
+    with pytest.raises(UserError, match=r"the tables are in 2 folders, .* set config.data.image_root"):
         open_csv(first, third)
 
 
@@ -86,7 +88,7 @@ def test_second_captions_are_there_on_demand(tmp_path, kind):
         pairs, file = open_csv, write_csv(tmp_path, rows, header)
     else:
         pairs, file = open_jsonl, write_jsonl(tmp_path, [dict(zip(header, row, strict=True)) for row in rows])
-    assert not hasattr(pairs(file), "second_captions")
+    assert not pairs(file).has_second_captions
     found = pairs(file, second_caption_key="blip")
     assert found.captions(0) == ("one",) and found.second_captions(0) == ("made one",)
     with pytest.raises(ValueError, match="missing or empty"):
@@ -156,7 +158,7 @@ def test_rows_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog):
     [
         ("", "is empty: a table needs a header line"),
         ("\n\n", "is empty: a table needs a header line"),
-        ("filepath,title\n", "has a header and no rows"),
+        ("filepath,title\n", "has a header line, but no rows"),
         ("url,title\nx,y\n", "of images, such as .*config.data.image_key. Columns found: 'url', 'title'"),
         ("filepath;key\nx;y\n", "of captions.*config.data.caption_key. Columns found: 'filepath', 'key'"),
         ("just text", "Columns found: 'just text'"),
@@ -198,18 +200,18 @@ def test_digests_tell_tables_apart(tmp_path):
 
 
 def test_a_large_table_holds_no_object_for_each_row(tmp_path):
-    """A million pairs open within seconds and hold their text, twice at most."""
-    import tracemalloc
-
+    """The table is in memory as its text, and some bytes per row for offsets."""
     count = 200_000
     file = tmp_path / "large.csv"
     file.write_text("filepath,title\n" + "".join(f"pics/{i:08d}.jpg,caption number {i}\n" for i in range(count)))
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
     pairs = open_csv(file)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(pairs) == count and pairs.captions(count - 1) == (f"caption number {count - 1}",)
-    assert held < 100 * count
+    text = len("pics/00000000.jpg") + len("caption number 199999")
+    assert held + pa.total_allocated_bytes() - before < (text + 3 * 8 + 4) * count
 
 
 # ---------------------------------------------------------------- COCO
@@ -242,10 +244,14 @@ def test_karpathy_splits(tmp_path):
     assert found == [(f"val2014/{i}.jpg", tuple(f"caption {i} {j}" for j in range(5))) for i in (3, 7, 11)]
     together = open_coco(file, split="train+restval")
     assert [together.key(i) for i in range(6)] == [f"val2014/{i}.jpg" for i in (0, 1, 4, 5, 8, 9)]
-    with pytest.raises(UserError, match=r"holds several splits: name one, .* There are: train, restval, val, test"):
+    with pytest.raises(UserError, match=r"holds several splits: name one, .* Known: train, restval, val, test"):
         open_coco(file)
     with pytest.raises(UserError, match=r"unknown split of .*'tset'. Did you mean 'test'\?"):
         open_coco(file, split="tset")
+    data = karpathy()
+    data["images"] = [image for image in data["images"] if image["split"] == "test"]
+    file.write_text(json.dumps(data))
+    assert content(open_coco(file)) == found  # the only split
 
 
 def test_flickr_has_no_folders(tmp_path):
@@ -266,19 +272,22 @@ def test_coco_captions(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(data))
     expected = [(f"{k}.jpg", tuple(f"c{i}" for i in numbers if i % 4 == k)) for k in range(4)]
     assert content(open_coco(tmp_path / "c.json")) == expected
-    with pytest.raises(UserError, match="has one split only: leave out #val"):
+    with pytest.raises(UserError, match="has only one split: leave out #val"):
         open_coco(tmp_path / "c.json", split="val")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no JSON .*: is it whole"),
-        ('{"images": [', "is no JSON"),
-        ("[]", "is no caption file of COCO's or Karpathy's kind"),
-        ("{}", r"is no caption file .*KeyError: 'images'"),
+        ("", "is not valid JSON .*: is it complete"),
+        ('{"images": [', "is not valid JSON"),
+        ("[]", "is not a caption file in the layout of COCO or Karpathy"),
+        ("{}", r"is not a caption file .*KeyError: 'images'"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', "has no captions"),
-        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "caption": ""}]}', "is no caption"),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "caption": ""}]}',
+            "is not a caption",
+        ),
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": []}]}', "KeyError: 'caption'"),
     ],
 )

@@ -6,16 +6,16 @@ import os
 import tarfile
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources import SOURCES, webdataset
+from rankclip_jax.data.sources import webdataset
 from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from tests.support.pair_files import load
 from tests.support.tar_files import sample, write_shards, write_tar
 
 JSON = PairOptions(caption_key="json.caption")
@@ -64,7 +64,7 @@ def test_captions_of_members_and_of_fields(tmp_path):
     assert both.captions(1) == ("number 1",) and both.second_captions(1) == ("the image 1", "it")
     same = open_pairs(files, PairOptions(caption_key="json.other.long", second_caption_key="json.caption"))
     assert same.captions(1) == ("the image 1", "it") and same.second_captions(1) == ("number 1",)
-    assert not hasattr(open_pairs(files, PairOptions()), "second_captions")
+    assert not open_pairs(files, PairOptions()).has_second_captions
 
 
 def test_images_of_one_extension(tmp_path):
@@ -79,10 +79,10 @@ def test_images_of_one_extension(tmp_path):
     [
         (b"{", "Expecting property name"),
         (b'{"title": "x", "url": "y"}', "no field caption in the json member: found title, url"),
-        (b"[1]", "it is no object"),
-        (b'{"caption": null}', "caption in the json member is no text: None"),
-        (b'{"caption": []}', "is no text"),
-        (b'{"caption": ["a", 3]}', "is no text"),
+        (b"[1]", "it is not an object"),
+        (b'{"caption": null}', "caption in the json member is not text: None"),
+        (b'{"caption": []}', "is not text"),
+        (b'{"caption": ["a", 3]}', "is not text"),
         (b"\xff\xff", "codec can't decode"),
     ],
 )
@@ -229,18 +229,13 @@ def test_no_pairs_at_all(tmp_path):
 # ---------------------------------------------------------------- as a user names it
 
 
-def config(**options):
-    return SimpleNamespace(**({"name": "webdataset"} | options))
-
-
 def test_by_its_name_in_a_config(tmp_path):
     write_shards(tmp_path / "cc3m", [30, 30])
-    dataset = SOURCES["webdataset"](
-        config(root=str(tmp_path), train="cc3m/{00000..00001}.tar", val_pairs=10, second_caption_key="json.other.long")
-    )
+    options = {"val_pairs": 10, "second_caption_key": "json.other.long"}
+    dataset = load("webdataset", tmp_path, train="cc3m/{00000..00001}.tar", **options)
     assert dataset.counts == {"train": 50, "val": 10}
     assert dataset.train[3].second_captions[1] == "it" and dataset.train[3].image.size == (16, 16)
-    folder = SOURCES["webdataset"](config(root=str(tmp_path), train="cc3m", index_dir=str(tmp_path / "i")))
+    folder = load("webdataset", tmp_path, train="cc3m", index_dir=str(tmp_path / "i"))
     assert len(folder.train) == 60 and (tmp_path / "i").is_dir()
 
 
@@ -248,6 +243,6 @@ def test_a_quarantine_list_leaves_pairs_out(tmp_path):
     write_shards(tmp_path / "d", [30, 30], broken=(7, 31))
     keys = ["00000.tar/000000007.jpg", "00001.tar/000000031.jpg"]
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps({"key": key, "reason": "truncated"}) + "\n" for key in keys))
-    dataset = SOURCES["webdataset"](config(train=f"{tmp_path}/d/*.tar", quarantine=str(tmp_path / "bad.jsonl")))
+    dataset = load("webdataset", tmp_path, train="d/*.tar", quarantine=str(tmp_path / "bad.jsonl"))
     assert len(dataset.train) == 58
     assert [dataset.train[i].captions[0] for i in (6, 7, 29, 30)] == ["number 6", "number 8", "number 30", "number 32"]
