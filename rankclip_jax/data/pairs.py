@@ -7,6 +7,8 @@ import numpy as np
 
 from rankclip_jax.data.progress import progress
 
+LAST_READ = 16  # records that a reader keeps, because a thread asks for the captions and then the image of a record
+
 
 @dataclass(frozen=True)
 class PairOptions:

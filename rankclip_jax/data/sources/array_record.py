@@ -12,15 +12,15 @@ writes another layout: use the format `tfds` for it.
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import grain
 import msgpack
 from array_record.python import array_record_module
 
-from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.pairs import LAST_READ, PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
-from rankclip_jax.data.sources.last_read import LastRead
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
@@ -58,7 +58,7 @@ class ArrayRecordPairs(PairSource):
     """The pairs of some ArrayRecord files."""
 
     def __init__(self, files: Sequence[str], records: Sequence[bytes], has_second: bool):
-        self._files, self._encoded, self._records = tuple(files), records, LastRead(self._read)
+        self._files, self._encoded, self._record = tuple(files), records, lru_cache(LAST_READ)(self._read)
         self.has_second_captions = has_second
 
     def __len__(self) -> int:
@@ -66,18 +66,18 @@ class ArrayRecordPairs(PairSource):
 
     def key(self, index: int) -> str:
         try:
-            return str(self._records[index]["key"])
+            return str(self._record(index)["key"])
         except Exception:  # any error of a record that cannot be read
             return f"record {index}"
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._records[index]["captions"])
+        return captions_of(self._record(index)["captions"])
 
     def second_captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._records[index][SECOND]) if self.has_second_captions else ()
+        return captions_of(self._record(index)[SECOND]) if self.has_second_captions else ()
 
     def image_bytes(self, index: int) -> bytes:
-        return self._records[index]["image"]
+        return self._record(index)["image"]
 
     def digest(self) -> str:
         """Covers names and sizes of the files, and the number of records."""
@@ -98,7 +98,7 @@ def encode_pair(pairs: PairSource, index: int) -> bytes:
 
 
 def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
-    """Write records to one file, which gets its name when it is complete; return the number of records."""
+    """Write records as one file, which appears under its name when it is whole; return how many there were."""
     partial = f"{path}.partial"
     writer = array_record_module.ArrayRecordWriter(partial, "group_size:1")
     count = 0

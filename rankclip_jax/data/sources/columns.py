@@ -7,44 +7,13 @@ from rankclip_jax.errors import UserError, did_you_mean
 
 # Usual column names, the most specific first, in any letter case. "filepath" and "title" are open_clip's.
 IMAGES = (
-    "filepath",
-    "image_path",
-    "img_path",
-    "file_path",
-    "image",
-    "img",
-    "picture",
-    "photo",
-    "images",
-    "jpg",
-    "png",
-    "webp",
-    "jpeg",
-    "image_file",
-    "file_name",
-    "filename",
-    "image_name",
-    "image_bytes",
-    "bytes",
-    "path",
-    "file",
-)
+    "filepath", "image_path", "img_path", "file_path", "image", "img", "picture", "photo", "images", "jpg", "png",
+    "webp", "jpeg", "image_file", "file_name", "filename", "image_name", "image_bytes", "bytes", "path", "file",
+)  # fmt: skip
 CAPTIONS = (
-    "title",
-    "caption",
-    "captions",
-    "text",
-    "texts",
-    "txt",
-    "sentence",
-    "sentences",
-    "description",
-    "alt_text",
-    "alt",
-    "raw_caption",
-    "comment",
-    "prompt",
-)
+    "title", "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "description", "alt_text",
+    "alt", "raw_caption", "comment", "prompt",
+)  # fmt: skip
 LABELS = ("label", "labels", "class", "fine_label", "category")
 
 

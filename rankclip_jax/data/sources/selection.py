@@ -5,7 +5,6 @@ One fixed permutation of all training pairs decides: its first ``val_pairs`` are
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,15 +15,10 @@ from rankclip_jax.errors import UserError
 ORDER_SEED = 20_250_101  # of the permutation: another value would change the data of every run
 
 
-class Selection(NamedTuple):
-    """For each source, int [n], ascending: the pairs that are held out, and those to train on."""
-
-    held_out: list[np.ndarray]
-    train: list[np.ndarray]
-
-
-def select(sources: Sequence[PairSource], num_held_out: int, limit: int, quarantined: frozenset[str]) -> Selection:
-    """Choose pairs.
+def select(
+    sources: Sequence[PairSource], num_held_out: int, limit: int, quarantined: frozenset[str]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Choose the pairs that are held out, and those to train on.
 
     Args:
       sources: all training pairs.
@@ -32,13 +26,16 @@ def select(sources: Sequence[PairSource], num_held_out: int, limit: int, quarant
       limit: how many to train on; 0 for all others.
       quarantined: keys of the pairs to leave out.
 
+    Returns:
+      the two choices; each has int [n], ascending, for each source.
+
     Raises:
       UserError: there are too few pairs.
     """
     starts = np.cumsum([0, *map(len, sources)])
     sound = [sound_pairs(source, quarantined) for source in sources]
     if not num_held_out and not limit:
-        return Selection([], sound)
+        return [], sound
     is_sound = np.zeros(starts[-1], bool)
     is_sound[np.concatenate([own + start for own, start in zip(sound, starts, strict=False)])] = True
     order = np.random.default_rng(ORDER_SEED).permutation(starts[-1])
@@ -49,7 +46,7 @@ def select(sources: Sequence[PairSource], num_held_out: int, limit: int, quarant
             f"config.data.train_limit={limit} and val_pairs={num_held_out} are more than the {is_sound.sum()} sound "
             "pairs: lower them."
         )
-    return Selection(_by_source(held_out, starts), _by_source(rest[: limit or None], starts))
+    return _by_source(held_out, starts), _by_source(rest[: limit or None], starts)
 
 
 def _by_source(chosen: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:

@@ -10,13 +10,13 @@ have captions, or labels whose class names make the captions.
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.pairs import LAST_READ, PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
 from rankclip_jax.data.sources.labels import checked_label, class_captions, in_words
-from rankclip_jax.data.sources.last_read import LastRead
 from rankclip_jax.errors import UserError, lookup
 
 
@@ -104,7 +104,7 @@ class _Records(PairSource):
     """One pair per record. Keys are "record 17", because TensorFlow Datasets stores no names."""
 
     def __init__(self, stored: Stored):
-        self._stored, self._records = stored, LastRead(stored.records.__getitem__)
+        self._stored, self._record = stored, lru_cache(LAST_READ)(stored.records.__getitem__)
 
     def __len__(self) -> int:
         return len(self._stored.records)
@@ -113,7 +113,7 @@ class _Records(PairSource):
         return f"record {index}"
 
     def image_bytes(self, index: int) -> bytes:
-        return bytes(self._records[index][self._stored.image])
+        return bytes(self._record(index)[self._stored.image])
 
     def _sha(self) -> "hashlib._Hash":
         return hashlib.sha256(repr((*self._stored.name, len(self))).encode())
@@ -128,10 +128,10 @@ class CaptionedRecords(_Records):
         self.has_second_captions = bool(second)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._records[index][self._caption])
+        return captions_of(self._record(index)[self._caption])
 
     def second_captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._records[index][self._second]) if self._second else ()
+        return captions_of(self._record(index)[self._second]) if self._second else ()
 
     def digest(self) -> str:
         """Covers name, version, split and number of records."""
@@ -148,7 +148,7 @@ class LabelledRecords(_Records):
         self._captions = class_captions(self.class_names, templates)
 
     def label(self, index: int) -> int:
-        return checked_label(self._records[index][self._label], self.class_names)
+        return checked_label(self._record(index)[self._label], self.class_names)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._captions[self.label(index)]

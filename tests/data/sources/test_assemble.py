@@ -41,7 +41,7 @@ def refused(folder, message, **options):
 # ---------------------------------------------------------------- locations
 
 
-def test_places_are_read_as_written():
+def test_locations_are_parsed():
     text = "0.7 csv:A.csv | .3 coco:B#x.json#train+restval"
     assert parse_locations(text, "jsonl", "train") == [
         Location(0.7, "csv", "A.csv", ""),
@@ -77,13 +77,13 @@ def test_every_format_gives_the_same_data(folder):
         assert keys(other.train) == keys(data.train) and other.digest == data.digest
 
 
-def test_what_is_not_there(folder):
+def test_missing_locations(folder):
     refused(folder, "config.data.name='csv' needs config.data.train")
     refused(folder, r"no file at .*none.csv: check the path.", train="none.csv")
 
 
 @pytest.mark.parametrize(("name", "key"), [("emoji", "train"), ("emoji", "second_captions"), ("csv", "styles")])
-def test_what_another_source_reads_is_not_ignored(name, key):
+def test_keys_of_another_source_are_refused(name, key):
     message = f"config.data.{key} is 'x', which config.data.name='{name}' does not read: (name the format|leave it out)"
     data = base.get_config().data
     data.name, data[key] = name, "x"
@@ -95,7 +95,7 @@ def test_what_another_source_reads_is_not_ignored(name, key):
 
 
 def test_a_smaller_limit_is_part_of_a_larger_one(folder):
-    """And whatever is held out stays the same, and is never trained on."""
+    """The held-out pairs stay the same, and are never trained on."""
     sets, held_out = [], set()
     for limit in (10, 40, 0):
         data = load(folder, train="a.csv | b.csv", train_limit=limit, val_pairs=20)
@@ -123,12 +123,12 @@ def test_a_smaller_limit_is_part_of_a_larger_one(folder):
         ({"quarantine": "/none.jsonl"}, "cannot read config.data.quarantine=/none.jsonl"),
     ],
 )
-def test_choices_that_cannot_be(folder, options, message):
+def test_invalid_choices(folder, options, message):
     refused(folder, message, train="a.csv", **options)
 
 
 def test_quarantined_pairs_are_left_out(folder, tmp_path):
-    bad = ["a5", "a17", "b2", "never was"]
+    bad = ["a5", "a17", "b2", "no pair"]
     listed = str(write_jsonl(tmp_path, [{"key": key, "reason": "truncated"} for key in bad]))
     data = load(folder, train="a.csv | c.csv", test="b.csv", quarantine=listed)
     assert keys(data.train) == [f"a{i}" for i in range(100) if i not in (5, 17)] + [f"c{i}" for i in range(7)]
@@ -156,7 +156,7 @@ def test_quarantine_of_a_source_without_an_index(folder, tmp_path):
 # ---------------------------------------------------------------- digests
 
 
-def test_the_digest_is_of_the_pairs_and_the_choice_among_them(folder, tmp_path):
+def test_the_digest_covers_the_pairs_and_their_selection(folder, tmp_path):
     listed = str(write_jsonl(tmp_path, [{"key": "a1", "reason": "x"}]))
     digests = [
         load(folder, **options).digest
@@ -221,7 +221,7 @@ def test_splits_of_classes(folder, tmp_path):
         data.train.labels("class")
 
 
-def test_an_unreadable_image_is_white_and_warned_of_once(tmp_path, caplog):
+def test_an_unreadable_image_is_white_and_logged_once(tmp_path, caplog):
     write_images(tmp_path, 4)
     (tmp_path / "pics/001.jpg").write_bytes(jpeg(1)[:200])
     (tmp_path / "pics/002.jpg").unlink()

@@ -1,4 +1,4 @@
-"""Pairs in Parquet files and in folders of Hugging Face `datasets`: any row, in little memory, from many threads."""
+"""Pairs in Parquet files and in folders of Hugging Face `datasets`: random access, bounded memory, threads."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def open_folder(folder, **options):
 
 
 def check_all(pairs):
-    """Every pair, in an order that jumps between groups of rows."""
+    """Compare every pair, in an order that jumps between row groups."""
     assert len(pairs) == COUNT
     for index in np.random.default_rng(0).permutation(COUNT).tolist():
         assert pairs.image_bytes(index) == BYTES[index] and pairs.captions(index) == (TEXTS[index],)
@@ -43,7 +43,7 @@ def check_all(pairs):
 
 
 @pytest.mark.parametrize("group", [1, 5, 100])
-def test_images_in_groups_of_rows(tmp_path, group):
+def test_images_in_row_groups(tmp_path, group):
     check_all(open_parquet(write_parquet(tmp_path / "a.parquet", {"jpg": BYTES, "caption": TEXTS}, group)))
 
 
@@ -85,7 +85,7 @@ def test_columns_of_paths_are_a_table(tmp_path, kind):
         pairs.captions(1)
 
 
-def test_lists_of_captions_and_second_ones(tmp_path):
+def test_lists_of_captions_and_second_captions(tmp_path):
     columns = {"jpg": BYTES[:2], "txt": [["one", None, " "], ["two", "three"]], "alt": ["x", None]}
     file = write_parquet(tmp_path / "a.parquet", columns)
     assert not open_parquet(file).has_second_captions
@@ -106,7 +106,7 @@ def test_classes_of_hugging_face(tmp_path):
     assert pairs.digest() != open_parquet(file, templates=("{}",)).digest()
 
 
-def test_a_bad_cell_costs_itself_only(tmp_path):
+def test_a_bad_cell_is_one_bad_record(tmp_path):
     texts = pa.Array.from_buffers(
         pa.string(), 3, [None, pa.py_buffer(np.array([0, 1, 5, 6], np.int32)), pa.py_buffer(b"acaf\xe9c")]
     )
@@ -119,7 +119,7 @@ def test_a_bad_cell_costs_itself_only(tmp_path):
 
 
 def test_few_groups_are_in_memory(tmp_path, caplog):
-    """Groups of 100 kB and a cache of 250: never more than two groups, whatever is asked for, by 8 threads."""
+    """8 threads read groups of 100 kB through a cache of 250 kB: at most two groups are kept."""
     images = [np.random.default_rng(i).bytes(20_000) for i in range(100)]
     file = write_parquet(tmp_path / "a.parquet", {"jpg": images, "txt": [str(i) for i in range(100)]})
     cells = ParquetCells([str(file)], cache_bytes=250_000)
@@ -141,7 +141,7 @@ def test_few_groups_are_in_memory(tmp_path, caplog):
     assert "convert" not in caplog.text  # these are small
 
 
-def test_a_warning_where_each_image_costs_a_large_group(tmp_path, caplog, monkeypatch):
+def test_a_warning_if_each_image_reads_a_large_group(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(parquet, "LARGE_GROUP", 50_000)
     images = [np.random.default_rng(i).bytes(20_000) for i in range(20)]
     file = write_parquet(tmp_path / "a.parquet", {"jpg": images, "txt": ["x"] * 20})
@@ -161,13 +161,13 @@ def test_a_warning_where_each_image_costs_a_large_group(tmp_path, caplog, monkey
         ({"url": ["x"], "text": ["x"]}, "no column has a usual name for images.* Columns found: 'url', 'text'"),
     ],
 )
-def test_columns_that_are_none(tmp_path, columns, message):
+def test_invalid_columns(tmp_path, columns, message):
     with pytest.raises(UserError, match=message) as caught:
         open_parquet(write_parquet(tmp_path / "a.parquet", columns))
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_none(tmp_path):
+def test_invalid_files(tmp_path):
     whole = write_parquet(tmp_path / "a.parquet", {"image": BYTES, "text": TEXTS}).read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], b"x" * 100):
         (tmp_path / "broken.parquet").write_bytes(content)
@@ -177,7 +177,7 @@ def test_files_that_are_none(tmp_path):
         open_parquet(tmp_path / "none.parquet")
 
 
-def test_a_damaged_group_costs_its_rows(tmp_path):
+def test_a_damaged_group_is_bad_records(tmp_path):
     file = write_parquet(tmp_path / "a.parquet", {"image": BYTES, "text": TEXTS})
     pairs = open_parquet(file)
     start = pq.read_metadata(file).row_group(1).column(0).data_page_offset
@@ -189,7 +189,7 @@ def test_a_damaged_group_costs_its_rows(tmp_path):
     assert pairs.image_bytes(0) == BYTES[0] and pairs.image_bytes(20) == BYTES[20] and pairs.captions(7) == (TEXTS[7],)
 
 
-def test_digests_tell_files_apart(tmp_path):
+def test_digests_differ_between_files(tmp_path):
     digests = {
         open_parquet(write_parquet(tmp_path / "a.parquet", {"image": images, "text": texts})).digest()
         for images, texts in ((BYTES, TEXTS), (BYTES[:-1], TEXTS[:-1]), (BYTES, ["other", *TEXTS[1:]]))
@@ -225,7 +225,7 @@ def test_a_folder_of_the_hub(tmp_path, layout):
             images = pa.array([{"bytes": data, "path": None} for data in BYTES[a:b]], STRUCT)
             write_parquet(file, {"image": images, "text": TEXTS[a:b]})
     (tmp_path / ".cache").mkdir()
-    (tmp_path / ".cache" / "train-00001-of-00002.parquet").write_bytes(b"none of it")
+    (tmp_path / ".cache" / "train-00001-of-00002.parquet").write_bytes(b"ignored")
     check_all(open_folder(tmp_path, split="train"))
     assert len(open_folder(tmp_path, split="test")) == 7
     with pytest.raises(UserError, match=r"Known: (test, train|train, test)\."):
@@ -238,7 +238,7 @@ def test_files_named_as_their_split(tmp_path):
     check_all(open_folder(tmp_path, split="train"))
 
 
-def test_folders_that_are_none(tmp_path):
+def test_invalid_folders(tmp_path):
     with pytest.raises(UserError, match=r"no .arrow or .parquet files in"):
         open_folder(tmp_path)
     (tmp_path / "file").touch()

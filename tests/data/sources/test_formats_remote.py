@@ -1,4 +1,4 @@
-"""Tables, their images and Parquet files over a network: a real server on this machine."""
+"""Tables, their images and Parquet files over HTTP, from a real local server."""
 
 import pytest
 

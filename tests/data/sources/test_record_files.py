@@ -1,4 +1,4 @@
-"""ArrayRecord files in the layout that its page describes, and TensorFlow Datasets without TensorFlow."""
+"""ArrayRecord files in the documented layout, and TensorFlow Datasets without TensorFlow."""
 
 import io
 import subprocess
@@ -50,7 +50,7 @@ class WithSecond(RedirectedPairs):
         return (f"second {index}", "more")
 
 
-def test_what_is_written_is_the_layout(tmp_path):
+def test_written_records_have_the_layout(tmp_path):
     pairs = open_records(write_array_record(tmp_path / "a", range(COUNT)))
     pairs = WithSecond(pairs)
     records = (array_record.encode_pair(pairs, index) for index in (5, 3))
@@ -62,7 +62,7 @@ def test_what_is_written_is_the_layout(tmp_path):
     assert len(again) == 2 and again.second_captions(1) == ("second 3", "more") and again.image_bytes(1) == jpeg(3)
 
 
-def test_bad_records_cost_themselves_only(tmp_path):
+def test_a_bad_record_spoils_no_other(tmp_path):
     good = {"key": "a", "image": b"x", "captions": ["fine"]}
     bad = [{"key": "b", "image": b"x", "captions": []}, {"key": "c", "captions": ["d"]}, b"\xc1 no msgpack", [1]]
     pairs = open_records(write(tmp_path / "a", [good, *bad, good]))
@@ -78,7 +78,7 @@ def test_bad_records_cost_themselves_only(tmp_path):
         open_records(write(tmp_path / "b", [good, raw])).captions(1)
 
 
-def test_files_that_are_none(tmp_path):
+def test_invalid_files(tmp_path):
     with pytest.raises(UserError, match="no local file at"):
         open_records(tmp_path / "none")
     with pytest.raises(UserError, match="no local file at https"):
@@ -99,7 +99,7 @@ def test_files_that_are_none(tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Two data sets that TFDS's own builders prepare: one with captions, one with classes."""
+    """Two data sets prepared by the builders of TFDS: one with captions, one with classes."""
     import tensorflow_datasets as library
 
     class Small(library.core.GeneratorBasedBuilder, skip_registration=True):
@@ -152,7 +152,7 @@ def test_captions(prepared):
     numbers = [int(pairs.captions(i)[1].split()[-1]) for i in range(20)]  # TFDS shuffles
     assert sorted(numbers) == list(range(20)) and numbers != sorted(numbers)
     for index, number in enumerate(numbers):
-        assert pairs.image_bytes(index) == jpeg(number)  # as encoded: nothing was decoded on the way
+        assert pairs.image_bytes(index) == jpeg(number)  # the encoded bytes, not decoded
         assert pairs.captions(index) == (caption(number), f"second of {number}")
     second = open_tfds(prepared / "captioned/1.0.0", caption_key="other", second_caption_key="captions")
     assert second.captions(3) == (f"alt {numbers[3]}",) and second.second_captions(3) == pairs.captions(3)
@@ -181,13 +181,13 @@ def test_classes_and_parts_of_splits(prepared):
         ("cifar10", "train", r"cifar10.*prepare it once, by tfds.builder\('cifar10', file_format='array_record'\)"),
     ],
 )
-def test_data_sets_that_are_none(prepared, name, split, message):
+def test_invalid_data_sets(prepared, name, split, message):
     with pytest.raises(UserError, match=message) as caught:
         open_tfds(name, split, root=str(prepared))
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_of_tensorflow_is_imported(prepared):
+def test_tensorflow_is_not_imported(prepared):
     script = (
         "import sys\n"
         "from rankclip_jax.data.pairs import PairOptions\n"

@@ -1,4 +1,4 @@
-"""Tables of paths and captions against Python's csv and json modules, and tables that are not as they should be."""
+"""Tables of paths and captions, compared with Python's csv and json modules, and invalid tables."""
 
 import csv
 import json
@@ -31,26 +31,25 @@ def content(pairs):
 
 @pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
 @pytest.mark.parametrize("header", [("filepath", "title"), ("\ufeffIMAGE", " Caption "), ("title", "filepath")])
-def test_a_table_is_what_the_csv_module_reads(tmp_path, separator, header):
-    """Whatever the separator and its order; captions hold separators, quotes and newlines."""
+def test_tables_equal_those_of_the_csv_module(tmp_path, separator, header):
+    """For all separators and column orders; captions contain separators, quotes and newlines."""
     rows = [(name, f"{text}\nline two") for name, text in ROWS]
     if header[0] == "title":
         rows = [row[::-1] for row in rows]
     file = write_csv(tmp_path, rows, header, separator)
     with file.open(newline="", encoding="utf-8") as opened:
-        witness = list(csv.reader(opened, delimiter=separator))[1:]
-    expected = [row if header[0] != "title" else row[::-1] for row in witness]
+        expected_rows = list(csv.reader(opened, delimiter=separator))[1:]
+    expected = [row if header[0] != "title" else row[::-1] for row in expected_rows]
     assert content(open_csv(file)) == [(name, (text,)) for name, text in expected]
 
 
-def test_the_separator_is_that_of_the_header():
-    """A caption with many commas decides nothing."""
+def test_the_separator_is_detected_in_the_header():
     assert separator_of("image_name| comment_number| comment") == "|"
     assert separator_of('"a,b"\tcaption') == "\t"
     assert separator_of("filepath,title") == ","
 
 
-def test_images_are_beside_the_table_or_where_the_option_says(tmp_path):
+def test_images_are_beside_the_table_or_in_image_root(tmp_path):
     write_images(tmp_path)
     pairs = open_csv(write_csv(tmp_path, ROWS))
     assert [pairs.image_bytes(i) for i in (0, 7, 23)] == [jpeg(i) for i in (0, 7, 23)]
@@ -81,7 +80,7 @@ def test_several_tables_are_one(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_second_captions_are_there_on_demand(tmp_path, kind):
+def test_second_captions_on_demand(tmp_path, kind):
     rows = [("a.jpg", "one", "made one"), ("b.jpg", "two", "")]
     header = ("image", "caption", "blip")
     if kind == "csv":
@@ -97,7 +96,7 @@ def test_second_captions_are_there_on_demand(tmp_path, kind):
         pairs(file, second_caption_key="blop")
 
 
-# ---------------------------------------------------------------- bad rows cost themselves only
+# ---------------------------------------------------------------- bad rows
 
 
 @pytest.mark.parametrize("text", ["", "  ", "NaN", "nan"])
@@ -136,7 +135,7 @@ def test_a_caption_that_is_not_utf8_is_a_bad_record(tmp_path):
 
 
 def test_rows_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog):
-    """One in a hundred; above that the table is refused."""
+    """Up to 1 %; above that the table is refused."""
     many = [(f"{i}.jpg", f"text {i}") for i in range(300)]
     file = write_csv(tmp_path, [*many[:50], ("lonely",), ("a.jpg", "b", "c"), ("", "no image"), *many[50:]])
     assert content(open_csv(file)) == [(name, (text,)) for name, text in many]
@@ -150,7 +149,7 @@ def test_rows_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog):
         open_csv(write_csv(tmp_path, [("lonely",)] * 3 + ROWS))
 
 
-# ---------------------------------------------------------------- a table that is none
+# ---------------------------------------------------------------- invalid tables
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_rows_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog):
         ("just text", "Columns found: 'just text'"),
     ],
 )
-def test_a_table_that_is_none(tmp_path, text, message):
+def test_invalid_tables(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
         open_csv(tmp_path / "a.csv")
@@ -187,7 +186,7 @@ def test_a_named_column_is_taken(tmp_path):
         open_csv(file, image_key="were")
 
 
-def test_digests_tell_tables_apart(tmp_path):
+def test_digests_differ_between_tables(tmp_path):
     digests = [
         open_csv(write_csv(tmp_path, ROWS)).digest(),
         open_csv(write_csv(tmp_path, ROWS, separator="\t")).digest(),
@@ -263,7 +262,7 @@ def test_flickr_has_no_folders(tmp_path):
 
 
 def test_coco_captions(tmp_path):
-    """In the order of the images, captions in that of the file; images without one are left out."""
+    """Images and captions keep the order of the file; images without captions are left out."""
     numbers = np.random.default_rng(0).permutation(20)
     data = {
         "images": [{"id": int(i), "file_name": f"{i}.jpg"} for i in range(5)],
@@ -291,7 +290,7 @@ def test_coco_captions(tmp_path):
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": []}]}', "KeyError: 'caption'"),
     ],
 )
-def test_a_caption_file_that_is_none(tmp_path, text, message):
+def test_invalid_caption_files(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=message):
         open_coco(tmp_path / "a.json")
