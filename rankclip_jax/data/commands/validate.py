@@ -110,9 +110,9 @@ def examine(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Reasons against a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
     reasons, unusual = [], []
-    for read in (pairs.captions, getattr(pairs, "second_captions", None)):
+    for read in (pairs.captions, pairs.second_captions):
         try:
-            captions = read(index) if read else ()
+            captions = read(index)
             if captions and (tokenizer.lengths(captions) > tokenizer.context_length).any():
                 unusual.append(OVER_LONG)
         except UnicodeDecodeError as error:
