@@ -234,3 +234,23 @@ def test_concatenated_tars_are_reported():
     one = random_tar(0, FORMATS[0])
     assert walk(one + one)[1].endswith("are not read: are these several tars in one?")
     assert walk(one + bytes(100_000))[1] == ""
+
+
+def extension(kind, size):
+    return patched(one_header(size, "x"), 156, kind)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (extension(b"L", 2 << 20) + bytes(3 << 20), "damaged at byte 0"),  # no name has 2 MiB
+        (extension(b"x", 0) * 2000 + one_header() + bytes(1024), "damaged at byte 0"),  # `tarfile` is recursive
+        (extension(b"x", 12) + b"12 path=\xff\n".ljust(BLOCK, b"\0") + bytes(1024), "damaged at byte 0"),
+        (extension(b"L", 600) + bytes(BLOCK), "cut off at byte 1,024"),
+        (extension(b"L", 6) + b"a.jpg".ljust(BLOCK, b"\0"), "cut off at byte 1,024"),
+        (patched(extension(b"S", 5), 482, b"\1"), "cut off at byte 512"),
+    ],
+    ids=("a huge name", "2000 pax headers", "no header follows", "half a name", "no member follows", "half a map"),
+)
+def test_invalid_extensions(data, problem):
+    assert walk(data) == ([], problem)
