@@ -4,8 +4,8 @@ A member is a header of 512 bytes (name at 0, size in octal at 124, checksum at 
 name at 345), then its content, padded to a multiple of 512 bytes. Two empty blocks end the tar. Before a member
 there may be a pax header (type x), as Python's `tarfile` writes for times, or a GNU header (type L) for long names.
 
-Plain headers, also after a pax header that changes neither name nor size, are parsed here, and the checksums and
-names of a whole chunk at once by NumPy. `tarfile` parses all others.
+Plain headers are parsed here, also those after a pax header that changes neither name nor size. Their names and
+checksums are read by NumPy for many headers at once. `tarfile` parses all other headers.
 """
 
 import io
@@ -89,6 +89,7 @@ class TarHeaders:
                 if header == EMPTY:
                     self._check_after_end(at)
                     return found, headers, None
+                # `_is_plain` inlined, for speed.
                 if header[156] == PLAIN and header[124] in DIGITS and header[134] in DIGITS and header[135] in b"\0 ":
                     headers[at] = header
                     member = (at, at + BLOCK, int(header[124:135], 8), len(headers) - 1)
@@ -114,13 +115,13 @@ class TarHeaders:
             return None
         second = at + BLOCK + length + -length % BLOCK
         plain = self._peek(second, BLOCK)
-        if plain[156:157] != b"0" or plain[124] not in DIGITS or plain[134] not in DIGITS or plain[135] not in b"\0 ":
+        if not _is_plain(plain):
             return None
         headers[at], headers[second] = header, plain
         return (at, second + BLOCK, int(plain[124:135], 8), len(headers) - 1)
 
     def _by_tarfile(self, at: int) -> Member:
-        """The next member as `tarfile` reads it; its name is b"" if it is not a regular file as it is on disk."""
+        """The next member, parsed by `tarfile`; its name is b"" if it is no regular file or a sparse one."""
         tar, info = _first_member(_Window(self._peek, at))
         start, begin = info.offset, info.offset_data
         if not info.isreg() or info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers):
@@ -166,8 +167,13 @@ def member_name(headers: bytes) -> bytes:
     return _encoded(_first_member(io.BytesIO(headers))[1])
 
 
+def _is_plain(header: bytes) -> bool:
+    is_regular = len(header) == BLOCK and header[156] == PLAIN
+    return is_regular and header[124] in DIGITS and header[134] in DIGITS and header[135] in b"\0 "
+
+
 def _first_member(file: "io.BytesIO | _Window") -> tuple[tarfile.TarFile, tarfile.TarInfo]:
-    """Parse one member where `file` stands; `ValueError` if its headers are invalid."""
+    """Parse the member that begins at the position of `file`; `ValueError` if its headers are invalid."""
     try:
         tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
         info = tar.next()
@@ -207,7 +213,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _with_names(found: list[tuple], header_NB: np.ndarray) -> list[Member]:
-    """Members with their names; those that are not regular files are left out."""
+    """Members with their names, without those that are not regular files."""
     name_NC = np.ascontiguousarray(header_NB[:, :NAME])
     names = name_NC.view(f"S{NAME}").ravel().tolist()  # without zeros at the end
     ended_early = (name_NC[:, :-1] == 0) & (name_NC[:, 1:] != 0)

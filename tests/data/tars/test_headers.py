@@ -179,7 +179,7 @@ def test_cut_off_at_every_block_and_between(format_):
     with tarfile.open(fileobj=file, mode="w", format=format_) as tar:
         for number in range(6):
             info = tarfile.TarInfo(f"{'long' * 30 * (number % 2)}/{number}.jpg".lstrip("/"))
-            info.size = SIZES[number]
+            info.size, info.mtime = SIZES[number], 1_700_000_000 + number % 3 / 2  # half seconds need a pax header
             tar.addfile(info, io.BytesIO(bytes(info.size)))
     data = file.getvalue()
     whole = expected(data)
