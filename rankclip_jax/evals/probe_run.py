@@ -63,7 +63,7 @@ def linear_probe(
     wanted = {test.kind: readable(labelled(dataset, test.kind), kept) for test in tests}
     features = {"metrics": lambda split: encoder.image_features(split.images)}
     probes = {"metrics": _fit_all(kept, features_ND, wanted, options)}
-    if hasattr(dataset.train, "images"):
+    if dataset.train.images is not None:
         features["pixels"] = lambda split: pixel_vectors(split.images)
         probes["pixels"] = _fit_all(kept, pixel_vectors(dataset.train.images[kept]), wanted, options)
     found: dict[str, Metrics] = {"metrics": {}, "chance": {}, "pixels": {}}
@@ -80,7 +80,7 @@ def linear_probe(
 
 def _tests(dataset: Dataset, splits: Sequence[str]) -> list[Test]:
     """What there is to evaluate: labellings of splits, some of whose classes have training images."""
-    trained = {kind: labelled(dataset, kind) for kind in getattr(dataset.train, "classes", {})}
+    trained = {kind: labelled(dataset, kind) for kind in dataset.train.classes}
     tests = [
         Test(split, kind, columns_of(split, kind, trained[kind].names))
         for split in map(dataset.evals.__getitem__, splits)
