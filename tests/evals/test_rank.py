@@ -11,7 +11,7 @@ from rankclip_jax.evals import similarity
 from rankclip_jax.evals.geometry import geometry
 from rankclip_jax.evals.rank_consistency import CORRELATIONS, ndcg, ndcg_chance, rank_consistency
 from rankclip_jax.evals.rank_correlation import kendall_tau, spearman
-from rankclip_jax.evals.similarity import score_rows
+from rankclip_jax.evals.similarity import Scores
 
 
 def unit(rng, *shape):
@@ -116,7 +116,7 @@ def test_ndcg_equals_scikit_learn():
     gains = np.where(labels[:, None] == other_labels[None, :], 1, 0)
     gains = np.where(ids[:, None] == other_ids[None, :], 3, gains)
     expected = ndcg_score(gains, queries.astype(np.float64) @ candidates.T.astype(np.float64), k=10)
-    found = ndcg(score_rows(queries, candidates), ids, other_ids, labels, other_labels)
+    found = ndcg(Scores(queries, candidates).rows, ids, other_ids, labels, other_labels)
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -125,10 +125,10 @@ def test_ndcg_is_one_when_perfect_worst_when_collapsed_and_chance_when_random():
     embeds, labels = concepts(rng, 20, 15)
     ids = np.arange(300)
     judged = (ids, ids, labels, labels)
-    assert ndcg(score_rows(embeds, embeds), *judged) == pytest.approx(1)
-    assert ndcg(score_rows(embeds, np.repeat(embeds[:1], 300, axis=0)), *judged) == 0
-    assert ndcg(score_rows(embeds, embeds * np.nan), *judged) == 0
-    random = [ndcg(score_rows(unit(rng, 300, 24), unit(rng, 300, 24)), *judged) for _ in range(20)]
+    assert ndcg(Scores(embeds, embeds).rows, *judged) == pytest.approx(1)
+    assert ndcg(Scores(embeds, np.repeat(embeds[:1], 300, axis=0)).rows, *judged) == 0
+    assert ndcg(Scores(embeds, embeds * np.nan).rows, *judged) == 0
+    random = [ndcg(Scores(unit(rng, 300, 24), unit(rng, 300, 24)).rows, *judged) for _ in range(20)]
     error = np.std(random) / np.sqrt(20)
     assert abs(np.mean(random) - ndcg_chance(*judged)) < 4 * error
 
@@ -144,7 +144,7 @@ def test_ndcg_places_ties_and_nan_against_the_model():
 
 def test_ndcg_without_anything_relevant_is_zero():
     ids = np.arange(3)
-    assert ndcg(score_rows(np.eye(3), np.eye(3)), ids, ids + 9, ids, ids + 9) == 0
+    assert ndcg(Scores(np.eye(3), np.eye(3)).rows, ids, ids + 9, ids, ids + 9) == 0
     assert ndcg_chance(ids, ids + 9, ids, ids + 9) == 0
 
 

@@ -12,7 +12,7 @@ from rankclip_jax.data.class_records import LABELLING
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.records import Classes, EvalSplit
+from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
 from rankclip_jax.parallel import processes
 
@@ -71,7 +71,7 @@ def _of_classes(
         name=name,
         images=images,
         image_ids=labels,
-        texts=tuple(templates[0].replace("{}", class_name) for class_name in names),
+        texts=tuple(fill_template(templates[0], class_name) for class_name in names),
         text_ids=numbers,
         classes={LABELLING: Classes(names, labels, numbers, tuple(templates))},
     )
