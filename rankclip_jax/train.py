@@ -25,7 +25,7 @@ from rankclip_jax.config.changes import check_same_run
 from rankclip_jax.config.record import save_run_config
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.run import evaluate_run, evaluate_splits
+from rankclip_jax.evals.evaluate_dataset import evaluate_run, evaluate_splits
 from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.parallel import processes

@@ -16,8 +16,8 @@ from rankclip_jax.data.images.transforms import resize_and_crop
 from rankclip_jax.data.records import Dataset, EvalSplit
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.evals.embeddings import SplitEmbeddings
+from rankclip_jax.evals.evaluate_dataset import evaluate_splits, shown_split
 from rankclip_jax.evals.results import write_embeddings
-from rankclip_jax.evals.run import evaluate_splits, shown_split
 from rankclip_jax.evals.split import metric_names
 from rankclip_jax.inference.encoder import AHEAD, Encoder
 from rankclip_jax.models.presets import get_preset

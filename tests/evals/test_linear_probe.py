@@ -10,11 +10,11 @@ from rankclip_jax.evals.linear_probe import (
     DEFAULTS,
     accuracies,
     checked_options,
-    commonest_class,
     epoch_order,
     fit,
-    initial,
+    init_params,
     logits_of,
+    majority_class,
 )
 
 CLASSES, WIDTH = 5, 12
@@ -36,7 +36,7 @@ def softmax(logits):
 def adamw_by_hand(features, labels, options):
     """torch.optim.AdamW's update as its documentation writes it, in float64; starts and orders are the probe's."""
     init, shuffle = jax.random.split(jax.random.key(options["seed"]))
-    params = {k: np.float64(v) for k, v in initial(init, WIDTH, CLASSES).items()}
+    params = {k: np.float64(v) for k, v in init_params(init, WIDTH, CLASSES).items()}
     first, second = ({k: np.zeros_like(v) for k, v in params.items()} for _ in range(2))
     size = options["batch_size"]
     batches = -(-len(labels) // size)
@@ -69,7 +69,7 @@ def test_the_protocol():
 
 
 def test_the_layer_starts_as_pytorchs_does():
-    params = initial(jax.random.key(0), 400, 50)
+    params = init_params(jax.random.key(0), 400, 50)
     bound = 400**-0.5
     for array in params.values():
         assert np.abs(array).max() <= bound and np.abs(array).max() > 0.9 * bound
@@ -130,8 +130,8 @@ def test_a_class_without_a_column_is_wrong_and_counts_as_a_class():
     assert accuracies(np.full((1, 1), np.nan), np.array([0]))["top1"] == 0.0  # one column alone
 
 
-def test_chance_is_the_commonest_class():
-    scores = commonest_class(np.array([2, 0, 2, 1, 2]), 4, count=4)
+def test_chance_is_the_majority_class():
+    scores = majority_class(np.array([2, 0, 2, 1, 2]), 4, count=4)
     assert accuracies(scores, np.array([2, 0, 2, 3])) == {"top1": 0.5, "per_class": pytest.approx(1 / 3)}
 
 

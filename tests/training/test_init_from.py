@@ -128,11 +128,11 @@ def leaves(model):
 
 def test_weights_are_evaluated_on_data_one_names(tmp_path):
     config = small(base.get_config("mu"), **{"eval.metrics": ("retrieval",), "eval.report_split": "val"})
-    with pytest.raises(UserError, match=r"says no data: add --config=configs/emoji\.py"):
+    with pytest.raises(UserError, match=r"names no data: add --config=configs/emoji\.py"):
         evaluate(CLIP)
     directly = evaluate(CLIP, splits=["val"], config=config)
     write_imported(read_source(CLIP), tmp_path / "out")
-    with pytest.raises(UserError, match="says no data"):
+    with pytest.raises(UserError, match="names no data"):
         evaluate(tmp_path / "out")
     assert evaluate(tmp_path / "out", splits=["val"], config=config) == directly
     assert directly["step"] == 0 and "val/image_to_text_R@1" in directly["metrics"]

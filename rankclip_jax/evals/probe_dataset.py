@@ -1,4 +1,4 @@
-"""A linear probe of a model on a data set: features of its labelled training images, then accuracies on its splits.
+"""Linear probes of a model on a data set: fitted on features of its training images, evaluated on its splits.
 
 Letters: N training images, D features, K classes.
 """
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rankclip_jax.data.records import Classes, Dataset, EvalSplit, RecordSource
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.linear_probe import Probe, accuracies, checked_options, commonest_class, fit, logits_of
+from rankclip_jax.evals.linear_probe import Probe, accuracies, checked_options, fit, logits_of, majority_class
 from rankclip_jax.evals.pixels import pixel_vectors
 from rankclip_jax.inference.encoder import Encoder
 
@@ -22,7 +22,13 @@ Metrics = dict[str, float]
 
 
 class Labelled(NamedTuple):
-    """Training images of one labelling: which records they are, int [N], and their classes."""
+    """The training images that have a label of one labelling.
+
+    Attributes:
+      rows: int [N], indices of their records.
+      labels: int [N], indices into `names`.
+      names: K class names.
+    """
 
     rows: np.ndarray
     labels: np.ndarray
@@ -30,7 +36,7 @@ class Labelled(NamedTuple):
 
 
 class Test(NamedTuple):
-    """A labelling of a split, with the class of each image as a column of the probe's logits (`columns_of`)."""
+    """One labelling of a split, with the column of the probe's logits for the class of each image (`columns_of`)."""
 
     split: EvalSplit
     kind: str
@@ -40,22 +46,22 @@ class Test(NamedTuple):
 def linear_probe(
     encoder: Encoder, dataset: Dataset, splits: Sequence[str], options: Mapping[str, Any], data: Any
 ) -> dict[str, Metrics]:
-    """Fit a probe for each labelling of the training images, and evaluate it on the splits that have it too.
+    """Fit a probe for each labelling of the training images, and evaluate it on the splits with the same labelling.
 
     Args:
-      encoder: whose features to probe.
-      dataset: its training images, read without augmentation, and evaluation splits.
-      splits: names of those to evaluate on.
-      options: those of `evals.linear_probe.DEFAULTS` that are other.
+      encoder: the model whose features are probed.
+      dataset: training images, read without augmentation, and evaluation splits.
+      splits: names of the splits to evaluate on.
+      options: changes to `evals.linear_probe.DEFAULTS`.
       data: `config.data`, for `num_threads` and `max_bad_fraction`.
 
     Returns:
       {"metrics", "chance", "pixels"}, each flat: ``<split>/linear_probe_<labelling>_top1`` and ``_per_class``. Chance
-      is what a classifier that looks at no image reaches, pixels what the same probe does that is fitted to their
-      pixels, averaged down, where the training images are in memory.
+      is the accuracy of the majority class. Pixels is the same probe fitted on downsampled pixels; it is empty if the
+      training images are not in memory.
 
     Raises:
-      UserError: there are no labels to train on, or none of the splits has a class with training images.
+      UserError: the training images have no labels, or no split has a class with training images.
     """
     options = checked_options(options)
     tests = _tests(dataset, splits)
@@ -67,19 +73,19 @@ def linear_probe(
         features["pixels"] = lambda split: pixel_vectors(split.images)
         probes["pixels"] = _fit_all(kept, pixel_vectors(dataset.train.images[kept]), wanted, options)
     found: dict[str, Metrics] = {"metrics": {}, "chance": {}, "pixels": {}}
-    for split, of_split in itertools.groupby(tests, key=lambda test: test.split):
-        made = {part: of(split) for part, of in features.items()}
-        for _, kind, columns in of_split:
-            scores = {part: np.asarray(logits_of(probes[part][kind]._asdict(), made[part])) for part in made}
-            scores["chance"] = commonest_class(wanted[kind].labels, len(wanted[kind].names), len(columns))
-            for part, of_part in scores.items():
-                values = accuracies(of_part, columns)
+    for split, tests_of_split in itertools.groupby(tests, key=lambda test: test.split):
+        inputs = {part: features_of(split) for part, features_of in features.items()}
+        for _, kind, columns in tests_of_split:
+            scores = {part: np.asarray(logits_of(probes[part][kind]._asdict(), inputs[part])) for part in inputs}
+            scores["chance"] = majority_class(wanted[kind].labels, len(wanted[kind].names), len(columns))
+            for part, scores_MK in scores.items():
+                values = accuracies(scores_MK, columns)
                 found[part] |= {f"{split.name}/linear_probe_{kind}_{key}": value for key, value in values.items()}
     return found
 
 
 def _tests(dataset: Dataset, splits: Sequence[str]) -> list[Test]:
-    """What there is to evaluate: labellings of splits, some of whose classes have training images."""
+    """Return the labellings of the splits that have at least one class with training images."""
     trained = {kind: labelled(dataset, kind) for kind in getattr(dataset.train, "classes", {})}
     tests = [
         Test(split, kind, columns_of(split, kind, trained[kind].names))
@@ -99,7 +105,7 @@ def _tests(dataset: Dataset, splits: Sequence[str]) -> list[Test]:
 def _fit_all(
     kept: np.ndarray, features_ND: np.ndarray, wanted: Mapping[str, Labelled], options: Mapping[str, Any]
 ) -> dict[str, Probe]:
-    """A probe for each labelling; `features_ND` are those of the records `kept`."""
+    """Fit a probe for each labelling; `features_ND` are the features of the records `kept`."""
     bar = tqdm(wanted.items(), desc="fitting probes", leave=False, disable=None)
     return {
         kind: fit(features_ND[np.searchsorted(kept, part.rows)], part.labels, len(part.names), options)
@@ -108,47 +114,51 @@ def _fit_all(
 
 
 def labelled(dataset: Dataset, kind: str) -> Labelled:
-    """The training images that have a label of this kind."""
+    """Return the training images that have a label of this kind."""
     labels, names = np.asarray(dataset.train.labels(kind)), tuple(dataset.train.classes[kind])
     rows = np.flatnonzero(labels >= 0)
     return Labelled(rows, labels[rows], names)
 
 
 def readable(part: Labelled, kept: np.ndarray) -> Labelled:
-    """Without the records that could not be read."""
-    among = np.isin(part.rows, kept)
-    return part._replace(rows=part.rows[among], labels=part.labels[among])
+    """Return `part` with only those records that are in `kept`."""
+    is_kept = np.isin(part.rows, kept)
+    return part._replace(rows=part.rows[is_kept], labels=part.labels[is_kept])
 
 
 def columns_of(split: EvalSplit, kind: str, names: Sequence[str]) -> np.ndarray:
-    """The number, among the training images' classes, of each image's class in a split; negative for none.
+    """Return, for each image of a split, the index of its class in `names`; negative if `names` lacks the class.
+
+    Args:
+      split: M images.
+      kind: a labelling of the split.
+      names: K class names of the training images.
 
     Raises:
-      UserError: the two number their classes differently and names do not tell which is which.
+      UserError: the two lists of classes differ, and one of them has a duplicate name.
     """
     classes: Classes = split.classes[kind]
     if tuple(classes.names) == tuple(names):
         return np.asarray(classes.image_labels)
-    number = {name: i for i, name in enumerate(names)}
-    if len(number) < len(names) or len(set(classes.names)) < len(classes.names):
+    index = {name: i for i, name in enumerate(names)}
+    if len(index) < len(names) or len(set(classes.names)) < len(classes.names):
         raise UserError(
-            f"the classes of {split.name!r} by {kind} are other than those of the training images, and some have the "
+            f"the classes of {split.name!r} by {kind} differ from those of the training images, and some have the "
             "same name: give both the same list of classes."
         )
-    of_class = np.array([number.get(name, -1 - i) for i, name in enumerate(classes.names)])
-    return of_class[np.asarray(classes.image_labels)]
+    columns = np.array([index.get(name, -1 - i) for i, name in enumerate(classes.names)])
+    return columns[np.asarray(classes.image_labels)]
 
 
 def training_features(encoder: Encoder, train: RecordSource, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Features of every training image that can be read: their rows, int [N], and float32 [N, D].
+    """Return the indices of all readable training images, int [N], and their features, float32 [N, D].
 
     Raises:
-      UserError: more than `data.max_bad_fraction` of them cannot be read.
+      UserError: the fraction of unreadable images is above `data.max_bad_fraction`.
     """
-    chunks = _chunks(encoder, train, data.get("num_threads", 2) or 1)
     bar = tqdm(total=len(train), desc="features", unit="images", leave=False, disable=None)
     rows, features, bad = [], [], []
-    for start, images in chunks:
+    for start, images in _chunks(encoder, train, max(1, data.num_threads)):
         good = [i for i, image in enumerate(images) if isinstance(image, np.ndarray)]
         bad += [(start + i, image) for i, image in enumerate(images) if isinstance(image, Exception)]
         if good:
@@ -156,22 +166,22 @@ def training_features(encoder: Encoder, train: RecordSource, data: Any) -> tuple
             features.append(encoder.image_features(np.stack([images[i] for i in good])))
         bar.update(len(images))
     bar.close()
-    if len(bad) > data.get("max_bad_fraction", 0.0) * len(train) or not rows:
+    if len(bad) > data.max_bad_fraction * len(train) or not rows:
         index, error = bad[0]
         raise UserError(
             f"{len(bad)} of {len(train)} training images cannot be read, above max_bad_fraction; the first is "
-            f"{train.key(index)} ({type(error).__name__}: {error}). Mend or remove them."
+            f"{train.key(index)} ({type(error).__name__}: {error}). Repair or remove them."
         )
     return np.concatenate(rows), np.concatenate(features)
 
 
 def _chunks(encoder: Encoder, train: RecordSource, threads: int) -> Iterator[tuple[int, list]]:
-    """(first row, images as the tower sees them, or the exception of one that cannot be read), in order."""
+    """Yield (index of the first record, images as the tower takes them), in order; an exception for a bad image."""
 
     def image(index: int) -> np.ndarray | Exception:
         try:
             return encoder.pixels(train[index].image)
-        except Exception as error:  # whatever a decoder raises
+        except Exception as error:  # decoders raise many types
             return error
 
     with ThreadPoolExecutor(threads) as pool:

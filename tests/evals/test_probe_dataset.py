@@ -15,7 +15,7 @@ from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.probe_run import columns_of, linear_probe
+from rankclip_jax.evals.probe_dataset import columns_of, linear_probe
 from rankclip_jax.evals.results import PROBE_FILE, write_probe
 from rankclip_jax.evaluate import describe, probe
 from rankclip_jax.inference.load import load
