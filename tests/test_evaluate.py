@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rankclip_jax import evaluate as module
 from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.config.record import save_run_config
-from rankclip_jax.data.records import Dataset, EvalSplit
+from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
 from rankclip_jax.errors import UserError
@@ -43,7 +43,8 @@ def tiny(config):
         texts = tuple(f"noise {i}" for i in ids[kept])
         return EvalSplit(name, images[kept], ids[kept], texts, ids[kept])
 
-    train = types.SimpleNamespace(images=images, ids=ids)
+    train = RecordSource()
+    train.images, train.concept_ids = images, ids
     evals = {"val": split("val", slice(0, 5)), "test_style": split("test_style", slice(0, 8))}
     return Dataset("tiny", train, evals, config.digest, {"train": CONCEPTS, "val": 5, "test_style": 8})
 

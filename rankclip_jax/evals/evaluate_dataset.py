@@ -125,6 +125,6 @@ def references(
     chance, pixels = {}, {}
     for split in (dataset.evals[name] for name in splits):
         chance |= chance_levels(split, names)
-        if hasattr(dataset.train, "ids"):
-            pixels |= pixel_reference(split, dataset.train.images, dataset.train.ids)
+        if dataset.train.concept_ids is not None:
+            pixels |= pixel_reference(split, dataset.train.images, dataset.train.concept_ids)
     return chance, pixels

@@ -39,7 +39,7 @@ class Test(NamedTuple):
     """One labelling of a split, with the column of the probe's logits for the class of each image (`columns_of`)."""
 
     split: EvalSplit
-    kind: str
+    labelling: str
     columns: np.ndarray
 
 
@@ -66,34 +66,34 @@ def linear_probe(
     options = checked_options(options)
     tests = _tests(dataset, splits)
     kept, features_ND = training_features(encoder, dataset.train, data)
-    wanted = {test.kind: readable(labelled(dataset, test.kind), kept) for test in tests}
+    wanted = {test.labelling: readable(labelled(dataset, test.labelling), kept) for test in tests}
     features = {"metrics": lambda split: encoder.image_features(split.images)}
     probes = {"metrics": _fit_all(kept, features_ND, wanted, options)}
-    if hasattr(dataset.train, "images"):
+    if dataset.train.images is not None:
         features["pixels"] = lambda split: pixel_vectors(split.images)
         probes["pixels"] = _fit_all(kept, pixel_vectors(dataset.train.images[kept]), wanted, options)
     found: dict[str, Metrics] = {"metrics": {}, "chance": {}, "pixels": {}}
     for split, tests_of_split in itertools.groupby(tests, key=lambda test: test.split):
         inputs = {part: features_of(split) for part, features_of in features.items()}
-        for _, kind, columns in tests_of_split:
-            scores = {part: np.asarray(logits_of(probes[part][kind]._asdict(), inputs[part])) for part in inputs}
-            scores["chance"] = majority_class(wanted[kind].labels, len(wanted[kind].names), len(columns))
+        for _, labelling, columns in tests_of_split:
+            scores = {part: np.asarray(logits_of(probes[part][labelling]._asdict(), inputs[part])) for part in inputs}
+            scores["chance"] = majority_class(wanted[labelling].labels, len(wanted[labelling].names), len(columns))
             for part, scores_MK in scores.items():
                 values = accuracies(scores_MK, columns)
-                found[part] |= {f"{split.name}/linear_probe_{kind}_{key}": value for key, value in values.items()}
+                found[part] |= {f"{split.name}/linear_probe_{labelling}_{key}": value for key, value in values.items()}
     return found
 
 
 def _tests(dataset: Dataset, splits: Sequence[str]) -> list[Test]:
     """Return the labellings of the splits that have at least one class with training images."""
-    trained = {kind: labelled(dataset, kind) for kind in getattr(dataset.train, "classes", {})}
+    trained = {labelling: labelled(dataset, labelling) for labelling in dataset.train.classes}
     tests = [
-        Test(split, kind, columns_of(split, kind, trained[kind].names))
+        Test(split, labelling, columns_of(split, labelling, trained[labelling].names))
         for split in map(dataset.evals.__getitem__, splits)
-        for kind in split.classes
-        if kind in trained
+        for labelling in split.classes
+        if labelling in trained
     ]
-    tests = [test for test in tests if np.isin(test.columns, trained[test.kind].labels).any()]
+    tests = [test for test in tests if np.isin(test.columns, trained[test.labelling].labels).any()]
     if not tests:
         raise UserError(
             f"a linear probe needs labels, and data set {dataset.name!r} has no labelling with classes both of "
@@ -108,14 +108,14 @@ def _fit_all(
     """Fit a probe for each labelling; `features_ND` are the features of the records `kept`."""
     bar = tqdm(wanted.items(), desc="fitting probes", leave=False, disable=None)
     return {
-        kind: fit(features_ND[np.searchsorted(kept, part.rows)], part.labels, len(part.names), options)
-        for kind, part in bar
+        labelling: fit(features_ND[np.searchsorted(kept, part.rows)], part.labels, len(part.names), options)
+        for labelling, part in bar
     }
 
 
-def labelled(dataset: Dataset, kind: str) -> Labelled:
-    """Return the training images that have a label of this kind."""
-    labels, names = np.asarray(dataset.train.labels(kind)), tuple(dataset.train.classes[kind])
+def labelled(dataset: Dataset, labelling: str) -> Labelled:
+    """Return the training images that have a label of this labelling."""
+    labels, names = np.asarray(dataset.train.labels(labelling)), tuple(dataset.train.classes[labelling])
     rows = np.flatnonzero(labels >= 0)
     return Labelled(rows, labels[rows], names)
 
@@ -126,24 +126,24 @@ def readable(part: Labelled, kept: np.ndarray) -> Labelled:
     return part._replace(rows=part.rows[is_kept], labels=part.labels[is_kept])
 
 
-def columns_of(split: EvalSplit, kind: str, names: Sequence[str]) -> np.ndarray:
+def columns_of(split: EvalSplit, labelling: str, names: Sequence[str]) -> np.ndarray:
     """Return, for each image of a split, the index of its class in `names`; negative if `names` lacks the class.
 
     Args:
       split: M images.
-      kind: a labelling of the split.
+      labelling: a labelling of the split.
       names: K class names of the training images.
 
     Raises:
       UserError: the two lists of classes differ, and one of them has a duplicate name.
     """
-    classes: Classes = split.classes[kind]
+    classes: Classes = split.classes[labelling]
     if tuple(classes.names) == tuple(names):
         return np.asarray(classes.image_labels)
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names) or len(set(classes.names)) < len(classes.names):
         raise UserError(
-            f"the classes of {split.name!r} by {kind} differ from those of the training images, and some have the "
+            f"the classes of {split.name!r} by {labelling} differ from those of the training images, and some have the "
             "same name: give both the same list of classes."
         )
     columns = np.array([index.get(name, -1 - i) for i, name in enumerate(classes.names)])

@@ -79,7 +79,7 @@ def check_inputs(objective: Objective, train: RecordSource, config: ConfigDict) 
     if "heads" not in config.model and any(OUTPUTS[name].kind == "logits" for name in objective.inputs):
         raise UserError(f"{wanted} distribution heads, and config.model has no section `heads`: use a model preset.")
     inputs = batch_keys(objective.inputs)
-    if "caption_tokens" in inputs and not hasattr(train, "second_captions"):
+    if "caption_tokens" in inputs and not train.has_second_captions:
         raise UserError(
             f"{wanted} a second caption of each image, and data {data.name!r} have one kind of caption only: "
             "use data with second captions, make some (python -m rankclip_jax.data captions), or use another objective."

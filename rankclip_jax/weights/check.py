@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from rankclip_jax.data.images.transforms import RESIZES
@@ -85,7 +84,7 @@ def _examples(count: int) -> tuple[list[Image.Image], list[str]]:
     """Images of the embedded validation split, and their names."""
     if count < 1:
         raise UserError(f"--images={count}: at least one is needed.")
-    split = load_emoji(ConfigDict()).evals["val"]
+    split = load_emoji().evals["val"]
     label = dict(zip(split.text_ids.tolist(), split.texts, strict=True))
     shown = np.linspace(0, len(split.images) - 1, min(count, len(split.images))).astype(int)
     return [Image.fromarray(split.images[i]) for i in shown], [label[int(split.image_ids[i])] for i in shown]

@@ -4,11 +4,11 @@ import functools
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rankclip_jax.data.images.transforms import make_augment
 from rankclip_jax.data.loader import STRIDE, Loader
-from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.sources import emoji
+from rankclip_jax.data.sources.options import EmojiOptions
 from rankclip_jax.data.text.augment import make_text_augment
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from tests.support.two_captions import AUGMENT, PLAIN, TEXT, Source
@@ -119,7 +119,7 @@ def test_a_record_without_its_second_caption_is_replaced():
 
 
 def test_emoji_have_second_captions():
-    drawings = SOURCES["emoji"](ConfigDict({"train_limit": 50})).train
+    drawings = emoji.load(EmojiOptions(train_limit=50)).train
     for index in range(50):
         name = drawings.captions(index)[0]
         second = drawings.second_captions(index)

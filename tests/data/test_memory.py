@@ -10,13 +10,14 @@ from PIL import Image
 
 from rankclip_jax.data.images.decode import DecodedRecords
 from rankclip_jax.data.loader import Loader, held_bytes
+from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from tests.data.images.test_decode import encoded, photo
 
 SIDE, BATCH = 32, 64
 
 
-class Jpegs:
+class Jpegs(PairSource):
     """Many pairs of few images; one in a hundred is cut off."""
 
     def __init__(self, count):

@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Tars of 1,000 pairs of which every so many percent are broken, made once for each."""
+    """Gives tars of 1,000 pairs with a percentage of broken images, written once for each percentage."""
     made = {}
 
     def of(percent):

@@ -13,7 +13,8 @@ from PIL import Image
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.images.transforms import resize_and_crop
-from rankclip_jax.data.records import Dataset, EvalSplit
+from rankclip_jax.data.pairs import PairSource
+from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.evals.embeddings import SplitEmbeddings
 from rankclip_jax.evals.evaluate_dataset import evaluate_splits, shown_split
@@ -30,7 +31,7 @@ from tests.support import processes
 from tests.support.pair_files import jpeg
 
 
-class Pairs:
+class Pairs(PairSource):
     """Images of many sizes; those in `bad` are broken. Notes which were read, and how many were held at once."""
 
     def __init__(self, count=40, bad=()):
@@ -72,7 +73,7 @@ def encoder():
 
 
 def dataset_of(*splits):
-    return Dataset("some", None, {split.name: split for split in splits}, "digest", {})
+    return Dataset("some", RecordSource(), {split.name: split for split in splits}, "digest", {})
 
 
 def test_embeddings_are_those_of_the_images_in_memory(encoder):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rankclip_jax.config import base
-from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
+from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.errors import UserError
@@ -42,7 +41,7 @@ class Mean:
         return np.asarray(images).reshape(len(images), -1, 3).mean(axis=1).astype(np.float32) / 255
 
 
-class Images:
+class Images(RecordSource):
     """Training images of one colour each; `broken` cannot be read, `unlabelled` have no class."""
 
     def __init__(self, count=120, broken=(), unlabelled=(), names=COLOURS, noise=30):
@@ -125,7 +124,7 @@ def test_classes_are_matched_by_name():
     "train, split, message",
     [
         (
-            types.SimpleNamespace(),
+            RecordSource(),
             Images().split(),
             "needs labels, and data set 'colours' has no labelling .* of test",
         ),
@@ -144,10 +143,10 @@ def test_labels_that_do_not_go_together(train, split, message):
 
 def test_labels_of_the_embedded_images_are_those_of_the_splits():
     """A concept is of the same class in training and in every split that has it."""
-    data = load_emoji(None)
+    data = load_emoji()
     for kind in ("group", "subgroup"):
         assert data.train.classes[kind] == data.evals["test_style"].classes[kind].names
-        of_concept = dict(zip(data.train.ids.tolist(), data.train.labels(kind).tolist(), strict=True))
+        of_concept = dict(zip(data.train.concept_ids.tolist(), data.train.labels(kind).tolist(), strict=True))
         for name in ("val", "test_style"):
             split = data.evals[name]
             pairs = zip(split.image_ids.tolist(), split.classes[kind].image_labels.tolist(), strict=True)
@@ -209,7 +208,7 @@ def run(imported, tmp_path):
     record = json.loads(path.read_text())
     record.pop("imported")
     record["config"] |= {"data": config.data.to_dict(), "eval": config.eval.to_dict()}
-    record["data"] = {"digest": load_emoji(config.data).digest}
+    record["data"] = {"digest": SOURCES["emoji"](config.data).digest}
     path.write_text(json.dumps(record))
     return tmp_path / "run"
 

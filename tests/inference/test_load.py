@@ -26,7 +26,7 @@ def encoder(run):
 @pytest.fixture(scope="module")
 def images():
     """The images of `val`, whose embeddings the run has kept."""
-    return load_emoji(None).evals["val"].images
+    return load_emoji().evals["val"].images
 
 
 def test_embeddings_are_those_of_the_evaluation(run, encoder, images):

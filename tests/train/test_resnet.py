@@ -84,7 +84,7 @@ def test_all_of_the_state_moves_and_is_kept(whole):
 
 
 def test_what_is_evaluated_is_what_is_loaded_the_average_with_running_statistics(whole, less_compiling):
-    encoder, images = rankclip_jax.load(whole), load_emoji(None).evals["val"].images
+    encoder, images = rankclip_jax.load(whole), load_emoji().evals["val"].images
     found = encoder.encode_image(images)
     with np.load(whole / "embeddings.npz") as kept:
         np.testing.assert_array_equal(found.astype(np.float16), kept["image_embeds"])

@@ -15,6 +15,7 @@ from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.assemble import open_parts
 from rankclip_jax.data.sources.formats import FORMATS
+from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
 
@@ -35,15 +36,23 @@ class Section(NamedTuple):
     pairs: PairSource
 
 
-class EncodedRecords:
+class EncodedRecords(PairSource):
     """Records in memory as a `PairSource`: images as PNG files."""
 
     def __init__(self, records: RecordSource):
-        self._records = records
-        self.key, self.captions = records.key, records.captions
+        self._records, self.has_second_captions = records, records.has_second_captions
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def key(self, index: int) -> str:
+        return self._records.key(index)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._records.captions(index)
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return self._records.second_captions(index)
 
     def image_bytes(self, index: int) -> bytes:
         buffer = io.BytesIO()
@@ -57,8 +66,8 @@ def sections_of(config: ConfigDict) -> list[Section]:
     if config.data.name not in FORMATS:
         return [Section("train", EncodedRecords(SOURCES[config.data.name](config.data).train))]
     found = []
-    for split, parts in open_parts(config.data).items():
-        found += [Section(split if len(parts) == 1 else f"{split} {p.place.location}", p.pairs) for p in parts]
+    for split, parts in open_parts(parse(FileOptions, config.data)).items():
+        found += [Section(split if len(parts) == 1 else f"{split} {p.location.path}", p.pairs) for p in parts]
     return found
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from rankclip_jax.data.sources import SOURCES
 from tests.support import processes
-from tests.support.pair_files import COUNT, caption, jpeg, write_all, write_csv, write_jsonl
+from tests.support.pair_files import COUNT, caption, jpeg, load, write_all, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +19,7 @@ def convert(*flags):
 
 
 def opened(root, **data):
-    from types import SimpleNamespace
-
-    return SOURCES["arrayrecord"](SimpleNamespace(name="arrayrecord", root=str(root), **data)).train
+    return load("arrayrecord", root, **data).train
 
 
 def test_pairs_of_two_places(folder, tmp_path):

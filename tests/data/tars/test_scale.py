@@ -37,9 +37,9 @@ def synthetic(folder, num_shards, num_pairs):
 
 FIRST_BATCH = """
 import sys, time
-from types import SimpleNamespace
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.sources.assemble import load
+from rankclip_jax.data.sources.options import FileOptions
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
 tokenizer = TOKENIZERS["clip"]((), 0, 77)
 
@@ -48,7 +48,7 @@ def private():
         return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
 
 before, began = private(), time.perf_counter()
-train = load(SimpleNamespace(name="webdataset", train=sys.argv[1])).train
+train = load(FileOptions(name="webdataset", train=sys.argv[1])).train
 with Loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
     next(loader)
     print(len(train), time.perf_counter() - began, private() - before, loader.bad_records)
