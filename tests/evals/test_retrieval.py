@@ -1,4 +1,4 @@
-"""Retrieval and zero-shot: hand cases, brute force, chance, perfection, and everything that must count against."""
+"""Retrieval and zero-shot: hand cases, brute force, chance, perfect embeddings, and ties and NaN."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def unit(rng, *shape):
 
 
 def brute_force_rank(scores, match):
-    """Rank of the best match of one query by walking the candidates, ties lost."""
+    """Rank of the best match of one query by a loop over the candidates; ties count against it."""
     best = max(s for s, m in zip(scores, match, strict=True) if m)
     return 1 + sum(1 for s, m in zip(scores, match, strict=True) if not m and s >= best)
 
@@ -26,12 +26,12 @@ def test_three_images_with_several_captions():
     image_embeds = np.eye(3, dtype=np.float32)
     texts = np.array([[0.9, 0.1, 0], [0.0, 0.8, 0.1], [0, 0.5, 0.6], [0.2, 0.3, 0], [0.1, 0.2, 0.7]], np.float32)
     found = retrieval(Scores(image_embeds, texts), np.arange(3), np.array([0, 0, 1, 1, 2]), ks=(1, 2))
-    # Images -> texts: image 0 finds its caption 0 first; image 1 finds 0.8 (not its own) before 0.5;
-    # image 2 finds 0.7, its own, before 0.6.
+    # Image-to-text: image 0 ranks its caption 0 first; image 1 ranks 0.8 (not its caption) before 0.5;
+    # image 2 ranks 0.7, its caption, before 0.6.
     assert found["image_to_text_R@1"] == pytest.approx(2 / 3)
     assert found["image_to_text_R@2"] == 1
-    # Texts -> images: 0, 3 and 4 find theirs first; 1 prefers image 1 and has its own last; 2 prefers
-    # image 2 and has its own second.
+    # Text-to-image: texts 0, 3 and 4 rank their image first; text 1 ranks it last, after image 1; text 2 ranks it
+    # second, after image 2.
     assert found["text_to_image_R@1"] == pytest.approx(3 / 5)
     assert found["text_to_image_R@2"] == pytest.approx(4 / 5)
     assert (found["image_to_text_queries"], found["text_to_image_queries"]) == (3, 5)
@@ -52,7 +52,7 @@ def test_equals_brute_force_and_does_not_depend_on_blocks(monkeypatch):
         assert found[f"text_to_image_R@{k}"] == np.mean(back <= k)
     assert found["image_to_text_median_rank"] == np.median(ranks)
     assert found["image_to_text_queries"] == len(ranks)
-    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 100)  # one or two rows at a time
+    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 100)  # one or two rows at a time, and nothing is kept
     assert retrieval(Scores(image_embeds, text_embeds), image_ids, text_ids) == found
 
 
@@ -103,7 +103,7 @@ def test_nan_is_a_miss_and_never_leaks():
     broken[:3] = np.nan
     found = retrieval(Scores(broken, embeds), np.arange(30), np.arange(30))
     assert found["image_to_text_R@1"] == found["image_to_text_R@10"] == 27 / 30
-    assert found["text_to_image_R@1"] == 0  # every text meets three images without a score, which come first
+    assert found["text_to_image_R@1"] == 0  # three images have NaN scores for every text, and rank first
     assert found["text_to_image_R@5"] == 27 / 30
     everything = retrieval(Scores(np.full_like(embeds, np.nan), embeds), np.arange(30), np.arange(30))
     assert all(np.isfinite(list(everything.values())))
@@ -155,7 +155,7 @@ def test_zero_shot_perfect_chance_ties_and_nan():
     assert zero_shot(Scores(broken, classes), labels)["top5"] == 0.9
 
 
-def test_zero_shot_leaves_out_cut_offs_that_say_nothing():
+def test_zero_shot_leaves_out_cut_offs_that_are_always_reached():
     assert set(zero_shot(Scores(np.eye(3), np.eye(3)), np.arange(3))) == {"top1"}
     assert set(zero_shot_chance(3)) == {"top1"}
     assert zero_shot(Scores(np.eye(1), np.eye(1)), np.zeros(1, int)) == zero_shot_chance(1) == {}
