@@ -1,7 +1,7 @@
 """The classifier of a linear probe: one linear layer on image features, and its accuracies.
 
-Protocol of CyCLIP's and RankCLIP's released code: a linear layer with a bias; its input are features after the
-projection, without normalisation, of images without augmentation. Cross-entropy, AdamW with weight decay on the kernel
+Protocol of CyCLIP's and RankCLIP's released code: a linear layer with a bias, on features after the projection,
+without normalisation, of images without augmentation. Cross-entropy, AdamW with weight decay on the kernel
 only, learning rate 0.005 with cosine decay to 0 and no warm-up, 32 epochs of shuffled batches of 128 (the last batch of
 an epoch is smaller), no validation and no choice of an epoch. Initial values as in PyTorch: uniform within 1/sqrt(D).
 

@@ -2,8 +2,8 @@
 
 Letters: N images, T training images, C concepts of the training images, M texts, P pixel values.
 
-A model that only recognises near-copies of its training images reaches about these values: results should be compared
-with them. The baseline needs training images with known concepts, which web data do not have.
+A model that only recognises near-copies of its training images reaches about these values, so results must be compared
+with them. This baseline needs training images with known concepts, which web data do not have.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.evals.retrieval import KS, both_directions
-from rankclip_jax.evals.similarity import BLOCK_ELEMENTS, STEPS, quantise
+from rankclip_jax.evals.similarity import STEPS, quantise, row_blocks
 
 SIDE = 16  # images are averaged down to about this side: blur tolerates small shifts, so the baseline is stronger
 
@@ -61,9 +61,7 @@ def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.
     train_PT = pixel_vectors(train_images)[order].T
     queries = pixel_vectors(images)
     scores = np.empty((len(images), len(starts)), np.float32)
-    size = max(1, BLOCK_ELEMENTS // len(train_ids))
-    for start in range(0, len(images), size):
-        block = slice(start, start + size)
+    for block in row_blocks(len(images), len(train_ids)):
         scores[block] = np.maximum.reduceat(queries[block] @ train_PT, starts, axis=1)
     return scores
 
