@@ -1,4 +1,4 @@
-"""`python -m rankclip_jax.evaluate` on a run folder of a small data set, made without training."""
+"""`python -m rankclip_jax.evaluate` on a run folder that is made without training."""
 
 import json
 import types
@@ -35,7 +35,7 @@ CONCEPTS = 12
 
 
 def tiny(config):
-    """A data set of random images, all of them for training too; `config.digest` stands for its content."""
+    """Random images; all evaluation images are training images. `config.digest` stands for the content."""
     ids = np.arange(CONCEPTS)
     images = np.random.default_rng(0).integers(0, 256, (CONCEPTS, 8, 8, 3), np.uint8)
 
@@ -56,7 +56,7 @@ def known(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A run with checkpoints of different weights at steps 10 and 20, the first the better on `val`."""
+    """A run with different weights at steps 10 and 20; step 10 has the better score on `val`."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     model = get_preset("mu")
     model.image.layers = model.text.layers = 1
@@ -112,7 +112,7 @@ def test_step_chooses_the_checkpoint(run):
     assert json.loads((run / EVAL_FILE).read_text())["step"] == 10
 
 
-def test_some_splits_are_only_returned(run):
+def test_results_of_named_splits_are_not_written(run):
     results = evaluate(run, splits=["val"])
     assert {key.split("/")[0] for part in ("metrics", "chance", "pixels") for key in results[part]} == {"val"}
     assert not (run / EVAL_FILE).exists()
@@ -142,7 +142,7 @@ cli.run(module.main, positional=True)
 """
 
 
-def test_a_command(run):
+def test_the_command(run):
     code, out, err = processes.run(PROGRAM, run, "--step=best", "--splits=val,test_style", seconds=120)
     assert (code, out.splitlines()[0]) == (0, "step 10"), err
     assert "test_style" in out and "written" not in out
@@ -156,7 +156,7 @@ def test_a_command(run):
     [
         ((), "expected one run folder, found 0"),
         (("RUN", "again"), "expected one run folder, found 2"),
-        (("RUN/checkpoint",), "no run at RUN/checkpoint: config.json is not there"),
+        (("RUN/checkpoint",), "no run at RUN/checkpoint: config.json is missing"),
         (("RUN", "--splits=vall"), "unknown evaluation split 'vall'. Did you mean 'val'?"),
         (("RUN", "--step=7"), "no intact checkpoint '7' in RUN/checkpoints"),
         (("RUN", "--stpe=7"), "unknown flag --stpe. Did you mean 'step'?"),
@@ -170,10 +170,10 @@ def test_mistakes_are_one_line(run, arguments, message):
     assert not (run / EVAL_FILE).exists()
 
 
-def test_other_data_are_refused(run, monkeypatch):
+def test_changed_data_are_an_error(run, monkeypatch):
     other = ConfigDict({"digest": "fedcba9876543210"})
     monkeypatch.setitem(SOURCES, "tiny", lambda config: tiny(other))
-    monkeypatch.setattr(module, "load", None)  # before anything is loaded
+    monkeypatch.setattr(module, "load", None)  # nothing may be loaded before the check
     with pytest.raises(UserError, match=r"digest is fedcba987654, the run's 0123456789ab.*Restore that data"):
         evaluate(run)
     assert not (run / EVAL_FILE).exists()

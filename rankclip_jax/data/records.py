@@ -77,6 +77,11 @@ class RecordSource:
         raise KeyError(labelling)
 
 
+def fill_template(template: str, name: str) -> str:
+    """Return a prompt template with the class name in place of ``{}``; other braces stay as they are."""
+    return template.replace("{}", name)
+
+
 @dataclass(frozen=True)
 class Classes:
     """A labelling of an evaluation split, for zero-shot classification and graded relevance.

@@ -100,7 +100,7 @@ def compare(
     pixels = np.asarray(normalize_pixels(jax.numpy.asarray(fitted), *mean_std)).transpose(0, 3, 1, 2)
     theirs = witness.embed(pixels, tokens)
     ours = [encoder.encode_image(fitted), encoder.encode_text(names)]
-    scalars = model.params["scalars"]
+    scalars = model.weights.params["scalars"]
     scale, bias = np.exp(np.asarray(scalars["logit_scale"])), np.asarray(scalars.get("logit_bias", 0))
     ours.append(scale * ours[0] @ ours[1].T + bias)
     mend = CLEANINGS[model.tokenizer.frame.cleaning]

@@ -75,7 +75,7 @@ def export(run: str | Path, name: str, out: str | Path, step: int | str | None =
     left_out += [
         f"{side} (distribution head) is left out: {fmt.library} has no place for it"
         for side in ("image_head", "text_head")
-        if side in model.params["towers"]
+        if side in model.weights.params["towers"]
     ]
     with new_folder(out) as folder:
         save_file(dict(tensors), folder / fmt.weights, metadata={"format": "pt"})

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rankclip_jax.data.records import fill_template
 from rankclip_jax.errors import UserError
 
 
@@ -16,7 +17,7 @@ def class_captions(names: Sequence[str], templates: Sequence[str]) -> list[tuple
             raise UserError(f"config.data.templates: {template!r} needs one {{}} for the class name.")
     if not templates:
         raise UserError("config.data.templates is empty, but makes the captions of labelled images: give one.")
-    return [tuple(template.replace("{}", name) for template in templates) for name in names]
+    return [tuple(fill_template(template, name) for template in templates) for name in names]
 
 
 def in_words(name: str) -> str:

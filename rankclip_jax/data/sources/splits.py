@@ -14,7 +14,7 @@ from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.progress import progress
-from rankclip_jax.data.records import Classes, EvalSplit
+from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _of_classes(
         name=name,
         images=images,
         image_ids=labels,
-        texts=tuple(templates[0].replace("{}", class_name) for class_name in names),
+        texts=tuple(fill_template(templates[0], class_name) for class_name in names),
         text_ids=class_ids,
         classes={LABELLING: Classes(names, labels, class_ids, templates)},
     )
