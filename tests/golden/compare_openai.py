@@ -30,7 +30,7 @@ from rankclip_jax.text_table import text_table
 from rankclip_jax.training.step import make_gradients
 from rankclip_jax.weights.formats.foreign import array_shapes
 from rankclip_jax.weights.formats.mapping import to_ours
-from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.open_clip_table import rules
 
 BATCH = 6
 # Arguments of its class: embedding, image, layers, width, patch; context, vocabulary, width, heads, layers.
