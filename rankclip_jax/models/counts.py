@@ -1,4 +1,4 @@
-"""Numbers of parameters."""
+"""Parameter counts."""
 
 import math
 from typing import Any

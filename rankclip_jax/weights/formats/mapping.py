@@ -23,8 +23,8 @@ class Form(NamedTuple):
     to_theirs: Callable[[Arrays], Arrays]
 
 
-def _each(there: Callable[[np.ndarray], np.ndarray], back: Callable[[np.ndarray], np.ndarray]) -> Form:
-    return Form(lambda arrays: [there(x) for x in arrays], lambda arrays: [back(x) for x in arrays])
+def _each(to_ours: Callable[[np.ndarray], np.ndarray], to_theirs: Callable[[np.ndarray], np.ndarray]) -> Form:
+    return Form(lambda arrays: [to_ours(x) for x in arrays], lambda arrays: [to_theirs(x) for x in arrays])
 
 
 def _stacked_rows(arrays: Arrays) -> Arrays:
@@ -117,11 +117,10 @@ def to_ours(
     _check_names(wanted, [name for name in tensors if not ignored(name)], where)
     ours: dict[str, np.ndarray] = {}
     for one, layers in names.items():
-        made = [_convert(one, [_as_float(tensors, name, where) for name in group]) for group in layers]
-        for path, *parts in zip(one.ours, *[m or (None,) * len(one.ours) for m in made], strict=True):
-            fits = all(part is not None and part.shape == _layer_shape(one, shapes[path]) for part in parts)
-            if not fits:
-                raise UserError(_shape_problem(one, layers, tensors, shapes, where))
+        converted = [_convert(one, [_as_float(tensors, name, where) for name in group], shapes) for group in layers]
+        if any(arrays is None for arrays in converted):
+            raise UserError(_shape_problem(one, layers, tensors, shapes, where))
+        for path, *parts in zip(one.ours, *converted, strict=True):
             ours[path] = np.stack(parts) if one.is_layered else np.array(parts[0], order="C")
     unset = sorted(set(shapes) - set(ours))
     if unset:
@@ -183,12 +182,14 @@ def _as_float(tensors: Mapping[str, np.ndarray], name: str, where: str) -> np.nd
     return x
 
 
-def _convert(one: Rule, arrays: Arrays) -> Arrays | None:
-    """Our arrays; None if the shapes of theirs cannot be converted."""
+def _convert(one: Rule, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+    """Our arrays of one layer; None if their shapes are not those of the model."""
     try:
-        return FORMS[one.form].to_ours(arrays)
+        ours = FORMS[one.form].to_ours(arrays)
     except ValueError:
         return None
+    fits = all(x.shape == _layer_shape(one, shapes[path]) for path, x in zip(one.ours, ours, strict=True))
+    return ours if fits else None
 
 
 def _shape_problem(one: Rule, layers, tensors: Mapping, shapes: Mapping, where: str) -> str:

@@ -2,7 +2,7 @@
 
 Both have the same keys; open_clip's ``CustomTextCLIP`` adds the prefix ``text.`` to those of the text tower. Shapes
 determine the architecture, together with the config for open_clip. A state dict without config does not determine
-the activation: OpenAI's archives are recognised by extra entries, for others the user must give it.
+the activation. OpenAI's archives are recognised by extra entries; for other files the user must give it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
 from rankclip_jax.weights.formats.open_clip_table import rules
 from rankclip_jax.weights.formats.preprocessing import read_preprocess_cfg
-from rankclip_jax.weights.formats.tensor_files import first_file, read_json, read_tensors
+from rankclip_jax.weights.formats.tensor_files import Tensors, first_file, read_json, read_tensors
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 
 CONFIG = "open_clip_config.json"
@@ -56,11 +56,6 @@ CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inn
 POOLS = {"argmax": "first_eot", "last": "last"}
 
 
-def is_state_dict(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the keys are those of a CLIP model."""
-    return "visual.conv1.weight" in tensors
-
-
 def read(path: Path, config_file: Path | None = None, activation: str = "") -> Foreign:
     """Read a file with a state dict, or an open_clip folder.
 
@@ -76,14 +71,8 @@ def read(path: Path, config_file: Path | None = None, activation: str = "") -> F
     weights = first_file(path, WEIGHTS) if path.is_dir() else path
     if weights is None:
         raise UserError(f"no weights in {path}: expected {WEIGHTS[1]} or {WEIGHTS[2]}.")
-    beside = folder / CONFIG
-    config_file = config_file or (beside if beside.is_file() else None)
-    tensors = read_tensors(weights)
-    if not is_state_dict(tensors):
-        raise UserError(
-            f"{weights} is not a CLIP model (it has {min(tensors)}, no visual.conv1.weight): give weights of OpenAI, "
-            "open_clip or transformers; open_clip's timm towers are not supported."
-        )
+    config_file = config_file or first_file(folder, [CONFIG])
+    tensors = _read_state_dict(weights)
     given = read_json(config_file) if config_file else {}
     cfg = given.get("model_cfg", given)
     shapes = _cfg_from_shapes(tensors, weights, has_config=bool(cfg))
@@ -105,6 +94,16 @@ def read(path: Path, config_file: Path | None = None, activation: str = "") -> F
         tokenizer=_tokenizer(folder, cfg["text_cfg"], config.text.context_length, tensors, where),
         ignored=lambda name: name in IGNORED or name.endswith(".num_batches_tracked"),
     )
+
+
+def _read_state_dict(path: Path) -> Tensors:
+    tensors = read_tensors(path)
+    if "visual.conv1.weight" not in tensors:
+        raise UserError(
+            f"{path} is not a CLIP model (it has {min(tensors)}, no visual.conv1.weight): give weights of OpenAI, "
+            "open_clip or transformers; open_clip's timm towers are not supported."
+        )
+    return tensors
 
 
 def _activation(tensors: Mapping[str, np.ndarray], given: str, weights: Path) -> str:
