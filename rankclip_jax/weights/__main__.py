@@ -31,8 +31,6 @@ def _import(source: str) -> None:
     image, text = model.config.image, model.config.text
     print(f"{source}: {model.format}, {image.tower} for {image.image_size} px, texts of {text.context_length} tokens")
     print(f"parameters: {counts}; every tensor was used")
-    for note in model.notes:
-        print(f"note: {note}")
     print(f"written to {out}; evaluate it: python -m rankclip_jax.evaluate {out} --config=configs/emoji.py")
 
 

@@ -53,7 +53,7 @@ def write_imported(model: Model, out: str | Path) -> None:
     Raises:
       UserError: `out` exists, or the disk is full.
     """
-    imported = {"from": model.origin, "format": model.format, "notes": list(model.notes)}
+    imported = {"from": model.origin, "format": model.format}
     name = "clip" if model.tokenizer.is_clip_vocabulary else "from_weights"
     config = {"model": model.config.to_dict(), "tokenizer": {"name": name, "vocab_size": model.tokenizer.vocab_size}}
     with new_folder(out) as folder:

@@ -31,7 +31,6 @@ class Foreign:
       tensors: its state dict.
       tokenizer: its tokenizer.
       ignored: (name) -> whether a tensor is not a weight.
-      notes: notes for the user, one line each.
     """
 
     format: str
@@ -41,7 +40,6 @@ class Foreign:
     tensors: Mapping[str, np.ndarray]
     tokenizer: Tokenizer
     ignored: Callable[[str], bool]
-    notes: tuple[str, ...] = ()
 
 
 def convert(foreign: Foreign) -> Model:
@@ -62,7 +60,6 @@ def convert(foreign: Foreign) -> Model:
         step=0,
         origin=foreign.where,
         format=foreign.format,
-        notes=foreign.notes,
     )
 
 
