@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import cli
 from rankclip_jax.checkpoints.manager import Checkpoints, Restored
+from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.config.changes import check_same_run
 from rankclip_jax.config.record import save_run_config
 from rankclip_jax.data.loader import Loader
@@ -232,9 +233,9 @@ class _Loop:
 
 def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> Encoder:
     """An encoder of the model in `state`, of its averages if it has any; `compiled` is used again."""
-    model = state["ema"] or state
-    encoder = compiled or Encoder(parts.towers, model["params"], parts.tokenizer, parts.mesh)
-    encoder.params, encoder.model_state = model["params"], model["model_state"]
+    weights = Weights.of_state(state)
+    encoder = compiled or Encoder(parts.towers, weights, parts.tokenizer, parts.mesh)
+    encoder.weights = weights
     return encoder
 
 

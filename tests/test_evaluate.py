@@ -155,7 +155,7 @@ def test_a_command(run):
     [
         ((), "expected one run folder, found 0"),
         (("RUN", "again"), "expected one run folder, found 2"),
-        (("RUN/checkpoint",), "no run at RUN/checkpoint: config.json is not there"),
+        (("RUN/checkpoint",), "no run at RUN/checkpoint: config.json is missing"),
         (("RUN", "--splits=vall"), "unknown evaluation split 'vall'. Did you mean 'val'?"),
         (("RUN", "--step=7"), "no sound checkpoint '7' in RUN/checkpoints"),
         (("RUN", "--stpe=7"), "unknown flag --stpe. Did you mean 'step'?"),

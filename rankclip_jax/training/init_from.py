@@ -81,7 +81,7 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 
 def _fitted(model: Model, config: ConfigDict) -> Model:
     """With position embeddings for the sizes of `config`; what was changed is in `notes`."""
-    towers = {side: dict(tree) for side, tree in model.params["towers"].items()}
+    towers = {side: dict(tree) for side, tree in model.weights.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
     if old_size != image.image_size and image.tower == "convnet":
@@ -98,7 +98,8 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
         )
         notes.append(f"text position embeddings cut from {old_context} to {text.context_length}")
     tokenizer = model.tokenizer.with_context(text.context_length)
-    return model._replace(params={**model.params, "towers": towers}, tokenizer=tokenizer, notes=tuple(notes))
+    weights = model.weights._replace(params={**model.weights.params, "towers": towers})
+    return model._replace(weights=weights, tokenizer=tokenizer, notes=tuple(notes))
 
 
 def _fit_image(tower: dict[str, Any], image: ConfigDict) -> None:
@@ -115,10 +116,9 @@ def _fit_image(tower: dict[str, Any], image: ConfigDict) -> None:
 
 def begin(state: dict, model: Model) -> dict:
     """The state at step 0 with what `model` has in place of what was drawn; of averages too."""
-    params, model_state = _merged(state["params"], model.params), _merged(state["model_state"], model.model_state)
-    new = state | {"params": params, "model_state": model_state}
+    given = model.weights._asdict()
+    new = state | {name: _merged(state[name], given[name]) for name in given}
     if state["ema"]:  # arrays of its own: the step gives away both
-        given = {"params": model.params, "model_state": model.model_state}
         new["ema"] = {name: _merged(drawn, given[name]) for name, drawn in state["ema"].items()}
     return new
 
@@ -130,7 +130,7 @@ def describe(abstract: dict, model: Model) -> str:
       UserError: an array of another shape.
     """
     wanted = _shapes(abstract["params"]) | _shapes(abstract["model_state"])
-    found = _shapes(model.params) | _shapes(model.model_state)
+    found = _shapes(model.weights.params) | _shapes(model.weights.model_state)
     for path in wanted.keys() & found.keys():
         if wanted[path] != found[path]:
             raise UserError(

@@ -27,7 +27,7 @@ def _import(source: str) -> None:
     check_new(out)
     model = read_source(source, given.config or "", given.activation)
     write_imported(model, out)
-    counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.params).items())
+    counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.weights.params).items())
     image, text = model.config.image, model.config.text
     print(f"{source}: {model.format}, {image.tower} for {image.image_size} px, texts of {text.context_length} tokens")
     print(f"parameters: {counts}; every tensor was used")

@@ -75,7 +75,7 @@ def export(source: str | Path, name: str, out: str | Path, step: int | str | Non
     omitted += [
         f"{side} (distribution head) is left out: {fmt.library} has no such head"
         for side in ("image_head", "text_head")
-        if side in model.params["towers"]
+        if side in model.weights.params["towers"]
     ]
     with new_folder(out) as folder:
         save_file(dict(tensors), folder / fmt.weights, metadata={"format": "pt"})

@@ -58,8 +58,8 @@ def write_imported(model: Model, out: str | Path) -> None:
     config = {"model": model.config.to_dict(), "tokenizer": {"name": name, "vocab_size": model.tokenizer.vocab_size}}
     with new_folder(out) as folder:
         checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=1)
-        checkpoints.save(0, {"params": model.params, "model_state": model.model_state})
+        checkpoints.save(0, model.weights._asdict())
         checkpoints.close()
         model.tokenizer.save(folder / TOKENIZER)
-        counts = tower_counts(model.params)
+        counts = tower_counts(model.weights.params)
         save_run_config(str(folder), ConfigDict(config), data={}, devices={}, params=counts, imported=imported)

@@ -10,6 +10,7 @@ import optax
 import pytest
 from PIL import Image
 
+from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.images.transforms import resize_and_crop
 from rankclip_jax.data.records import Dataset, EvalSplit
@@ -62,7 +63,7 @@ def make_encoder(devices, batch_size=16):
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
     objective = build_objective(objective_config("clip"), RunInfo(20, 5))
     params = jax.jit(make_init(towers, objective, optax.identity()))(jax.random.key(0))["params"]
-    return Encoder(towers, params, tokenizer, make_mesh(devices), batch_size)
+    return Encoder(towers, Weights(params, {}), tokenizer, make_mesh(devices), batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")

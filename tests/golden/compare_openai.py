@@ -104,7 +104,7 @@ def gradient(towers, model, mesh, images: np.ndarray, tokens: np.ndarray, dtype)
         return gradients(params, inputs, objective.weights(jnp.int32(0)), {}, 0, model_state).params
 
     with jax.enable_x64(dtype == jnp.float64):
-        found = compute(*jax.tree.map(lambda x: jnp.asarray(x, dtype), (model.params, model.model_state)))
+        found = compute(*jax.tree.map(lambda x: jnp.asarray(x, dtype), tuple(model.weights)))
         return {"/".join(key.key for key in path): np.asarray(x) for path, x in jax.tree.leaves_with_path(found)}
 
 
@@ -121,7 +121,7 @@ def compare(definition, name: str) -> list[tuple[str, ...]]:
         model = read_model(out)
     towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
     mesh = make_mesh(jax.devices()[:1])
-    encoder = Encoder(towers, model.params, model.tokenizer, mesh, BATCH, model_state=model.model_state)
+    encoder = Encoder(towers, model.weights, model.tokenizer, mesh, batch_size=BATCH)
     images, pixels = batch(encoder.image_size)
     tokens = encoder.tokenize(TEXTS)
     expected = theirs(torch_model, pixels, tokens)

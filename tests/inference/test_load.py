@@ -43,7 +43,7 @@ def test_embeddings_are_float32_of_unit_norm(encoder, images):
     assert encoder.encode_text("a cat").shape == (1, 16)
 
 
-def test_a_image_is_the_same_in_every_form(tmp_path, encoder, images):
+def test_an_image_is_the_same_in_every_form(tmp_path, encoder, images):
     path = tmp_path / "image.png"
     Image.fromarray(images[7]).save(path)
     expected = encoder.encode_image(images[:20])[7:8]
@@ -104,7 +104,7 @@ def test_earlier_and_best_checkpoints(run, encoder, images):
 @pytest.mark.parametrize(
     "path, step, message",
     [
-        ("nothing", None, r"no run at .*nothing: config\.json is not there; give the --workdir"),
+        ("nothing", None, r"no run at .*nothing: config\.json is missing; give the --workdir"),
         ("run/metrics.jsonl", None, r"no run at .*metrics\.jsonl"),
         ("run/checkpoints/3", None, r"no sound checkpoint 3 in .*: 3: its meta file is missing"),
         ("run", 3, r"no sound checkpoint 3 in "),

@@ -90,5 +90,5 @@ def test_what_is_evaluated_is_what_is_loaded_the_average_with_running_statistics
         np.testing.assert_array_equal(found.astype(np.float16), kept["image_embeds"])
     np.testing.assert_allclose(encoder.encode_image(images[:3]), found[:3], atol=1e-6)  # whatever is beside it
     last = runs.arrays(whole, STEPS)
-    mean = encoder.model_state["batch_stats"]["image"]["bn1"]["mean"]
+    mean = encoder.weights.model_state["batch_stats"]["image"]["bn1"]["mean"]
     np.testing.assert_array_equal(mean, last["['ema']['model_state']['batch_stats']['image']['bn1']['mean']"])

@@ -56,7 +56,7 @@ def test_it_begins_with_the_weights_and_draws_the_rest():
     model = read_model(CLIP)
     said, drawn, state = started(small(xclip()))
     assert "taken image, logit_scale, text; drawn anew image_head, text_head" in said and CLIP in said
-    given, before = by_path(model.params), by_path(drawn["params"])
+    given, before = by_path(model.weights.params), by_path(drawn["params"])
     for params in (state["params"], state["ema"]["params"]):
         for name, array in by_path(params).items():
             np.testing.assert_array_equal(array, given.get(name, before[name]), err_msg=name)
@@ -68,7 +68,7 @@ def test_another_image_size_and_a_shorter_text():
     said, _, state = started(config)
     assert "image position embeddings resized from 16 to 32 pixels" in said
     assert "text position embeddings cut from 12 to 7" in said
-    towers, old = state["params"]["towers"], read_model(CLIP).params["towers"]
+    towers, old = state["params"]["towers"], read_model(CLIP).weights.params["towers"]
     assert towers["image"]["positional_embedding"].shape == (17, 24)
     np.testing.assert_array_equal(towers["image"]["positional_embedding"][0], old["image"]["positional_embedding"][0])
     np.testing.assert_array_equal(towers["text"]["positional_embedding"], old["text"]["positional_embedding"][:7])
@@ -123,7 +123,7 @@ def test_a_run_from_weights_and_its_resume(tmp_path):
 
 
 def leaves(model):
-    return jax.tree.leaves(model.params)
+    return jax.tree.leaves(model.weights.params)
 
 
 def test_weights_are_evaluated_on_data_one_names(tmp_path):

@@ -26,7 +26,7 @@ def kind(request):
 
 
 def leaves(model):
-    tree = {"params": model.params, "model_state": model.model_state}
+    tree = model.weights._asdict()
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
@@ -51,7 +51,7 @@ def test_the_other_library_computes_the_same(kind):
         image, text = encoder.encode_image(images()), encoder.encode_text(TEXTS)
         np.testing.assert_allclose(image, expected["image_embeds"], atol=1e-5)
         np.testing.assert_allclose(text, expected["text_embeds"], atol=1e-5)
-        scalars = model.params["scalars"]
+        scalars = model.weights.params["scalars"]
         logits = np.exp(scalars["logit_scale"]) * image @ text.T + scalars.get("logit_bias", 0)
         np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
 

@@ -59,8 +59,10 @@ def test_openai_archives_determine_everything(tmp_path):
     assert (image.image_size, image.patch_size, image.width, image.layers, image.heads) == (32, 16, 64, 2, 1)
     assert (text.context_length, text.width, text.layers, text.heads) == (10, 64, 1, 1)
     assert image.activation == text.activation == "quick_gelu" and model.tokenizer.is_clip_vocabulary
-    np.testing.assert_array_equal(model.params["towers"]["image"]["proj"], state["visual.proj"].astype(np.float32))
-    kernel = model.params["towers"]["image"]["transformer"]["blocks"]["attn"]["in_proj"]["kernel"]
+    np.testing.assert_array_equal(
+        model.weights.params["towers"]["image"]["proj"], state["visual.proj"].astype(np.float32)
+    )
+    kernel = model.weights.params["towers"]["image"]["transformer"]["blocks"]["attn"]["in_proj"]["kernel"]
     np.testing.assert_array_equal(kernel[1].T, state["visual.transformer.resblocks.1.attn.in_proj_weight"])
 
 
@@ -92,7 +94,10 @@ def test_openai_resnet(tmp_path):
     model = read_source(torch_files.save(tmp_path / "rn.pt", state), activation="quick_gelu")
     assert model.config.image.to_dict().items() >= dict(config.image, batch_norm="global").items()
     tower = build_towers(model.config, 49_408, 49_407).image
-    variables = {"params": model.params["towers"]["image"], "batch_stats": model.model_state["batch_stats"]["image"]}
+    variables = {
+        "params": model.weights.params["towers"]["image"],
+        "batch_stats": model.weights.model_state["batch_stats"]["image"],
+    }
     found = jax.jit(tower.apply)(variables, make_resnet.random_images().astype(np.float32))
     expected = make_resnet.read()["eval"].reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -115,7 +115,7 @@ def simulated(path, image=0.0, text=0.0, token=0, grey=0.0):
     """A library that computes what this package does, plus the given errors."""
     encoder = encoder_of(model := read_model(path))
     towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
-    variables = {"params": model.params["towers"], **model.model_state}
+    variables = {"params": model.weights.params["towers"], **model.weights.model_state}
 
     def embed(pixels, tokens):
         config = model.config.image

@@ -10,6 +10,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
+from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.model import Model
@@ -54,8 +55,10 @@ def convert(foreign: Foreign) -> Model:
     tree = unflatten_dict(arrays, sep="/")
     return Model(
         config=foreign.config,
-        params={"towers": tree["towers"], "scalars": tree["scalars"]},
-        model_state={"batch_stats": tree["batch_stats"]} if "batch_stats" in tree else {},
+        weights=Weights(
+            params={"towers": tree["towers"], "scalars": tree["scalars"]},
+            model_state={"batch_stats": tree["batch_stats"]} if "batch_stats" in tree else {},
+        ),
         tokenizer=foreign.tokenizer,
         step=0,
         origin=foreign.where,
@@ -75,8 +78,9 @@ def array_shapes(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, tuple[in
 
 def arrays_by_path(model: Model) -> dict[str, np.ndarray]:
     """Every array of a model by path, without distribution heads."""
-    towers = {side: model.params["towers"][side] for side in ("image", "text")}
-    tree = {"towers": towers, "scalars": model.params["scalars"], **model.model_state}
+    params, model_state = model.weights
+    towers = {side: params["towers"][side] for side in ("image", "text")}
+    tree = {"towers": towers, "scalars": params["scalars"], **model_state}
     return {name_of(path): np.asarray(leaf) for path, leaf in leaves_with_path(tree)}
 
 

@@ -67,8 +67,8 @@ def model_cfg(model: Model) -> dict[str, Any]:
     cfg = {"embed_dim": config.embed_dim, "vision_cfg": _vision_cfg(image), "text_cfg": text_cfg}
     if text.activation == "quick_gelu":
         cfg["quick_gelu"] = True
-    if "logit_bias" in model.params["scalars"]:
-        cfg["init_logit_bias"] = float(model.params["scalars"]["logit_bias"])
+    if "logit_bias" in model.weights.params["scalars"]:
+        cfg["init_logit_bias"] = float(model.weights.params["scalars"]["logit_bias"])
     return cfg
 
 
