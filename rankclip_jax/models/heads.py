@@ -15,10 +15,11 @@ from rankclip_jax.models.batch_norm import BatchNorm
 class DistributionHead(nn.Module):
     """An MLP whose softmax is a distribution over K prototypes. Every layer is batch-normalised.
 
-    No code was released, and we did not have the paper's text: this is our reconstruction. We remember two hidden
-    layers of 4,096, K = 32,768 and batch normalisation. Batch normalisation of the logits is our addition. Without
-    it nothing is learned: a new tower's features are almost equal for all rows, so all rows have almost the same
-    distribution, and training sharpens that common distribution. Statistics are those of the global batch.
+    No code was released, and the paper's text was not available: this is a reconstruction. The large presets have two
+    hidden layers of 4,096, K = 32,768 and batch normalisation, as remembered from the paper. Batch normalisation of
+    the logits is an addition. Without it nothing is learned: a new tower's features are almost equal for all rows, so
+    all rows have almost the same distribution, and training sharpens that common distribution. Statistics are those of
+    the global batch.
 
     Attributes:
       prototypes: K.

@@ -52,7 +52,7 @@ def _resnet(image_size, width, layers, heads):
 
 # Distribution heads, for objectives that use them: (prototypes, hidden width, number of hidden layers).
 SMALL_HEADS = {"mu": (32, 32, 1), "mu-rn": (32, 32, 1), "emoji": (256, 256, 1)}
-LARGE_HEADS = (32_768, 4096, 2)  # nCLIP's sizes, as we remember them
+LARGE_HEADS = (32_768, 4096, 2)  # nCLIP's sizes, from memory
 
 # name: (embed_dim, image tower, text tower)
 PRESETS = {

@@ -125,7 +125,7 @@ class Block(nn.Module):
         return x_BTD + c_proj(ACTIVATIONS[self.activation](hidden)), None
 
 
-# What is kept of a block for the backward pass, which computes the rest again.
+# How much of a block is kept for the backward pass. The rest is computed again there.
 REMAT: Mapping[str, Callable[[type[nn.Module]], type[nn.Module]]] = {
     "none": lambda block: block,  # everything is kept
     "block": functools.partial(nn.remat, prevent_cse=False),  # only the input is kept

@@ -152,8 +152,8 @@ def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
     """Square roots of the probabilities, float32 [B, K] of unit norm.
 
     The cosine of two of them is sum_k sqrt(p_k q_k), the Bhattacharyya coefficient: 1 for equal distributions,
-    0 for distributions without a common prototype. We do not know how nCLIP compares distributions in its
-    evaluation: this is our choice.
+    0 for distributions without a common prototype. nCLIP's way of comparing distributions in evaluation is unknown:
+    this one is a choice of this package.
     """
     return jnp.exp(0.5 * jax.nn.log_softmax(logits_BK.astype(jnp.float32), axis=-1))
 

@@ -1,4 +1,4 @@
-"""What the reader of a foreign format returns, and its conversion to a `Model` of this package."""
+"""A model read from a foreign format, and its conversion to a `Model` of this package."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
