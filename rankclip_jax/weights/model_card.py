@@ -68,7 +68,7 @@ def _results(model: Model) -> list[str]:
     for name in (EVAL_FILE, PROBE_FILE):
         rows += _rows(folder / name, model.step)
     title = f"Results at step {model.step:,}:" if model.step else "Results:"
-    return ["", title, "", "| metric | value | chance |", "|---|---|---|", *rows] if rows else []
+    return ["", title, "", "| split | metric | value | chance |", "|---|---|---|---|", *rows] if rows else []
 
 
 def _rows(path: Path, step: int) -> list[str]:
@@ -77,6 +77,12 @@ def _rows(path: Path, step: int) -> list[str]:
         return []
     chance = results.get("chance", {})
     return [
-        f"| {key.replace('|', '/')} | {value:.4f} | {f'{chance[key]:.4f}' if key in chance else ''} |"
+        f"| {_plain(key)} | {value:.4f} | {f'{chance[key]:.4f}' if key in chance else ''} |"
         for key, value in sorted(results["metrics"].items())
     ]
+
+
+def _plain(key: str) -> str:
+    """The first two cells of a row: "val | image-to-text R@1" for "val/image_to_text_R@1"."""
+    split, _, metric = key.replace("|", "/").partition("/")
+    return f"{split} | {metric.replace('_to_', '-to-').replace('_', ' ')}"
