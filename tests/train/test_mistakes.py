@@ -40,7 +40,7 @@ MISTAKES = [
     ),
     ({"optimizer.freeze": "("}, "config.optimizer.freeze='(' is no regular expression"),
     ({"model.image.pool": "mean"}, "unknown model.image.pool 'mean'."),
-    ({"model.image.patch_dropout": 1.5}, "model.image.patch_dropout=1.5 must be 0 or more, and less than 1"),
+    ({"model.image.patch_dropout": 1.5}, "model.image.patch_dropout=1.5 must be at least 0 and less than 1"),
     ({"duration": "0"}, "duration='0' is no training at all"),
     ({"eval.every": "-5"}, "eval.every='-5' is no duration"),
     ({"eval.train_splits": ("vall",)}, "unknown config.eval.train_splits split 'vall'. Did you mean 'val'?"),

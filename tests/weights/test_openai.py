@@ -1,4 +1,4 @@
-"""State dicts of OpenAI's models: what shapes and archives tell, and what has to be said."""
+"""State dicts of OpenAI's models: what follows from shapes and archives, and what the user must give."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from rankclip_jax.weights.export import export
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.foreign import array_shapes
 from rankclip_jax.weights.formats.mapping import to_theirs
-from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.open_clip_table import rules
 from rankclip_jax.weights.formats.source import read_source
 from tests.golden import make_resnet
 from tests.support import torch_files
@@ -21,11 +21,8 @@ from tests.weights.test_import import assert_same
 pytestmark = pytest.mark.xdist_group("weights")
 
 
-# OpenAI's state dicts.
-
-
 def openai_state(config, vocab_size):
-    """A state dict with OpenAI's keys, half precision; numbers are functions of the names."""
+    """A state dict with OpenAI's keys and random float16 tensors."""
 
     class Vocabulary:
         eot_id = vocab_size - 1
@@ -45,8 +42,8 @@ def vit():
     return config
 
 
-def test_openai_archives_tell_everything(tmp_path):
-    """What OpenAI released is a TorchScript archive, with three numbers that a state dict of Python has not."""
+def test_openai_archives_determine_everything(tmp_path):
+    """OpenAI released TorchScript archives with three integers that a plain state dict does not have."""
     state = openai_state(vit(), 49_408)
     archive = torch_files.Archive()
     tree = {}
@@ -76,7 +73,7 @@ def scripted(tree):
 
 def test_a_bare_state_dict_needs_its_activation(tmp_path):
     path = torch_files.save(tmp_path / "x.pt", openai_state(vit(), 49_408))
-    with pytest.raises(UserError, match=r"does not tell its activation: add --activation=quick_gelu"):
+    with pytest.raises(UserError, match=r"does not determine the activation: add --activation=quick_gelu"):
         read_source(path)
     with pytest.raises(UserError, match=r"--activation='relu' is unknown"):
         read_source(path, activation="relu")
@@ -84,7 +81,7 @@ def test_a_bare_state_dict_needs_its_activation(tmp_path):
 
 
 def test_openai_resnet(tmp_path):
-    """Features of OpenAI's own ResNet, by way of a state dict with its keys."""
+    """Features equal those of OpenAI's ResNet for a state dict with its keys."""
     config = get_preset("mu-rn")
     config.embed_dim = make_resnet.EMBED_DIM
     config.image.update(make_resnet.SIZES | {"image_size": make_resnet.IMAGE_SIZE})
