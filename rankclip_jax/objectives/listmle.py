@@ -22,15 +22,15 @@ def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: 
     """ListMLE of each row, in arithmetic that neither overflows nor underflows.
 
     Sort the items of a row by descending reference r. The Plackett-Luce likelihood of that order under the
-    utilities u is a product of choices, each of one item among itself and all lower items. Its negative logarithm is
+    utilities u is a product of choices, each of one item among itself and all lower items. The loss is its
+    negative logarithm:
 
-        loss = sum_k [log sum_{l: r_l <= r_k} exp(u_l) - u_k]
+        loss = sum_k [log D_k - u_k],    D_k = sum_{l: r_l <= r_k} exp(u_l)
 
-    Ties: items with equal references share one denominator, so the loss does not depend on the order of the items.
+    Ties: items with equal references share one denominator D, so the order of the items has no effect on the loss.
 
-    Gradient: d loss / d u_l = sum_{k: r_k >= r_l} exp(u_l) / D_k - 1, with D_k the sum of exponentials above. It is
-    computed together with the loss, in reverse mode. The references carry no gradient, because only their order
-    is used.
+    Gradient: d loss / d u_l = sum_{k: r_k >= r_l} exp(u_l) / D_k - 1, computed together with the loss (reverse mode
+    only). The references carry no gradient, because only their order is used.
 
     Numerics: sums are kept as a running maximum m and a sum of exp(. - m), so every exponent is at most 0.
     ``log(cumsum(exp(x - max)))`` would underflow to -inf at scale 100, and adding an epsilon there erases the

@@ -90,7 +90,7 @@ def test_equations():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_weight": -1.0}, r"objective\.text_weight=-1\.0: a weight is a number from 0 up"),
+        ({"text_weight": -1.0}, r"objective\.text_weight=-1\.0: a weight must be finite and at least 0"),
         ({"text_weight": 0.0, "caption_weight": 0.0}, "text_weight=0 and caption_weight=0: raise one"),
         ({"momentum": 1.5}, r"objective\.momentum=1\.5: it must be a finite number from 0 to 1\."),
         ({"momentum": math.nan}, r"objective\.momentum=nan: it must be a finite number from 0 to 1\."),

@@ -62,10 +62,10 @@ def test_equations(changes, equation):
         ({"name": "rankclp"}, r"unknown objective 'rankclp'. Did you mean 'rankclip'\? Known: alip, clip, .*rankclip"),
         ({"arithmetic": "exakt"}, r"unknown objective.arithmetic 'exakt'. Did you mean 'exact'\?"),
         ({"ramp": "steps"}, r"unknown objective.ramp 'steps'. Did you mean 'step'\? Known: epoch, none, step."),
-        ({"cross_weight": -0.5}, "weight of rank_cross is -0.5: it must be a number"),
-        ({"in_modal_weight": float("nan")}, "weight of rank_in_modal is nan: it must be a number"),
+        ({"cross_weight": -0.5}, r"objective\.cross_weight=-0\.5: a weight must be finite and at least 0"),
+        ({"in_modal_weight": float("nan")}, r"objective\.in_modal_weight=nan: a weight must be finite and at least 0"),
         ({"cross_weight": 0.0, "in_modal_weight": 0.0}, "cross_weight=0 and in_modal_weight=0: raise one"),
-        ({"ramp": "epoch", "length": (10, 10)}, "needs 2 epochs or more, not 1"),
+        ({"ramp": "epoch", "length": (10, 10)}, "needs at least 2 epochs, not 1"),
     ],
 )
 def test_mistakes(changes, message):

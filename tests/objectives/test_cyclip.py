@@ -180,7 +180,7 @@ def test_weights_and_ablations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_modal_weight": -1.0}, r"objective\.in_modal_weight=-1\.0: a weight is a number from 0 up"),
+        ({"in_modal_weight": -1.0}, r"objective\.in_modal_weight=-1\.0: a weight must be finite and at least 0"),
         ({"cross_weight": float("nan")}, r"objective\.cross_weight=nan: a weight"),
         ({"in_modal_weight": 0.0, "cross_weight": 0.0}, "raise one of them, or use the objective clip"),
     ],

@@ -188,8 +188,8 @@ def test_equations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"unaligned_start": -0.1}, r"objective\.unaligned_start=-0\.1: it is a share of the batch, from 0 to 1"),
-        ({"unaligned_end": 1.5}, r"objective\.unaligned_end=1\.5: it is a share of the batch"),
+        ({"unaligned_start": -0.1}, r"objective\.unaligned_start=-0\.1: it must be a finite number from 0 to 1"),
+        ({"unaligned_end": 1.5}, r"objective\.unaligned_end=1\.5: it must be a finite number from 0 to 1"),
         ({"target_temperature": -1.0}, r"objective\.target_temperature=-1\.0: it must be a finite number above 0"),
         ({"subset": "randon"}, r"unknown objective.subset 'randon'. Did you mean 'random'\?"),
     ],

@@ -129,7 +129,12 @@ def test_options_of_an_objective_are_not_those_of_added_terms():
 def test_a_config_without_the_option():
     config = objective_config("clip")
     del config["extra"]
-    assert build_objective(config, RunInfo(100, 10)).equation == "L = CLIP"
+    with pytest.raises(UserError, match="'clip' also needs extra"):
+        build_objective(config, RunInfo(100, 10))
+
+
+def test_every_term_is_registered_by_one_objective():
+    assert len(TERMS) == sum(len(recipe.terms) for recipe in OBJECTIVES.values())
 
 
 @pytest.mark.parametrize(
@@ -137,12 +142,15 @@ def test_a_config_without_the_option():
     [
         ("0.25 rank_crosss", r"unknown term 'rank_crosss'. Did you mean 'rank_cross'\? Known: .*rank_cross"),
         ("0 rank_crosss", "unknown term 'rank_crosss'"),
-        ("-0.5 rank_cross", "'-0.5 rank_cross' is no weighted term; write weights and names, as in '0.25 rank_cross"),
-        ("0.25 rank_cross +", "'' is no weighted term"),
-        ("rank_cross, siglip", "'rank_cross, siglip' is no weighted term"),
-        ("1.2.3 rank_cross", "'1.2.3 rank_cross' is no weighted term"),
-        ("0.25", "'0.25' is no weighted term"),
-        ("rank_cross + 2 rank_cross", "names 'rank_cross' twice; add the weights up"),
+        (
+            "-0.5 rank_cross",
+            "'-0.5 rank_cross' is not a weighted term; write weights and names, as in '0.25 rank_cross",
+        ),
+        ("0.25 rank_cross +", "'' is not a weighted term"),
+        ("rank_cross, siglip", "'rank_cross, siglip' is not a weighted term"),
+        ("1.2.3 rank_cross", "'1.2.3 rank_cross' is not a weighted term"),
+        ("0.25", "'0.25' is not a weighted term"),
+        ("rank_cross + 2 rank_cross", "names 'rank_cross' twice; add the two weights"),
         ("rank_cross:rmp", "unknown schedule of 'rank_cross' in objective.extra 'rmp'. Did you mean 'ramp'"),
         ("0.5 clip", "adds 'clip', which is part of objective 'clip' already"),
     ],

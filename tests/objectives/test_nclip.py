@@ -241,10 +241,14 @@ def test_equations(name, changes, equation):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("nclip", {"sharpness_weight": -1.0}, r"objective\.sharpness_weight=-1\.0: a weight is a number from 0 up"),
-        ("nclip", {"smoothness_weight": math.nan}, r"objective\.smoothness_weight=nan: a weight is a number"),
-        ("xclip", {"clip_weight": 0.0}, "'xclip' is both clip and nclip: give both weights"),
-        ("xclip", {"nclip_weight": 0.0}, "'xclip' is both clip and nclip: give both weights"),
+        (
+            "nclip",
+            {"sharpness_weight": -1.0},
+            r"objective\.sharpness_weight=-1\.0: a weight must be finite and at least 0",
+        ),
+        ("nclip", {"smoothness_weight": math.nan}, r"objective\.smoothness_weight=nan: a weight must be finite"),
+        ("xclip", {"clip_weight": 0.0}, "'xclip' is both clip and nclip: set both weights above 0"),
+        ("xclip", {"nclip_weight": 0.0}, "'xclip' is both clip and nclip: set both weights above 0"),
     ],
 )
 def test_mistakes(name, changes, message):

@@ -10,8 +10,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunInfo, build_objective, objective_config
-from rankclip_jax.objectives.rows import CPU_BLOCK_ELEMENTS, SMALLEST_BLOCK, block_size, loss_and_gradients
+from rankclip_jax.objectives import RunInfo, build_objective, objective_config, rows
+from rankclip_jax.objectives.rows import (
+    BLOCK_ELEMENTS,
+    CPU_BLOCK_ELEMENTS,
+    SMALLEST_BLOCK,
+    block_size,
+    loss_and_gradients,
+)
 from rankclip_jax.parallel.mesh import make_mesh
 from tests.support import oracles
 
@@ -232,15 +238,32 @@ def test_captions_that_occur_twice_tie(block_rows):
 
 
 def test_block_size():
-    assert block_size(256, 256) == 256  # all rows at once where memory allows
-    assert block_size(1024, 1024) == CPU_BLOCK_ELEMENTS // 1024
-    assert block_size(4096, 4096) == SMALLEST_BLOCK
-    assert block_size(97, 97) == 97
-    assert block_size(15, 2**20) == 3  # 4 would fit, but does not divide
-    assert block_size(1021, 1021) == CPU_BLOCK_ELEMENTS // 1021  # a prime: some rows are left over
-    assert block_size(5, 2**30) == 1
-    assert block_size(12, 48, requested=5) == 5
-    assert block_size(12, 48, requested=50) == 12
+    on_cpu = functools.partial(block_size, platform="cpu")
+    assert on_cpu(256, 256) == 256  # all rows at once if memory allows
+    assert on_cpu(1024, 1024) == CPU_BLOCK_ELEMENTS // 1024
+    assert on_cpu(4096, 4096) == SMALLEST_BLOCK
+    assert on_cpu(97, 97) == 97
+    assert on_cpu(15, 2**20) == 3  # 4 would fit, but does not divide the rows
+    assert on_cpu(1021, 1021) == CPU_BLOCK_ELEMENTS // 1021  # a prime: the last block is smaller
+    assert on_cpu(5, 2**30) == 1
+    assert on_cpu(12, 48, requested=5) == 5
+    assert on_cpu(12, 48, requested=50) == 12
+
+
+def test_block_size_follows_the_platform():
+    assert block_size(4096, 4096, platform="tpu") == block_size(4096, 4096, platform="gpu") == BLOCK_ELEMENTS // 4096
+
+
+def test_the_platform_is_that_of_the_mesh(monkeypatch):
+    """Not that of the default backend: a mesh of CPU devices on a machine with a GPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    platforms = []
+    monkeypatch.setattr(rows, "block_size", lambda *_, platform, **how: platforms.append(platform) or 4)
+    f = loss_and_gradients(build(), make_mesh(jax.devices()[:1]))
+    embeds = dict.fromkeys(("image_embeds", "text_embeds"), jax.ShapeDtypeStruct((8, 4), jnp.float32))
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    jax.eval_shape(f, embeds, {"logit_scale": scalar}, dict.fromkeys(TERMS, scalar))
+    assert platforms == ["cpu"]
 
 
 def test_rows_left_over_are_a_smaller_block():

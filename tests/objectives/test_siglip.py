@@ -123,7 +123,9 @@ def test_the_scale_is_clamped_on_request_and_the_bias_never(clamp, expected):
 
 def test_a_scale_that_starts_elsewhere_is_not_shared_silently():
     terms = {"clip": CLIP} | build("siglip").terms
-    with pytest.raises(UserError, match=r"'clip' has another start or range for the learned scalar 'logit_scale'"):
+    with pytest.raises(
+        UserError, match=r"'clip' has another initial value or range for the learned scalar 'logit_scale'"
+    ):
         Objective("both", "", terms, lambda step: {})
 
 
@@ -139,7 +141,7 @@ def test_equation():
     [
         ({"initial_scale": 0.0}, r"objective\.initial_scale=0\.0: it must be a finite number above 0"),
         ({"initial_scale": math.inf}, r"objective\.initial_scale=inf: it must be a finite number above 0"),
-        ({"initial_scale": 200.0, "clamp_scale": True}, "initial_scale=200 is outside 1 to 100, where clamp"),
+        ({"initial_scale": 200.0, "clamp_scale": True}, "initial_scale=200 is outside the range 1 to 100 of clamp"),
         ({"initial_bias": math.nan}, r"objective\.initial_bias=nan: it must be a finite number"),
     ],
 )

@@ -143,7 +143,7 @@ def test_equations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"soft_weight": -1.0}, r"objective\.soft_weight=-1\.0: a weight is a number from 0 up"),
+        ({"soft_weight": -1.0}, r"objective\.soft_weight=-1\.0: a weight must be finite and at least 0"),
         ({"soft_weight": 0.0, "negatives_weight": 0.0}, "raise one of them, or use the objective clip"),
         ({"target_temperature": 0.0}, r"objective\.target_temperature=0\.0: it must be a finite number above 0"),
         ({"divergence": "symetric"}, r"unknown objective.divergence 'symetric'. Did you mean 'symmetric'\?"),
