@@ -83,7 +83,7 @@ def test_warmup_cosine_follows_its_formula_at_every_step():
         else peak * 0.5 * (1 + math.cos(math.pi * (k - warmup) / (total - warmup)))
         for k in range(total + 1)
     ]
-    # float32: 1 + cos cancels near the end, so compare with the peak, not with the value itself
+    # In float32 1 + cos loses digits near the end, so the tolerance is relative to the peak.
     np.testing.assert_allclose(schedule(jnp.arange(total + 1)), expected, rtol=1e-6, atol=1e-7 * peak)
 
 
@@ -101,7 +101,7 @@ def test_no_warmup_starts_at_the_peak():
 
 
 def test_warmup_is_not_skipped_with_large_data():
-    """The released code's first step with CC3M at batch 256 is at the peak; ours is at peak / W."""
+    """In the released code the first step on CC3M at batch 256 is at the peak; here it is at peak / W."""
     assert float(warmup_cosine(5e-4, 10_000, 64 * 10_963)(0)) == pytest.approx(5e-8)
 
 

@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives import OBJECTIVES, TERMS, RunInfo, build_objective, objective_config
 from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.parallel.mesh import make_mesh
+from tests.support import objective_checks as checks
 
 pytestmark = pytest.mark.xdist_group("objective_mix")
 
 
 def build(name="clip", **changes):
-    return build_objective(ConfigDict(objective_config(name).to_dict() | changes), RunInfo(100, 10))
+    return checks.build(name, **changes)
 
 
 def weights_at(objective, step=0):
@@ -49,7 +49,7 @@ def test_a_sum_of_terms():
         assert weights_at(objective, step) == pytest.approx(expected)
 
 
-def test_weights_that_move():
+def test_weights_with_schedules():
     objective = build(
         extra="0.5 rank_cross:ramp + siglip : linear_down + 2 cyclip_cross:linear_up + soft_targets:constant"
     )
@@ -66,8 +66,8 @@ def test_weights_that_move():
         assert weights_at(objective, step) == pytest.approx(expected)
 
 
-def test_parts_of_objectives_add_up_to_them():
-    """SoftCLIP and self-distillation put together from their terms."""
+def test_objectives_are_the_sums_of_their_terms():
+    """SoftCLIP and self-distillation, built from their terms."""
     for name, base, extra in (
         ("softclip", "clip", "soft_targets + soft_negatives"),
         ("distill", "siglip", "aligned + distilled"),
@@ -97,7 +97,7 @@ def test_the_ramp_of_the_objective_stays():
     assert weights_at(objective, 50) == {"clip": 1.0, "rank_cross": 1.5, "cyclip_in_modal": 0.25}
 
 
-def test_a_shared_scalar_keeps_the_objectives_start_and_range():
+def test_a_shared_scalar_keeps_the_initial_value_and_range_of_the_objective():
     for name, extra, added in (("clip", "siglip", {"logit_bias"}), ("siglip", "clip", set())):
         alone, mixed = build(name), build(name, extra=extra)
         assert mixed.scalars["logit_scale"] == alone.scalars["logit_scale"]
@@ -111,14 +111,14 @@ def test_nothing_to_add(text):
 
 
 def test_every_listed_term_can_be_added():
-    """To an objective of which it is no part; each is made with the defaults of its own objective."""
+    """To an objective that lacks it, with the default options of its own objective."""
     for term in TERMS:
         name = "clip" if term != "clip" else "siglip"
         assert term in build(name, extra=f"0.5 {term}").terms
 
 
 def test_options_of_an_objective_are_not_those_of_added_terms():
-    """`top_k` of this objective is about its own term; the added one has the default."""
+    """`top_k` of this objective applies to its own term; the added term has the default."""
     objective = build("rankclip", in_modal_weight=0.0, top_k=1, extra="rank_in_modal")
     alone = evaluate(build("clip", extra="rank_in_modal"))
     assert float(evaluate(objective).terms["rank_in_modal"]) == pytest.approx(

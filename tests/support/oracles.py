@@ -46,7 +46,7 @@ def rankclip_terms(image, text, logit_scale):
 
 
 def _order_only(cosines):
-    # Duplicates must tie, whatever order their products were summed in.
+    # Duplicates must tie, although their products were summed in different orders.
     return np.round(cosines, 12)
 
 
@@ -95,7 +95,7 @@ def rank_term(image, text, scale, term, *, scope="row", diagonal=True, **rank_we
     shape = (1, -1) if scope == "batch" else (batch, -1)
     total, d = 0.0, []
     for utility, reference in ((first, second), (second, first)):
-        # Duplicates must tie, whatever order their products were summed in.
+        # Duplicates must tie, although their products were summed in different orders.
         u, ref = scale * utility[keep].reshape(shape), np.round(reference[keep].reshape(shape), 6)
         loss, gradient = weighted_listmle(u, ref, **rank_weights)
         full = np.zeros((batch, batch))
