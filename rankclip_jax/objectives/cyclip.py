@@ -25,8 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import clip
-from rankclip_jax.objectives.clip import INPUTS, LOGIT_SCALE, contrastive_rows
+from rankclip_jax.objectives.clip import CLIP, INPUTS, LOGIT_SCALE, contrastive_rows
 from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term, without_options
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
@@ -69,15 +68,15 @@ def build(config, run: RunInfo) -> Objective:
     Raises:
       UserError: a negative weight, or no term left except CLIP.
     """
+    del run
     cyclic = read_weights(config, WEIGHT_OPTIONS)
     if not cyclic and not config.augmented:
         raise UserError(
             "objective 'cyclip' has in_modal_weight=0 and cross_weight=0: raise one of them, or use the objective clip."
         )
     contrast = {"clip": 0.5, "augmented": 0.5} if config.augmented else {"clip": 1.0}
-    weights = contrast | cyclic
-    terms = {name: (clip.TERMS | TERMS)[name](config, run) for name in weights}
-    return Objective("cyclip", weighted_sum(weights), terms, fixed(weights))
+    weights, terms = contrast | cyclic, {"clip": CLIP} | _TERMS
+    return Objective("cyclip", weighted_sum(weights), {name: terms[name] for name in weights}, fixed(weights))
 
 
 def uses_grams(dim: int, batch: int) -> bool:
@@ -139,14 +138,14 @@ def _augmented_row_loss(block: RowBlock) -> jax.Array:
     return total
 
 
-AUGMENTED = Term(
-    inputs=(*INPUTS, *(f"{name}_augmented" for name in INPUTS)),
-    local=INPUTS,
-    scalars={"logit_scale": LOGIT_SCALE},
-    row_loss=_augmented_row_loss,
-)
-TERMS = {
-    "augmented": without_options(AUGMENTED),
-    "cyclip_in_modal": without_options(cyclic_term(1)),
-    "cyclip_cross": without_options(cyclic_term(-1)),
+_TERMS = {
+    "augmented": Term(
+        inputs=(*INPUTS, *(f"{name}_augmented" for name in INPUTS)),
+        local=INPUTS,
+        scalars={"logit_scale": LOGIT_SCALE},
+        row_loss=_augmented_row_loss,
+    ),
+    "cyclip_in_modal": cyclic_term(1),
+    "cyclip_cross": cyclic_term(-1),
 }
+TERMS = {name: without_options(term) for name, term in _TERMS.items()}

@@ -18,10 +18,10 @@ _PART = re.compile(r"\s*([0-9.]+(?:e-?[0-9]+)?)?\s*([a-z_]\w*)(?:\s*:\s*(\w+))?\
 
 
 class TermRecipe(NamedTuple):
-    """How to make a term for `extra`: the function, and the default options of the term's own objective."""
+    """How to make a term for `extra`."""
 
     make: MakeTerm
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any]  # default options of the term's own objective
 
 
 class Weight(NamedTuple):

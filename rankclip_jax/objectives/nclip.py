@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import clip
+from rankclip_jax.objectives.clip import CLIP
 from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term, without_options
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
@@ -52,7 +52,8 @@ def build_nclip(config, run: RunInfo) -> Objective:
     Raises:
       UserError: a weight is negative or not finite.
     """
-    return _objective("nclip", _nclip_weights(config, 1.0), run)
+    del run
+    return _objective("nclip", _nclip_weights(config, 1.0))
 
 
 def build_xclip(config, run: RunInfo) -> Objective:
@@ -69,10 +70,11 @@ def build_xclip(config, run: RunInfo) -> Objective:
     Raises:
       UserError: a weight is negative or not finite, or one of the two parts has weight 0.
     """
+    del run
     parts = read_weights(config, {"clip": "clip_weight", "nclip": "nclip_weight"})
     if len(parts) < 2:
         raise UserError("objective 'xclip' is both clip and nclip: set both weights above 0, or use clip or nclip.")
-    return _objective("xclip", {"clip": parts["clip"]} | _nclip_weights(config, parts["nclip"]), run)
+    return _objective("xclip", {"clip": parts["clip"]} | _nclip_weights(config, parts["nclip"]))
 
 
 def _nclip_weights(config, factor: float) -> dict[str, float]:
@@ -81,9 +83,9 @@ def _nclip_weights(config, factor: float) -> dict[str, float]:
     return {name: factor * weight for name, weight in weights.items()}
 
 
-def _objective(name: str, weights: dict[str, float], run: RunInfo) -> Objective:
-    terms = {term: (clip.TERMS | TERMS)[term](None, run) for term in weights}
-    return Objective(name, weighted_sum(weights), terms, fixed(weights))
+def _objective(name: str, weights: dict[str, float]) -> Objective:
+    terms = {"clip": CLIP} | _TERMS
+    return Objective(name, weighted_sum(weights), {term: terms[term] for term in weights}, fixed(weights))
 
 
 def _cross_entropy_row_loss(block: RowBlock) -> jax.Array:
@@ -118,10 +120,9 @@ def _log_distributions(rows) -> list[jax.Array]:
     return [jax.nn.log_softmax(rows[name], axis=-1) for name in INPUTS]
 
 
-TERMS = {
-    "nclip_cross_entropy": without_options(Term(inputs=INPUTS, local=INPUTS, row_loss=_cross_entropy_row_loss)),
-    "nclip_sharpness": without_options(Term(inputs=INPUTS, local=INPUTS, row_loss=_sharpness_row_loss)),
-    "nclip_smoothness": without_options(
-        Term(inputs=INPUTS, local=INPUTS, sums=_summed_distributions, from_sums=_smoothness)
-    ),
+_TERMS = {
+    "nclip_cross_entropy": Term(inputs=INPUTS, local=INPUTS, row_loss=_cross_entropy_row_loss),
+    "nclip_sharpness": Term(inputs=INPUTS, local=INPUTS, row_loss=_sharpness_row_loss),
+    "nclip_smoothness": Term(inputs=INPUTS, local=INPUTS, sums=_summed_distributions, from_sums=_smoothness),
 }
+TERMS = {name: without_options(term) for name, term in _TERMS.items()}

@@ -13,17 +13,11 @@ from rankclip_jax.objectives.options import check_block_rows
 
 
 class Recipe(NamedTuple):
-    """How to build an objective.
-
-    Attributes:
-      build: (config, run) -> objective.
-      defaults: its options with their default values.
-      terms: the terms that it offers to other objectives through the option `extra`.
-    """
+    """How to build an objective."""
 
     build: Callable[[ConfigDict, RunInfo], Objective]
-    defaults: Mapping[str, Any]
-    terms: Mapping[str, MakeTerm] = {}
+    defaults: Mapping[str, Any]  # its options with their default values
+    terms: Mapping[str, MakeTerm] = {}  # the terms that it offers to other objectives through the option `extra`
 
 
 OBJECTIVES = {

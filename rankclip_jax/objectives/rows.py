@@ -50,25 +50,15 @@ class LossAndGradients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """One computation of the loss on one device: everything that is the same for all blocks and has no gradient.
-
-    Attributes:
-      objective: what to compute.
-      axes: names of the mesh axes, which all shard the batch.
-      batch: B.
-      block: C.
-      weights: {term: scalar}.
-      state: {term: its state}.
-      step: int32 scalar.
-    """
+    """One computation of the loss on one device: what is the same for all blocks and has no gradient."""
 
     objective: Objective
-    axes: tuple[str, ...]
-    batch: int
-    block: int
-    weights: Arrays
-    state: dict[str, Any]
-    step: jax.Array
+    axes: tuple[str, ...]  # of the mesh; all of them shard the batch
+    batch: int  # B
+    block: int  # C
+    weights: Arrays  # {term: scalar}
+    state: dict[str, Any]  # {term: its state}
+    step: jax.Array  # int32 scalar
 
 
 class Shared(NamedTuple):

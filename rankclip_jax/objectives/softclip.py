@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives import clip
-from rankclip_jax.objectives.clip import INPUTS, LOGIT_SCALE
+from rankclip_jax.objectives.clip import CLIP, INPUTS, LOGIT_SCALE
 from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
 from rankclip_jax.objectives.options import positive
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
@@ -67,7 +66,7 @@ def build(config, run: RunInfo) -> Objective:
             "raise one of them, or use the objective clip."
         )
     weights = {"clip": 1.0} | soft
-    terms = {name: (clip.TERMS | TERMS)[name](config, run) for name in weights}
+    terms = {"clip": CLIP} | {name: TERMS[name](config, run) for name in soft}
     equation = f"{weighted_sum(weights)}, {config.divergence} KL, targets at temperature {config.target_temperature:g}"
     return Objective("softclip", equation, terms, fixed(weights))
 
