@@ -44,7 +44,7 @@ class RowBlock:
 
     Attributes:
       rows: {name: [C, ...]}, the rows of the block.
-      gathered: {name: [B, ...]}, all rows of the batch. Arrays that each term lists in `Term.local` are absent.
+      gathered: {name: [B, ...]}, all rows of the batch. Arrays that all terms list in `Term.local` are absent.
       scalars: learned scalars.
       index_C: int32, global indices of the rows.
       batch: B.
