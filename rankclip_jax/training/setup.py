@@ -26,7 +26,6 @@ from rankclip_jax.files import replaced_folder
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective
-from rankclip_jax.objectives.rows import block_size
 from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER, has_progress
@@ -129,7 +128,6 @@ def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
         make_augment(pipeline, size, config.model.image.get("resize", "crop"))
     for pipeline in (data.text_augment, data.view_text_augment):
         make_text_augment(pipeline)
-    block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
     check_names(config, dataset)
 
 

@@ -63,7 +63,7 @@ def test_the_resolved_config_is_locked_and_the_written_one_untouched():
         ({"duration": "50%"}, "duration='50%' cannot be given in % here"),
         ({"duration": "0 steps"}, "duration='0 steps' is no training at all"),
         ({"optimizer.warmup": "310"}, "optimizer.warmup is 310 steps and the whole run 310"),
-        ({"eval.every": "often"}, "eval.every='often' is no duration"),
+        ({"eval.every": "often"}, "eval.every='often' is not a duration"),
     ],
 )
 def test_what_cannot_run_is_refused(changes, message):

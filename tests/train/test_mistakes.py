@@ -30,7 +30,7 @@ MISTAKES = [
     ({"objective.name": "rankclap"}, "unknown objective 'rankclap'. Did you mean 'rankclip'?"),
     ({"objective.arithmetic": "exakt"}, "unknown objective.arithmetic 'exakt'. Did you mean 'exact'?"),
     ({"objective.cross_weight": 0.0, "objective.in_modal_weight": 0.0}, "raise one of them, or use"),
-    ({"objective.ramp": "epoch", "duration": "1epochs"}, "the released epoch ramp needs 2 epochs or more"),
+    ({"objective.ramp": "epoch", "duration": "1epochs"}, "the released epoch ramp needs at least 2 epochs"),
     ({"objective.block_rows": -5}, "objective.block_rows=-5: use a number of rows, or 0 to choose by memory"),
     ({"optimizer.schedule": "cosin"}, "unknown config.optimizer.schedule 'cosin'. Did you mean 'cosine'?"),
     ({"optimizer.warmup": "20"}, "optimizer.warmup is 20 steps and the whole run 20; shorten the warm-up"),
@@ -42,7 +42,7 @@ MISTAKES = [
     ({"model.image.pool": "mean"}, "unknown model.image.pool 'mean'."),
     ({"model.image.patch_dropout": 1.5}, "model.image.patch_dropout=1.5 must be at least 0 and less than 1"),
     ({"duration": "0"}, "duration='0' is no training at all"),
-    ({"eval.every": "-5"}, "eval.every='-5' is no duration"),
+    ({"eval.every": "-5"}, "eval.every='-5' is not a duration"),
     ({"eval.train_splits": ("vall",)}, "unknown config.eval.train_splits split 'vall'. Did you mean 'val'?"),
     ({"eval.train_splits": ()}, "but nothing is evaluated during training: name splits in config.eval.train_splits"),
     (
