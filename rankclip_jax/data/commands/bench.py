@@ -19,6 +19,7 @@ from rankclip_jax.data.commands.sections import sample, tokenizer_of, training_s
 from rankclip_jax.data.images.decode import DecodedRecords, decode
 from rankclip_jax.data.images.transforms import make_augment
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.augment import make_text_augment
 from rankclip_jax.data.text.tokenizer import Tokenizer
@@ -68,7 +69,7 @@ def _is_sound(train: RecordSource, number: int) -> bool:
 def _stages(config: ConfigDict, train: RecordSource, numbers: Sequence[int], tokenizer: Tokenizer) -> Stages:
     """What is done to a pair, with what each stage is given; sets in memory are not decoded."""
     data, size = config.data, config.model.image.image_size
-    augment = make_augment(data.augment, size, config.model.image.get("resize", "crop"))
+    augment = make_augment(data.augment, size, config.model.image.resize)
     text, rng = make_text_augment(data.text_augment), np.random.default_rng(0)
     images = [train[number].image for number in numbers]
     captions = [train.captions(number)[0] for number in numbers]
@@ -125,22 +126,10 @@ def _print_loader(config: ConfigDict, dataset: Dataset, tokenizer: Tokenizer, sl
 
 
 def _loader_rate(config: ConfigDict, dataset: Dataset, tokenizer: Tokenizer, batch: int, threads: int) -> float:
-    data = config.data
-    loader = Loader(
-        dataset.train,
-        tokenizer,
-        batch_size=batch,
-        seed=config.seed,
-        image_size=config.model.image.image_size,
-        augment=data.augment,
-        text_augment=data.text_augment,
-        resize=config.model.image.get("resize", "crop"),
-        num_threads=threads,
-        prefetch=data.prefetch,
-        max_bad_fraction=1.0,
-    )
-    with loader:
-        for _ in range(data.prefetch + 1):  # what was made ahead would count for nothing
+    prefetch = config.data.prefetch
+    options = loader_options(config, batch_size=batch, num_threads=threads, max_bad_fraction=1.0)
+    with Loader(dataset.train, tokenizer, options) as loader:
+        for _ in range(prefetch + 1):  # what was made ahead would count for nothing
             next(loader)
         began, pairs = time.perf_counter(), 0
         while time.perf_counter() - began < flags.FLAGS.seconds:

@@ -10,6 +10,7 @@ from rankclip_jax.data.commands.grid import image_grid
 from rankclip_jax.data.commands.sections import tokenizer_of, training_set
 from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
@@ -42,21 +43,9 @@ def run(config: ConfigDict) -> None:
 
 
 def _batch(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    data = config.data
-    loader = Loader(
-        train,
-        tokenizer,
-        batch_size=min(flags.FLAGS.pairs, len(train)),
-        seed=config.seed,
-        image_size=config.model.image.image_size,
-        augment=data.augment,
-        text_augment=data.text_augment,
-        resize=config.model.image.get("resize", "crop"),
-        num_threads=0,
-        prefetch=0,
-        max_bad_fraction=1.0,
-    )
-    with loader:
+    here = {"batch_size": min(flags.FLAGS.pairs, len(train)), "num_threads": 0, "prefetch": 0, "max_bad_fraction": 1.0}
+    options = loader_options(config, ("images", "tokens", "index"), **here)
+    with Loader(train, tokenizer, options) as loader:
         return next(loader)
 
 
