@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import rankclip_jax
 from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
 from rankclip_jax.run_folder import CONFIG
@@ -31,7 +31,9 @@ PACKAGES = (
     "nltk",
     "tokenizers",
 )
-CHECKOUT = Path(rankclip_jax.__file__).resolve().parents[1]
+# The package this file is in. It cannot be imported by name: its public API depends on higher layers.
+OWN = sys.modules[__name__.partition(".")[0]]
+CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_SECONDS = 10
 
 
@@ -54,7 +56,7 @@ def versions() -> dict[str, str]:
     Keys are "python", "rankclip_jax", the distribution names in `PACKAGES`, and "commit" where this package runs from a
     git checkout.
     """
-    found = {"python": platform.python_version(), "rankclip_jax": rankclip_jax.__version__}
+    found = {"python": platform.python_version(), "rankclip_jax": OWN.__version__}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -146,7 +146,7 @@ def describe(abstract: dict, model: Model) -> str:
             )
     parts = {
         "taken": _parts(wanted.keys() & found.keys()),
-        "drawn anew": _parts(wanted.keys() - found.keys()),
+        "initialised": _parts(wanted.keys() - found.keys()),
         "not used": _parts(found.keys() - wanted.keys()),
     }
     said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]

@@ -73,8 +73,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     """
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
-    dataset = read_data(config)
-    config, objective = resolve_with_objective(config, dataset.train)
+    dataset = _read_data(config)
+    config, objective = _resolve(config, dataset.train)
     check_step(config, mesh)
     check_names(config, dataset)
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -82,7 +82,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.inputs, initial)
     towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
-    frozen = frozen_parameters(config, towers, objective)
+    frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     return Setup(
         config=config,
@@ -105,12 +105,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     )
 
 
-def read_data(config: ConfigDict) -> Dataset:
-    """The data of `config`, the same in every process.
-
-    Raises:
-      UserError: they cannot be read, have no training pairs, or differ between processes.
-    """
+def _read_data(config: ConfigDict) -> Dataset:
+    """The data of `config`, which must have training pairs and be the same in every process."""
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
     if not len(dataset.train):
         raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
@@ -119,7 +115,7 @@ def read_data(config: ConfigDict) -> Dataset:
     return dataset
 
 
-def resolve_with_objective(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
+def _resolve(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
     """The resolved config and its objective, which chooses `model.embeds` where the config leaves it open."""
     config = resolve(config, examples=len(train))
     run = RunInfo(config.duration, len(train) // config.batch_size, config.seed)
@@ -129,23 +125,15 @@ def resolve_with_objective(config: ConfigDict, train: RecordSource) -> tuple[Fro
 
 
 def check_step(config: ConfigDict, mesh: Mesh) -> None:
-    """Reject invalid options of the train step now, before parameters and a run folder exist.
-
-    Raises:
-      UserError: see `check_micro_batches`, `check_ema_decay` and `block_size`.
-    """
+    """Reject invalid options of the train step now, before parameters and a run folder exist."""
     local = config.batch_size // mesh.size
     check_micro_batches(config.micro_batches, local)
     check_ema_decay(config.optimizer.ema_decay)
     block_size(local, config.batch_size, config.objective.block_rows)
 
 
-def frozen_parameters(config: ConfigDict, towers: nn.Module, objective: Objective) -> dict | None:
-    """The mask of `config.optimizer.freeze` (`frozen_mask`), for which the parameters' shapes are enough.
-
-    Raises:
-      UserError: the pattern does not fit the parameters, or locks an image tower with patch dropout.
-    """
+def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) -> dict | None:
+    """The mask of `config.optimizer.freeze`, which needs only the shapes of the parameters."""
     if not config.optimizer.freeze:
         return None
     shapes, _ = jax.eval_shape(make_init_model(towers, objective), jax.random.key(0))

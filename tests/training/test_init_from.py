@@ -55,7 +55,7 @@ def xclip():
 def test_training_begins_with_the_weights_and_draws_the_rest():
     model = read_model(CLIP)
     said, drawn, state = started(small(xclip()))
-    assert "taken image, logit_scale, text; drawn anew image_head, text_head" in said and CLIP in said
+    assert "taken image, logit_scale, text; initialised image_head, text_head" in said and CLIP in said
     given, before = by_path(model.params), by_path(drawn["params"])
     for params in (state["params"], state["ema"]["params"]):
         for name, array in by_path(params).items():
