@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
@@ -45,7 +46,7 @@ def to_json(config: ConfigDict | Mapping) -> str:
 
 def _plain(value: Any) -> Any:
     """JSON form of other types: numpy scalars by value, dtypes and functions by name."""
-    if hasattr(value, "item"):
+    if isinstance(value, np.generic):
         return value.item()
     return getattr(value, "__name__", None) or str(value)
 

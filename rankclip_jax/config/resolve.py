@@ -58,7 +58,7 @@ def resolve(config: ConfigDict, *, examples: int) -> FrozenConfigDict:
 
 def with_value(config: ConfigDict, key: str, value: Any) -> FrozenConfigDict:
     """Return a frozen copy of `config` in which the dotted `key` has another value."""
-    changed = ConfigDict(config.to_dict())
+    changed = ConfigDict(config.to_dict()).lock()  # so that a misspelt key is an error
     changed.update_from_flattened_dict({key: value})
     return FrozenConfigDict(changed)
 
