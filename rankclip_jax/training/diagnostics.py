@@ -35,16 +35,16 @@ def make_diagnostics(
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> {name: float32 scalar}, a pure function.
 
-    For each term, with g its gradient with respect to the embeddings. The radial part of g is left out, because
-    normalisation removes it before it reaches the towers. So are the embeddings of locked towers:
+    For each term, where g is its gradient with respect to the embeddings. Two parts of g are left out, because they
+    train nothing: the radial part, which normalisation removes, and the embeddings of locked towers.
 
         loss_<term>              the term, unweighted
         grad_norm_<term>         |g|, unweighted
         grad_share_<term>        weight |g| / sum of weight |g| over all terms
         cosine_with_clip_<term>  <g, g_clip> / |g| |g_clip|; 0 if either gradient is 0
 
-    g_clip is the gradient of CLIP's loss, even where CLIP's loss is no term of the objective. The cosine is left out
-    without a learned scale, and for terms that read none of CLIP's embeddings. For the batch:
+    g_clip is the gradient of CLIP's loss, which need not be a term of the objective. There is no cosine without a
+    learned scale, or for a term that reads none of CLIP's embeddings. For the batch:
 
         agreement_cross_modal    see `agreement`; image i's list of texts against text i's list of images
         agreement_in_modal       see `agreement`; image i's list of images against text i's list of texts
@@ -153,14 +153,14 @@ def along_the_sphere(gradient: Arrays, embeds: Arrays) -> dict[str, jax.Array]:
 
 
 def agreement(first_NN: jax.Array, second_NN: jax.Array) -> jax.Array:
-    """How similarly the rows i of two matrices order the columns other than i, a float32 scalar.
+    """How similarly two matrices order the items of each row, float32: 1 for equal orders, 0 for reversed ones.
 
-    It is the share of item pairs that both lists order alike, among all pairs of all rows that neither list ties: 1 for
-    equal orders, 0 for reversed ones, 0.5 by chance and where there is no such pair. It equals (tau + 1) / 2 with
-    Kendall's tau over pairs without ties.
+    Row i of each matrix is a list of all items but i. Among the pairs of items that neither list ties, over all rows,
+    this is the share that both lists order in the same way: 0.5 by chance, and 0.5 if there is no such pair. It equals
+    (tau + 1) / 2 with Kendall's tau over pairs without ties.
 
     Args:
-      first_NN, second_NN: scores; row i is the list of item i.
+      first_NN, second_NN: scores of N items in each of N rows.
     """
     differences = [x_NN[:, :, None] - x_NN[:, None, :] for x_NN in (first_NN, second_NN)]
     other_NN = ~jnp.eye(len(first_NN), dtype=bool)

@@ -41,7 +41,7 @@ def captions_for_vocabulary(source: RecordSource, index: int, inputs: Iterable[s
 
 
 def embeds_of(model: ConfigDict, objective: Objective) -> str:
-    """What the trained model encodes to, a key of `EMBEDS`: `model.embeds`, or for "" what the objective trains.
+    """The kind of embedding that the model encodes to, a key of `EMBEDS`: `model.embeds`, or one that is trained.
 
     Raises:
       UserError: the objective does not train it, or trains no embedding at all.

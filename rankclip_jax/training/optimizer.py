@@ -1,8 +1,8 @@
 """AdamW as CLIP uses it: weight decay on matrices and embeddings only, optional clipping by global norm.
 
-Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): they keep their bits and need no moments. A tower
-whose parameters are all frozen is locked: it runs as in evaluation, so that a ResNet's running statistics do not change
-either. In a partly frozen tower, batch norm still uses and updates batch statistics.
+Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): no bit of them changes, and they have no moments. A
+tower whose parameters are all frozen is locked: it runs as in evaluation, so that a ResNet's running statistics do not
+change either. In a partly frozen tower, batch norm still uses and updates batch statistics.
 """
 
 import re

@@ -116,7 +116,7 @@ def _read_data(config: ConfigDict) -> Dataset:
 
 
 def _resolve(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
-    """The resolved config and its objective, which chooses `model.embeds` where the config leaves it open."""
+    """The resolved config and its objective, which decides `model.embeds` where the config says ""."""
     config = resolve(config, examples=len(train))
     run = RunInfo(config.duration, len(train) // config.batch_size, config.seed)
     objective = build_objective(config.objective, run)

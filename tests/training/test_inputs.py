@@ -56,7 +56,7 @@ def test_an_unknown_input_is_named():
 
 
 def test_cyclip_with_augmented_views_trains_on_them():
-    """From the config to a step: refused without augmentations of both kinds, and each is named."""
+    """From the config to a step: rejected without augmentations of both kinds, and each is named."""
     config = mu("cyclip", augmented=True)
     config.data.augment = "none"
     with pytest.raises(UserError, match=r"second view of each image, .*data\.augment='none' .*data\.view_augment"):
