@@ -18,6 +18,7 @@ from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.train import make_encoder
 from rankclip_jax.training import setup
+from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
 from tests.support.objective_checks import build
 
@@ -49,7 +50,8 @@ def abstract(decay):
 def run(decay, steps=STEPS):
     """The model at the start and after each step, and the last state; models are copied: states are donated."""
     state = create_state(make_init(TOWERS, OBJECTIVE, OPTIMIZER, decay), jax.random.key(0), MESH)
-    step = jit_train_step(make_train_step(TOWERS, OBJECTIVE, OPTIMIZER, MESH, ema_decay=decay), state, MESH)
+    options = StepOptions(ema_decay=decay)
+    step = jit_train_step(make_train_step(TOWERS, OBJECTIVE, OPTIMIZER, MESH, options), state, MESH)
     rng = np.random.default_rng(0)
     models = [model_of(state)]
     for _ in range(steps):
@@ -136,4 +138,4 @@ def test_an_invalid_decay_is_rejected(decay):
     config = emoji.get_config("mu")
     config.optimizer.ema_decay = decay
     with pytest.raises(UserError, match=r"config\.optimizer\.ema_decay=.* must be at least 0 \(no average\) and less"):
-        setup.check(config, None, MESH)
+        setup.check_step(config, MESH)

@@ -1,7 +1,7 @@
 """What the commands share: the pairs that a config names, the loader, and work in threads with a progress bar."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import PLAIN, loader_options
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
@@ -82,22 +83,18 @@ def training_set(config: ConfigDict) -> Dataset:
 
 
 def make_loader(
-    config: ConfigDict, train: RecordSource, tokenizer: Tokenizer, batch_size: int, num_threads: int, prefetch: int
+    config: ConfigDict,
+    train: RecordSource,
+    tokenizer: Tokenizer,
+    keys: Sequence[str] = PLAIN,
+    *,
+    batch_size: int,
+    num_threads: int,
+    prefetch: int,
 ) -> Loader:
     """The loader of a run of `config`, without a limit for bad records."""
-    return Loader(
-        train,
-        tokenizer,
-        batch_size=batch_size,
-        seed=config.seed,
-        image_size=config.model.image.image_size,
-        augment=config.data.augment,
-        text_augment=config.data.text_augment,
-        resize=config.model.image.resize,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        max_bad_fraction=1.0,
-    )
+    sizes = {"batch_size": batch_size, "num_threads": num_threads, "prefetch": prefetch}
+    return Loader(train, tokenizer, loader_options(config, keys, **sizes, max_bad_fraction=1.0))
 
 
 def sample(count: int, size: int) -> np.ndarray:
