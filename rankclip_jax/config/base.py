@@ -20,7 +20,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
     return ConfigDict(
         {
             "seed": 0,  # of initialisation, data order, augmentation and patch dropout
-            # Weights to begin with: a run folder, an imported folder, a weights file or a hub id; "" for random weights.
+            # Weights to begin with: a run folder, an imported folder, a weights file or a hub id; "" for random ones.
             "init_from": "",
             "batch_size": 256,  # global: image-text pairs per step over all devices
             "micro_batches": 1,  # number of GradCache micro-batches: less memory, the same gradients, more time
