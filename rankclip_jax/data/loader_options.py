@@ -78,7 +78,7 @@ def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: A
     """The options that `config` (a whole config) describes.
 
     Args:
-      config: of which `batch_size`, `seed`, `data` and `model.image` are read.
+      config: `batch_size`, `seed`, `data` and `model.image` are read.
       keys: keys of a batch.
       changes: fields of `LoaderOptions` that replace those of the config.
 
@@ -88,7 +88,6 @@ def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: A
     data, image = config.data, config.model.image
     if image.image_size < 1:
         raise UserError(f"model.image.image_size={image.image_size} must be at least 1.")
-
     fit = {"size": image.image_size, "resize": image.resize}
     augment, text_augment = make_augment(data.augment, **fit), make_text_augment(data.text_augment)
     options = {
@@ -116,9 +115,9 @@ def example_arrays(options: LoaderOptions, context_length: int) -> dict[str, tup
 
 
 def held_bytes(options: LoaderOptions, context_length: int) -> int:
-    """Upper bound of the bytes that a loader's examples take: made ahead, in the making, and in the batch it returns.
+    """Upper bound of the bytes in a loader's examples: those made ahead or being made, and the batch it returns.
 
-    Each thread's image at its original size comes on top.
+    It does not include the image at its original size that each thread holds.
     """
     arrays = example_arrays(options, context_length).values()
     example = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
