@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from rankclip_jax.evals.probe_run import linear_probe
+from rankclip_jax.evals.probe_dataset import linear_probe
 
 from rankclip_jax.data.mixture import Mixture, Subset
 from rankclip_jax.data.pairs import PairSource
