@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import processes
+from tests.support import commands, processes
 
 CONFIG = """
 from ml_collections import ConfigDict, config_dict
@@ -29,8 +29,7 @@ def get_config(arg=None):
 """
 
 PROGRAM = """
-import errno, sys
-sys.argv = ["prog", *sys.argv[1:]]
+import errno
 from absl import flags
 from rankclip_jax import cli
 from rankclip_jax.errors import UserError
@@ -48,14 +47,14 @@ cli.run(main)
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, capsys):
     (tmp_path / "emoji.py").write_text(CONFIG)
     (tmp_path / "broken.py").write_text("x = = 1\n")
     (tmp_path / "imports.py").write_text("\nimport no_such_module\n")
 
     def run(*arguments):
         expanded = [argument.replace("TMP", str(tmp_path)) for argument in arguments]
-        return processes.run(PROGRAM, *expanded)
+        return commands.run_code(capsys, PROGRAM, *expanded)
 
     return run
 
