@@ -1,20 +1,20 @@
-"""Evaluate a checkpoint of a run, on the data it was trained beside, or weights from elsewhere, on data you name.
+"""Evaluate a run on its own data, or imported or foreign weights on data that you name.
 
     python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style]
     python -m rankclip_jax.evaluate WEIGHTS --config=configs/emoji.py [--config.data.KEY=VALUE] [--splits=...]
     python -m rankclip_jax.evaluate RUN_DIR|WEIGHTS --linear_probe [--config=FILE] [--splits=...]
 
-Prints a table for each kind of metric, with the level of chance and of nearest pixels. Without --splits it
-also writes ``eval.json`` and ``embeddings.npz`` into the run folder, as the end of training does; some of the
-splits are only printed, so that the folder never holds a part of an evaluation.
+Prints one table for each kind of metric, with the chance level and the pixel baseline. Without --splits it also writes
+``eval.json`` and ``embeddings.npz`` into the folder, as the end of training does. With --splits the results are only
+printed, because these files always hold a complete evaluation.
 
-WEIGHTS are an imported folder, which gets those files too, or directly a file, folder or hub id of OpenAI,
-open_clip or transformers, whose results are only printed. Of their config `data` and `eval` are read. Whether they
-were trained on these images nobody knows.
+WEIGHTS is an imported folder, which gets the same files, or weights of OpenAI, open_clip or transformers (a file, a
+folder or a hub id), whose results are only printed. The sections `data` and `eval` of --config are used. The training
+data of such weights are unknown, and may contain these images.
 
---linear_probe fits a linear classifier on features of the labelled training images of the data instead
-(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. For a run too --config may then name
-other data.
+--linear_probe instead fits a linear classifier on features of the labelled training images
+(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. A run can then be probed on other data
+too, given by --config.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,8 @@ from rankclip_jax.config.record import load_run_config
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.evals.probe_run import linear_probe
+from rankclip_jax.evals.evaluate_dataset import evaluate_splits, references, shown_split
+from rankclip_jax.evals.probe_dataset import linear_probe
 from rankclip_jax.evals.results import (
     EMBEDDINGS_FILE,
     EVAL_FILE,
@@ -37,7 +38,6 @@ from rankclip_jax.evals.results import (
     write_eval,
     write_probe,
 )
-from rankclip_jax.evals.run import evaluate_splits, references, shown_split
 from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.text_table import text_table
@@ -47,82 +47,81 @@ from rankclip_jax.weights.formats.source import is_source
 def evaluate(
     path: str | Path, step: int | str | None = None, splits: Sequence[str] = (), config: ConfigDict | None = None
 ) -> dict:
-    """Evaluate a checkpoint; with all splits (none named), write the results into the run folder too.
+    """Evaluate a checkpoint; if no splits are named, evaluate all and write the results into the folder too.
 
     Args:
-      path: a run folder, its ``checkpoints`` folder, or one step in it; or weights from elsewhere.
-      step: a step number, "best" (by the run's validation metric), or None for the newest.
+      path: a run folder, its ``checkpoints`` folder, or one step in it; or imported or foreign weights.
+      step: the number of a step, "best" (by the run's validation metric), or None for the newest.
       splits: names of evaluation splits.
-      config: whose `data` and `eval` to use, for weights from elsewhere; a run has its own.
+      config: for imported or foreign weights: its `data` and `eval` are used. A run has its own config.
 
     Returns:
-      what ``eval.json`` holds: {"step", "metrics", "chance", "pixels"}.
+      the content of ``eval.json``: {"step", "metrics", "chance", "pixels"}.
 
     Raises:
-      UserError: no run there, no such checkpoint or split, or data other than the run's.
+      UserError: the run, the checkpoint or a split does not exist, or the data are not the run's.
     """
-    run, config, dataset = _data_of(path, config)
-    chosen, names = splits or tuple(dataset.evals), config.eval.metrics
-    for name in chosen:
-        lookup(dataset.evals, name, "evaluation split")
+    folder, config, dataset = _folder_and_data(path, config)
+    chosen, names = _chosen(dataset, splits), config.eval.metrics
     encoder = load(path, step)
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
     chance, pixels = references(dataset, chosen, names)
-    if not splits and run is not None:
-        write_eval(run, encoder.step, metrics, chance, pixels)
+    if not splits and folder is not None:
+        write_eval(folder, encoder.step, metrics, chance, pixels)
         shown = shown_split(dataset, config.eval.report_split)
         if shown is not None:
-            write_embeddings(run, embeds[shown.name], shown)
+            write_embeddings(folder, embeds[shown.name], shown)
     return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
 
 
 def probe(
     path: str | Path, step: int | str | None = None, splits: Sequence[str] = (), config: ConfigDict | None = None
 ) -> dict:
-    """Fit and evaluate linear probes; with all splits (none named), add the results to ``linear_probe.json``.
+    """Fit and evaluate linear probes; if no splits are named, add the results to ``linear_probe.json`` too.
 
-    Args, returns and raises as those of `evaluate`, but `config` may be given for a run, to probe it on other data:
-    then the splits are named ``<data>/<split>``, after the folder the data are in.
+    Arguments, result and errors are those of `evaluate`, except that a run may also have a `config`, which names other
+    data to probe it on. With a `config`, splits are named ``<data>/<split>``, after the folder of the data.
     """
-    own = config is None
-    run, config, dataset = _data_of(path, config) if own else (_folder_of(path), config, _load_data(config))
-    chosen = splits or tuple(dataset.evals)
-    for name in chosen:
-        lookup(dataset.evals, name, "evaluation split")
+    if config is None:
+        folder, config, dataset = _folder_and_data(path, None)
+        prefix = ""
+    else:
+        folder, dataset = _folder_of(path), _load_data(config)
+        prefix = f"{Path(config.data.root).name or dataset.name}/"
+    chosen = _chosen(dataset, splits)
     encoder = load(path, step)
-    found = linear_probe(encoder, dataset, chosen, config.eval.get("linear_probe", {}), config.data)
-    if not own:
-        prefix = Path(config.data.get("root", "")).name or dataset.name
-        found = {part: {f"{prefix}/{key}": value for key, value in of.items()} for part, of in found.items()}
-    results = {"step": encoder.step, **found}
-    if not splits and run is not None:
-        write_probe(run, results)
+    found = linear_probe(encoder, dataset, chosen, config.eval.linear_probe, config.data)
+    named = {part: {prefix + key: value for key, value in values.items()} for part, values in found.items()}
+    results = {"step": encoder.step, **named}
+    if not splits and folder is not None:
+        write_probe(folder, results)
     return results
 
 
+def _chosen(dataset: Dataset, splits: Sequence[str]) -> Sequence[str]:
+    """Return the names of the splits to evaluate: all if none are named; raise `UserError` for an unknown name."""
+    for name in splits:
+        lookup(dataset.evals, name, "evaluation split")
+    return splits or tuple(dataset.evals)
+
+
 def _folder_of(path: str | Path) -> Path | None:
-    """The folder that results belong in: a run's or an imported one."""
+    """Return the run folder or imported folder that results are written into; None for foreign weights."""
     return None if not is_run(path) and is_source(path) else find_run(Path(path).expanduser())[0]
 
 
-def _data_of(path: str | Path, config: ConfigDict | None) -> tuple[Path | None, ConfigDict, Dataset]:
-    """The folder that results belong in, if any, the config that says what to evaluate, and the data."""
-    run = _folder_of(path)
-    if run is None:
-        return None, _given(path, config), _load_data(_given(path, config))
-    record = load_run_config(str(run))
-    if is_imported(record):
-        return run, _given(path, config), _load_data(_given(path, config))
+def _folder_and_data(path: str | Path, config: ConfigDict | None) -> tuple[Path | None, ConfigDict, Dataset]:
+    """Return the folder that results are written into (None for foreign weights), the config, and its data set."""
+    folder = _folder_of(path)
+    record = load_run_config(str(folder)) if folder is not None else None
+    if record is None or is_imported(record):
+        if config is None:
+            raise UserError(f"{path} is not a run, so it names no data: add --config=configs/emoji.py or another.")
+        return folder, config, _load_data(config)
     if config is not None:
-        raise UserError(f"{path} is a run, which is evaluated on the data it was trained beside: leave out --config.")
+        raise UserError(f"{path} is a run, which is evaluated on its own data: leave out --config.")
     config = ConfigDict(record["config"])
-    return run, config, load_same_data(config, record["data"])
-
-
-def _given(path: str | Path, config: ConfigDict | None) -> ConfigDict:
-    if config is None:
-        raise UserError(f"{path} is not of a run of ours, and says no data: add --config=configs/emoji.py or another.")
-    return config
+    return folder, config, load_same_data(config, record["data"])
 
 
 def _load_data(config: ConfigDict) -> Dataset:
@@ -130,23 +129,23 @@ def _load_data(config: ConfigDict) -> Dataset:
 
 
 def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
-    """The data set of a run's config.
+    """Return the data set of a run's config.
 
     Raises:
-      UserError: it is not the one of the training. Splits of other data may hold what the run was trained on,
-        and no warning stays with a score; so it is not computed.
+      UserError: the data have changed since training. Their splits may now contain training images, and a score does
+        not show that; so nothing is computed.
     """
     dataset = _load_data(config)
     if dataset.digest != saved["digest"]:
         raise UserError(
-            f"data set {dataset.name!r} is not what this run was trained beside: its digest is {dataset.digest[:12]}, "
-            f"the run's {saved['digest'][:12]}, so that its splits may hold training images. Restore that data."
+            f"data set {dataset.name!r} has changed since this run was trained: its digest is {dataset.digest[:12]}, "
+            f"the run's {saved['digest'][:12]}; its splits may contain training images. Restore that data."
         )
     return dataset
 
 
 def describe(results: Mapping) -> str:
-    """The results as tables of text."""
+    """Return the results as text tables."""
     order = tuple(dict.fromkeys(key.split("/")[0] for key in results["metrics"]))
     tables = [_describe_table(table) for table in result_tables(results, order)]
     return "\n\n".join([f"step {results['step']:,}", *tables])
@@ -164,9 +163,9 @@ def _describe_table(table: Table) -> str:
 
 def define_flags() -> None:
     """Define the command's flags."""
-    flags.DEFINE_string("step", None, "which checkpoint: a step, or best; the newest if not given")
+    flags.DEFINE_string("step", None, "checkpoint to evaluate: the number of a step, or best; default: the newest")
     cli.define_config(required=False)
-    flags.DEFINE_list("splits", [], "evaluation splits to print the metrics of; all of them if not given")
+    flags.DEFINE_list("splits", [], "evaluation splits whose metrics are printed; default: all of them")
     flags.DEFINE_boolean("linear_probe", False, "fit linear probes on the labelled training images instead")
 
 
@@ -179,7 +178,7 @@ def main(argv: list[str]) -> None:
     print(describe(measure(argv[1], given.step, given.splits, given.config)))
     if not given.splits and is_run(argv[1]):
         written = PROBE_FILE if given.linear_probe else f"{EVAL_FILE} and {EMBEDDINGS_FILE}"
-        print(f"\n{written} written; python -m rankclip_jax.report {argv[1]} draws them anew")
+        print(f"\n{written} written; python -m rankclip_jax.report {argv[1]} updates the report")
 
 
 if __name__ == "__main__":

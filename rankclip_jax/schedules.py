@@ -1,7 +1,7 @@
-"""How long, and how a value moves over a run: durations, learning rates, the rank term's ramp.
+"""Durations, and schedules of learning rates and of loss weights.
 
 A duration is one string: ``"1000 steps"`` (or ``"1000"``), ``"3 epochs"``, ``"2e6 examples"``, ``"5%"``.
-Schedules are pure functions of the step, usable inside jit.
+A schedule is a pure function of the step, as in optax: step (an int or an int32 scalar) -> float32 scalar or float.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from rankclip_jax.errors import UserError, did_you_mean
 
@@ -29,25 +30,25 @@ def to_steps(
 ) -> int:
     """Return a duration in steps.
 
-    A duration above zero is at least one step. Examples are rounded up to whole batches, epochs and
-    percentages to the nearest step.
+    A duration above zero is at least one step. Examples are rounded up to whole batches; epochs and
+    percentages are rounded to the nearest step.
 
     Args:
-      spec: a number and a unit; no unit means steps.
-      total_steps: what a percentage is taken of; None where there is no total yet.
-      steps_per_epoch: whole batches in one pass over the training data.
+      spec: a number and a unit; without a unit, steps.
+      total_steps: 100 %; None if the total is not known yet.
+      steps_per_epoch: number of full batches in one pass over the training data.
       batch_size: global batch, in examples.
-      name: the config key, for messages.
+      name: the config key, for error messages.
 
     Raises:
-      UserError: not a duration, an unknown unit, or a unit that means nothing here.
+      UserError: not a duration, an unknown unit, or a unit whose base is None or 0.
     """
     value, unit = _read(str(spec), name)
     if value == 0:
         return 0
     if unit == "steps":
         if value != int(value):
-            raise UserError(f"{name}={spec!r}: steps are whole numbers")
+            raise UserError(f"{name}={spec!r}: steps must be a whole number")
         return int(value)
     base = {"%": total_steps, "epochs": steps_per_epoch, "examples": batch_size}[unit]
     if not base:
@@ -59,14 +60,14 @@ def to_steps(
 
 
 def _read(spec: str, name: str) -> tuple[float, str]:
-    """Split '2e6 examples' into its number and its unit."""
+    """Split '2e6 examples' into value and unit."""
     match = _SPEC.fullmatch(spec)
     try:
         value = float(match[1]) if match else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{name}={spec!r} is no duration; write 1000 steps, 3 epochs, 2e6 examples or 5%")
+        raise UserError(f"{name}={spec!r} is not a duration; write 1000 steps, 3 epochs, 2e6 examples or 5%")
     word = match[2].lower() or "steps"
     unit = {"percent": "%", "step": "steps", "epoch": "epochs", "example": "examples"}.get(word, word)
     if unit not in UNITS:
@@ -81,11 +82,11 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
         lr(k) = peak (k + 1) / W                                  k < W
         lr(k) = peak 0.5 (1 + cos(pi (k - W) / (T - W)))          W <= k <= T, and 0 after
 
-    with W = `warmup_steps` and T = `total_steps`, k counted from 0: the schedule of open_clip, CyCLIP and
-    RankCLIP. The released CyCLIP and RankCLIP code counts epochs from 1 in it, and so starts one whole
-    epoch late: with CC3M and a batch of 256 there is no warm-up at all. That is not reproduced here.
+    with W = `warmup_steps`, T = `total_steps`, and the step k counted from 0: the schedule of open_clip, CyCLIP
+    and RankCLIP. Optax's warm-up starts at k / W instead.
 
-    Returns a function of the step (an int or an int32 scalar) that gives a float32 scalar.
+    The released CyCLIP and RankCLIP code counts epochs from 1 in this formula, and so starts one whole epoch late:
+    on CC3M with a batch of 256 it has no warm-up at all. That is not reproduced here.
     """
 
     def learning_rate(step: jax.Array | int) -> jax.Array:
@@ -98,59 +99,46 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
 
 
 def warmup_constant(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear warm-up as in `warmup_cosine`, then `peak` to the end, whatever `total_steps` is."""
+    """Linear warm-up as in `warmup_cosine`, then `peak` for ever; `total_steps` is unused."""
     del total_steps
-
-    def learning_rate(step: jax.Array | int) -> jax.Array:
-        k = jnp.asarray(step, jnp.float32)
-        return peak * jnp.minimum(1.0, (k + 1.0) / max(warmup_steps, 1))
-
-    return learning_rate
+    return lambda step: peak * jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1.0) / max(warmup_steps, 1))
 
 
-SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
-    "cosine": warmup_cosine,
-    "constant": warmup_constant,
-}
+# Learning rates: (peak, warm-up steps, total steps) -> schedule.
+SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {"cosine": warmup_cosine, "constant": warmup_constant}
 
 
-def rank_ramp(step: jax.Array | int, total_steps: int) -> jax.Array:
-    """Weight of RankCLIP's rank terms: clip(3 t, 0, 2), t = `step` / `total_steps` the fraction done.
+def rank_ramp(total_steps: int) -> Schedule:
+    """Weight of RankCLIP's ranking terms: clip(3 t, 0, 2), with t = step / `total_steps`.
 
-    Returns a float32 scalar: 0 at the start, 2 from two thirds of the run on.
+    It is 0 at the start, and 2 from two thirds of the run on.
     """
-    return jnp.clip(3.0 * jnp.asarray(step, jnp.float32) / total_steps, 0.0, 2.0)
+    return lambda step: jnp.clip(3.0 * jnp.asarray(step, jnp.float32) / total_steps, 0.0, 2.0)
 
 
-def rank_ramp_released(step: jax.Array | int, steps_per_epoch: int, epochs: int) -> jax.Array:
-    """The same weight as RankCLIP's released code has it, a staircase: clip(3 (e - 1) / (E - 1), 0, 2).
+def rank_ramp_released(steps_per_epoch: int, epochs: int) -> Schedule:
+    """The same weight as in RankCLIP's released code, a staircase: clip(3 (e - 1) / (E - 1), 0, 2).
 
-    e = 1, 2, ... E is the epoch that `step` belongs to. Unlike `rank_ramp` it is flat within an epoch, and
-    zero for the whole of the first.
+    e = 1, 2, ... E is the epoch of the step. Unlike `rank_ramp` the weight is constant within an epoch, and zero
+    in the whole first epoch.
 
     Raises:
       UserError: E = 1, where the formula divides by zero (the released code does not start).
     """
     if epochs < 2:
-        raise UserError(f"the released epoch ramp needs 2 epochs or more, not {epochs}; use the ramp by step")
-    epochs_done = jnp.asarray(step, jnp.int32) // steps_per_epoch
-    return jnp.clip(3.0 * epochs_done.astype(jnp.float32) / (epochs - 1), 0.0, 2.0)
+        raise UserError(f"the released epoch ramp needs at least 2 epochs, not {epochs}; use ramp=step.")
+
+    def weight(step: jax.Array | int) -> jax.Array:
+        epochs_done = jnp.asarray(step, jnp.int32) // steps_per_epoch
+        return jnp.clip(3.0 * epochs_done.astype(jnp.float32) / (epochs - 1), 0.0, 2.0)
+
+    return weight
 
 
-def linear_up(step: jax.Array | int, total_steps: int) -> jax.Array:
-    """From 0 to 1 over the run, linearly."""
-    return jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
-
-
-def linear_down(step: jax.Array | int, total_steps: int) -> jax.Array:
-    """From 1 to 0 over the run, linearly."""
-    return 1.0 - linear_up(step, total_steps)
-
-
-# What a term's weight is multiplied by over the run: (step, total steps) -> float32.
-WEIGHT_SCHEDULES: dict[str, Callable[[jax.Array | int, int], jax.Array]] = {
-    "constant": lambda step, total_steps: jnp.float32(1.0),
-    "linear_down": linear_down,
+# Factors of a loss weight: total steps -> schedule.
+WEIGHT_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "constant": lambda total_steps: optax.constant_schedule(1.0),
+    "linear_down": lambda total_steps: optax.linear_schedule(1.0, 0.0, total_steps),
+    "linear_up": lambda total_steps: optax.linear_schedule(0.0, 1.0, total_steps),
     "ramp": rank_ramp,
-    "linear_up": linear_up,
 }

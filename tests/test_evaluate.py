@@ -1,4 +1,4 @@
-"""`python -m rankclip_jax.evaluate` on a run folder of a small data set, made without training."""
+"""`python -m rankclip_jax.evaluate` on a run folder that is made without training."""
 
 import json
 import types
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rankclip_jax import evaluate as module
 from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.config.record import save_run_config
-from rankclip_jax.data.records import Dataset, EvalSplit
+from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
 from rankclip_jax.errors import UserError
@@ -21,7 +21,7 @@ from rankclip_jax.inference.load import load
 from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
-from rankclip_jax.objectives import RunInfo, build_objective
+from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
 from rankclip_jax.training.optimizer import make_optimizer
@@ -35,7 +35,7 @@ CONCEPTS = 12
 
 
 def tiny(config):
-    """A data set of random images, all of them for training too; `config.digest` stands for its content."""
+    """Random images; all evaluation images are training images. `config.digest` stands for the content."""
     ids = np.arange(CONCEPTS)
     images = np.random.default_rng(0).integers(0, 256, (CONCEPTS, 8, 8, 3), np.uint8)
 
@@ -43,7 +43,8 @@ def tiny(config):
         texts = tuple(f"noise {i}" for i in ids[kept])
         return EvalSplit(name, images[kept], ids[kept], texts, ids[kept])
 
-    train = types.SimpleNamespace(images=images, ids=ids)
+    train = RecordSource()
+    train.images, train.concept_ids = images, ids
     evals = {"val": split("val", slice(0, 5)), "test_style": split("test_style", slice(0, 8))}
     return Dataset("tiny", train, evals, config.digest, {"train": CONCEPTS, "val": 5, "test_style": 8})
 
@@ -55,7 +56,7 @@ def known(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A run with checkpoints of different weights at steps 10 and 20, the first the better on `val`."""
+    """A run with different weights at steps 10 and 20; step 10 has the better score on `val`."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     model = get_preset("mu")
     model.image.layers = model.text.layers = 1
@@ -68,7 +69,7 @@ def run_folder(tmp_path_factory):
     )
     tokenizer = TOKENIZERS["bpe"](("noise 0 1 2 3 4 5 6 7 8 9",), 300, model.text.context_length)
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
-    objective = build_objective(ConfigDict({"name": "clip"}), RunInfo(20, 5))
+    objective = build_objective(objective_config("clip"), RunInfo(20, 5))
     mesh = make_mesh(jax.devices()[:1])
     checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=2, best_metric="val/image_to_text_R@1")
     init = make_init(towers, objective, make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3))
@@ -111,7 +112,7 @@ def test_step_chooses_the_checkpoint(run):
     assert json.loads((run / EVAL_FILE).read_text())["step"] == 10
 
 
-def test_some_splits_are_only_returned(run):
+def test_results_of_named_splits_are_not_written(run):
     results = evaluate(run, splits=["val"])
     assert {key.split("/")[0] for part in ("metrics", "chance", "pixels") for key in results[part]} == {"val"}
     assert not (run / EVAL_FILE).exists()
@@ -141,7 +142,7 @@ cli.run(module.main, positional=True)
 """
 
 
-def test_a_command(run):
+def test_the_command(run):
     code, out, err = processes.run(PROGRAM, run, "--step=best", "--splits=val,test_style", seconds=120)
     assert (code, out.splitlines()[0]) == (0, "step 10"), err
     assert "test_style" in out and "written" not in out
@@ -155,7 +156,7 @@ def test_a_command(run):
     [
         ((), "expected one run folder, found 0"),
         (("RUN", "again"), "expected one run folder, found 2"),
-        (("RUN/checkpoint",), "no run at RUN/checkpoint: config.json is not there"),
+        (("RUN/checkpoint",), "no run at RUN/checkpoint: config.json is missing"),
         (("RUN", "--splits=vall"), "unknown evaluation split 'vall'. Did you mean 'val'?"),
         (("RUN", "--step=7"), "no intact checkpoint '7' in RUN/checkpoints"),
         (("RUN", "--stpe=7"), "unknown flag --stpe. Did you mean 'step'?"),
@@ -169,10 +170,10 @@ def test_mistakes_are_one_line(run, arguments, message):
     assert not (run / EVAL_FILE).exists()
 
 
-def test_other_data_are_refused(run, monkeypatch):
+def test_changed_data_are_an_error(run, monkeypatch):
     other = ConfigDict({"digest": "fedcba9876543210"})
     monkeypatch.setitem(SOURCES, "tiny", lambda config: tiny(other))
-    monkeypatch.setattr(module, "load", None)  # before anything is loaded
+    monkeypatch.setattr(module, "load", None)  # nothing may be loaded before the check
     with pytest.raises(UserError, match=r"digest is fedcba987654, the run's 0123456789ab.*Restore that data"):
         evaluate(run)
     assert not (run / EVAL_FILE).exists()

@@ -10,6 +10,7 @@ import pytest
 from rankclip_jax.errors import UserError
 from rankclip_jax.schedules import (
     SCHEDULES,
+    WEIGHT_SCHEDULES,
     rank_ramp,
     rank_ramp_released,
     to_steps,
@@ -50,23 +51,23 @@ def test_durations(spec, steps):
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("", "optimizer.warmup='' is no duration; write 1000 steps"),
-        ("soon", "is no duration"),
-        ("-5 steps", "is no duration"),
-        ("nan", "is no duration"),
-        ("1.2.3 steps", "is no duration"),
-        ("1 step 2 epochs", "is no duration"),
+        ("", "optimizer.warmup='' is not a duration; write 1000 steps"),
+        ("soon", "is not a duration"),
+        ("-5 steps", "is not a duration"),
+        ("nan", "is not a duration"),
+        ("1.2.3 steps", "is not a duration"),
+        ("1 step 2 epochs", "is not a duration"),
         ("3 epoches", "unknown unit 'epoches'. Did you mean 'epochs'?"),
-        ("1.5 steps", "steps are whole numbers"),
+        ("1.5 steps", "steps must be a whole number"),
     ],
 )
-def test_what_is_no_duration(spec, message):
+def test_invalid_durations(spec, message):
     with pytest.raises(UserError) as caught:
         to_steps(spec, **UNITS, name="optimizer.warmup")
     assert message in str(caught.value)
 
 
-def test_a_unit_without_meaning_here():
+def test_a_unit_without_a_base():
     with pytest.raises(UserError, match="duration='5%' cannot be given in % here; use steps or epochs"):
         to_steps("5%", steps_per_epoch=93)
     with pytest.raises(UserError, match=r"in epochs here; use steps$"):
@@ -82,7 +83,7 @@ def test_warmup_cosine_follows_its_formula_at_every_step():
         else peak * 0.5 * (1 + math.cos(math.pi * (k - warmup) / (total - warmup)))
         for k in range(total + 1)
     ]
-    # float32: 1 + cos cancels near the end, so compare with the peak, not with the value itself
+    # In float32 1 + cos loses digits near the end, so the tolerance is relative to the peak.
     np.testing.assert_allclose(schedule(jnp.arange(total + 1)), expected, rtol=1e-6, atol=1e-7 * peak)
 
 
@@ -100,7 +101,7 @@ def test_no_warmup_starts_at_the_peak():
 
 
 def test_warmup_is_not_skipped_with_large_data():
-    """The released code's first step with CC3M at batch 256 is at the peak; ours is at peak / W."""
+    """In the released code the first step on CC3M at batch 256 is at the peak; here it is at peak / W."""
     assert float(warmup_cosine(5e-4, 10_000, 64 * 10_963)(0)) == pytest.approx(5e-8)
 
 
@@ -110,16 +111,28 @@ def test_constant_stays():
 
 
 def test_rank_ramp():
-    values = jax.jit(jax.vmap(lambda k: rank_ramp(k, 300)))(jnp.array([0, 50, 100, 200, 299, 300]))
+    values = jax.jit(jax.vmap(rank_ramp(300)))(jnp.array([0, 50, 100, 200, 299, 300]))
     np.testing.assert_allclose(values, [0, 0.5, 1, 2, 2, 2], rtol=1e-6)
 
 
 def test_rank_ramp_released_is_a_staircase():
     """E = 4: epochs 1 to 4 have clip(3 (e - 1) / 3, 0, 2) = 0, 1, 2, 2."""
-    values = jax.vmap(lambda k: rank_ramp_released(k, 10, 4))(jnp.array([0, 9, 10, 19, 20, 29, 30, 39]))
+    values = jax.vmap(rank_ramp_released(10, 4))(jnp.array([0, 9, 10, 19, 20, 29, 30, 39]))
     np.testing.assert_allclose(values, [0, 0, 1, 1, 2, 2, 2, 2], rtol=1e-6)
 
 
 def test_rank_ramp_released_needs_two_epochs():
-    with pytest.raises(UserError, match="needs 2 epochs or more"):
-        rank_ramp_released(0, 10, 1)
+    with pytest.raises(UserError, match="needs at least 2 epochs"):
+        rank_ramp_released(10, 1)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("constant", [1, 1, 1, 1]), ("linear_up", [0, 0.25, 1, 1])])
+def test_weight_schedules(name, expected):
+    values = [float(WEIGHT_SCHEDULES[name](100)(jnp.int32(step))) for step in (0, 25, 100, 120)]
+    assert values == pytest.approx(expected)
+
+
+def test_linear_down_mirrors_linear_up():
+    up, down = WEIGHT_SCHEDULES["linear_up"](100), WEIGHT_SCHEDULES["linear_down"](100)
+    for step in (0, 25, 100, 120):
+        assert float(up(step)) + float(down(step)) == pytest.approx(1)

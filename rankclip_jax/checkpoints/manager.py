@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from rankclip_jax.checkpoints import files
 from rankclip_jax.checkpoints.digests import altered, manifest, mismatches
 from rankclip_jax.checkpoints.files import Damaged
+from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.errors import UserError
 from rankclip_jax.parallel import processes
 
@@ -219,7 +220,7 @@ class Checkpoints:
             ) from error
 
 
-def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, PyTree], dict[str, Any]]:
+def load_model(folder: str, step: int | str | None = None) -> tuple[Weights, dict[str, Any]]:
     """Read what a checkpoint is evaluated with, on any machine, with no model and nothing written.
 
     Args:
@@ -227,7 +228,7 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, Py
         averages weights an "ema" of both; then the average is read.
       step: a step number; None for the newest intact step; "best" for the best by the metric of the run.
 
-    Returns ({"params", "model_state"} as nested dicts of numpy arrays, meta as given to `save` plus its "step").
+    Returns (weights as numpy arrays, meta as given to `save` plus its "step").
 
     Raises:
       UserError: no such checkpoint, or it is damaged.
@@ -246,8 +247,7 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[dict[str, Py
             continue
         for problem in problems:
             print(f"warning: damaged checkpoint passed over: {problem}", file=sys.stderr)
-        model = state.get("ema", state)
-        return model, record["meta"] | {"step": candidate}
+        return Weights.of_state(state), record["meta"] | {"step": candidate}
     wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
     raise UserError(f"no intact {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")
 

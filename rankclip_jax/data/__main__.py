@@ -1,9 +1,9 @@
-"""Look at data: ``python -m rankclip_jax.data COMMAND --config=FILE.py [--config.data.KEY=VALUE ...]``
+"""Inspect and convert data: ``python -m rankclip_jax.data COMMAND --config=FILE.py [--config.data.KEY=VALUE ...]``
 
-preview    some pairs as the towers get them, and a grid of their images
-validate   decode everything; write a list of what is broken, for config.data.quarantine
-stats      counts, sizes of images, lengths of captions, repeated captions, the digest that a run stores
-bench      pairs per second of each stage, and which one limits
+preview    print pairs as the towers get them, and write a grid of their images
+validate   decode all pairs; write a list of the broken ones, for config.data.quarantine
+stats      counts, image sizes, caption lengths, repeated captions, the digest that a run stores
+bench      pairs per second of each stage, and the slowest stage
 index      index tars now rather than when training starts
 convert    write the training pairs as ArrayRecord files, for fast random access
 captions   write second captions, for objectives such as ALIP
@@ -14,14 +14,17 @@ COMMAND --help lists its flags.
 from collections.abc import Callable
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from rankclip_jax import cli
 from rankclip_jax.data.commands import COMMANDS, command_of
+from rankclip_jax.data.records import RecordSource
+from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 
 
 def choose(name: str) -> Callable[[list[str]], None]:
-    """Define the flags of a command; return what to run."""
+    """Define the flags of a command; return its main function."""
     command = command_of(name)
     config = cli.define_config()
     command.define_flags()
@@ -30,9 +33,17 @@ def choose(name: str) -> Callable[[list[str]], None]:
     def main(argv: list[str]) -> None:
         if argv[2:]:
             raise UserError(f"unexpected argument {argv[2]!r}: flags start with --.")
-        command.run(config.value)
+        command.run(config.value, make_tokenizer)
 
     return main
+
+
+def make_tokenizer(config: ConfigDict, train: RecordSource) -> Tokenizer:
+    """The tokenizer of a new run of `config`, passed to the commands: they do not import the training code."""
+    from rankclip_jax.training.init_from import read_initial
+    from rankclip_jax.training.setup import build_tokenizer
+
+    return build_tokenizer(config, train, None, initial=read_initial(config, None))
 
 
 if __name__ == "__main__":

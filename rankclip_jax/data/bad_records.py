@@ -1,4 +1,4 @@
-"""Counts records that cannot be read, and stops the run when they are too many."""
+"""Counts records that cannot be read, and stops the run if there are too many."""
 
 import logging
 import math
@@ -9,12 +9,13 @@ from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
-MAX_LOGGED = 100  # one in a hundred of 12 million would bury everything else
+MAX_LOGGED = 100  # 1 % of 12 million records would hide every other line of the log
+SHOWN = 10  # bad records in the error message
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """One failed attempt to read a record: its number, its key, and the error in words."""
+    """One failed attempt to read a record: its index, its key, and the error as text."""
 
     index: int
     key: str
@@ -22,11 +23,11 @@ class BadRecord:
 
 
 class BadRecords:
-    """Tally of failed reads, kept by the consumer, so that it depends on the steps taken alone.
+    """Count of failed reads. The consumer of batches keeps it, so that it depends on the number of steps only.
 
-    Two rules, for data sets small and large. The run stops when more than `max_fraction` of all
-    records are known to be bad; and, long before a large data set has been seen once, when
-    the draws so far hold more bad ones than `max_fraction` explains: six standard deviations and ten.
+    Two rules stop a run. One is for data sets read completely: more than `max_fraction` of all records are known to
+    be bad. The other stops early on a large data set: the number of failed draws is above the number that
+    `max_fraction` explains, by more than six standard deviations and ten.
 
     Attributes:
       count: failed reads so far.
@@ -40,7 +41,7 @@ class BadRecords:
         self.count = 0
 
     def add(self, drawn: int, failures: Iterable[BadRecord]) -> None:
-        """Account for `drawn` examples and the failures among them; `UserError` above the ceiling."""
+        """Add `drawn` examples, and the failures among them; `UserError` above the ceiling."""
         self._drawn += drawn
         for failure in failures:
             self.count += 1
@@ -55,7 +56,7 @@ class BadRecords:
         if known <= MAX_LOGGED:
             LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
         if known == MAX_LOGGED:
-            LOG.warning("%d bad records: more of them are counted and not named; see data validate", known)
+            LOG.warning("%d bad records: further ones are counted, but not logged; see data validate", known)
 
     def _too_many(self) -> bool:
         expected = self._max_fraction * self._drawn
@@ -63,8 +64,8 @@ class BadRecords:
         return many_known or self.count > expected + 6 * math.sqrt(expected) + 10
 
     def _message(self) -> str:
-        first = "; ".join(f"{bad.key} ({bad.reason})" for bad in list(self._by_index.values())[:10])
+        first = "; ".join(f"{bad.key} ({bad.reason})" for bad in list(self._by_index.values())[:SHOWN])
         return (
             f"{len(self._by_index)} bad records among {self._drawn} drawn, above max_bad_fraction="
-            f"{self._max_fraction:g}. First: {first}. Mend or remove them, or raise max_bad_fraction."
+            f"{self._max_fraction:g}. First: {first}. Repair or remove them, or raise max_bad_fraction."
         )

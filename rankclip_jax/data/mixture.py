@@ -1,8 +1,9 @@
-"""Parts of sources, and several sources as one.
+"""A part of a source, and several sources as one.
 
-Letters: n records of a source, c positions it has in an epoch.
+Letters: n pairs of a source, c positions of the source in an epoch.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,52 +11,70 @@ import numpy as np
 from rankclip_jax.data.pairs import PairSource
 
 
-class Subset:
-    """Some of the pairs of a source; see `PairSource`. It has the optional methods that the source has.
+class RedirectedPairs(PairSource):
+    """Base class: pairs of other sources. `_locate` gives the source of a pair and the index in that source."""
+
+    def _locate(self, index: int) -> tuple[PairSource, int]:
+        raise NotImplementedError
+
+    def key(self, index: int) -> str:
+        source, own = self._locate(index)
+        return source.key(own)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        source, own = self._locate(index)
+        return source.captions(own)
+
+    def image_bytes(self, index: int) -> bytes:
+        source, own = self._locate(index)
+        return source.image_bytes(own)
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        source, own = self._locate(index)
+        return source.second_captions(own)
+
+    def label(self, index: int) -> int | None:
+        source, own = self._locate(index)
+        return source.label(own)
+
+
+class Subset(RedirectedPairs):
+    """Some pairs of a source.
 
     Args:
       pairs: the source.
-      indices: int, its pairs that are kept, in this order.
+      indices: int [n], the pairs to keep, in this order.
     """
 
     def __init__(self, pairs: PairSource, indices: np.ndarray):
         self._pairs, self._indices = pairs, indices
-        if hasattr(pairs, "second_captions"):
-            self.second_captions = lambda index: pairs.second_captions(self._own(index))
-        if hasattr(pairs, "class_names"):
-            self.class_names = pairs.class_names
-            self.label = lambda index: pairs.label(self._own(index))
+        self.has_second_captions, self.class_names = pairs.has_second_captions, pairs.class_names
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def key(self, index: int) -> str:
-        return self._pairs.key(self._own(index))
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return self._pairs.captions(self._own(index))
-
-    def image_bytes(self, index: int) -> bytes:
-        return self._pairs.image_bytes(self._own(index))
-
     def digest(self) -> str:
-        """Of the whole source: which part it is, its user knows."""
+        """Covers the whole source; `sources.assemble` adds how the subset was chosen."""
         return self._pairs.digest()
 
-    def _own(self, index: int) -> int:
-        return int(self._indices[index])
+    def _locate(self, index: int) -> tuple[PairSource, int]:
+        return self._pairs, int(self._indices[index])
 
 
-class Mixture:
-    """Several sources, one after the other; the loader's shuffle mixes them. See `PairSource`.
+class Mixture(RedirectedPairs):
+    """Several sources, one after the other; the loader's shuffle mixes them.
 
-    Without weights every pair is there once. With weights w (of sum 1) an epoch is as long as it takes for every
-    pair to be in it: max(n / w) positions. A source has c = w x length of them, in which each of its pairs is
-    floor(c / n) or ceil(c / n) times, the more frequent ones spread evenly over it.
+    Without weights every pair occurs once. With weights w (normalised to sum 1) an epoch is as short as it can be
+    with every pair in it: max(n / w) positions. A source gets c = w * length positions. Each of its pairs occurs
+    floor(c / n) or ceil(c / n) times; the more frequent ones are spread evenly over the source.
+
+    The mixture has second captions, or labels, if all sources have them. The class names of all sources are joined
+    into one list. If a name occurs k times in a source (ImageNet has two "crane"), these are k classes; the i-th of
+    them matches the i-th in the other sources.
 
     Args:
       parts: the sources, none of them empty.
-      weights: positive, one for each, or none at all.
+      weights: a positive number for each source, or none at all.
     """
 
     def __init__(self, parts: Sequence[PairSource], weights: Sequence[float] = ()):
@@ -67,33 +86,44 @@ class Mixture:
             length = (self._sizes / shares).max()
             self._counts = np.maximum(self._sizes, np.round(shares * length).astype(np.int64))
         self._starts = np.cumsum([0, *self._counts])
-        if all(hasattr(part, "second_captions") for part in parts):
-            self.second_captions = self._second_captions
+        self.has_second_captions = bool(parts) and all(part.has_second_captions for part in parts)
+        self.class_names, self._labels = _joined_classes([part.class_names for part in parts])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def key(self, index: int) -> str:
-        part, own = self._own(index)
-        return part.key(own)
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        part, own = self._own(index)
-        return part.captions(own)
-
-    def _second_captions(self, index: int) -> tuple[str, ...]:
-        part, own = self._own(index)
-        return part.second_captions(own)
-
-    def image_bytes(self, index: int) -> bytes:
-        part, own = self._own(index)
-        return part.image_bytes(own)
+    def label(self, index: int) -> int | None:
+        if not self.class_names:
+            return None
+        return self._labels[self._part(index)][super().label(index)]
 
     def digest(self) -> str:
-        """Of all parts and how often each is there."""
+        """Covers all sources and the number of positions of each."""
         return repr([(int(count), part.digest()) for count, part in zip(self._counts, self._parts, strict=True)])
 
-    def _own(self, index: int) -> tuple[PairSource, int]:
-        part = int(np.searchsorted(self._starts, index, "right")) - 1
+    def _part(self, index: int) -> int:
+        return int(np.searchsorted(self._starts, index, "right")) - 1
+
+    def _locate(self, index: int) -> tuple[PairSource, int]:
+        part = self._part(index)
         position = int(index - self._starts[part])
         return self._parts[part], int(position * self._sizes[part] // self._counts[part])
+
+
+def _joined_classes(of_parts: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """One list of class names for all parts, and for each part the indices of its classes in that list."""
+    if not all(of_parts):
+        return (), []
+    numbered = [_numbered(names) for names in of_parts]
+    joined = {key: label for label, key in enumerate(dict.fromkeys(key for keys in numbered for key in keys))}
+    return tuple(name for name, _ in joined), [[joined[key] for key in keys] for keys in numbered]
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with the number of equal names before it."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        numbered.append((name, seen[name]))
+        seen[name] += 1
+    return numbered

@@ -1,62 +1,84 @@
-"""Image-text pairs as they lie on disk: what a reader of one file format gives, before anything is decoded."""
+"""Image-text pairs as they are stored: what the reader of a file format gives, before images are decoded."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+
+import numpy as np
+
+from rankclip_jax.data.progress import progress
+
+LAST_READ = 16  # records that a reader keeps, because a thread asks for the captions and then the image of a record
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """What a reader may need beside the location of its files; the keys of `config.data` of the same names.
+    """Options of readers: the keys of `config.data` with the same names, and `split`.
 
     Attributes:
-      image_key: column, field or file extension of the image; "" for the first known name that is there.
-      caption_key: the same for the caption, or captions.
-      second_caption_key: the same for captions of another origin; "" for none.
-      image_root: folder that image paths in a table are relative to; "" for the table's own.
-      templates: prompts with one ``{}`` each that make captions of class names.
-      index_dir: folder for indexes that are built once; "" for beside the data.
-      split: what follows the last "#" of a location, for formats whose files hold several splits; "" for none.
-      root: folder that names of data sets, which are no paths, are looked up in; "" for the format's own.
+      image_key: column, field or file extension of the image; "" for the first usual name found.
+      caption_key: the same for the caption or captions.
+      second_caption_key: the same for second captions; "" for none.
+      image_root: folder that image paths in a table are relative to; "" for the folder of the table.
+      templates: prompts with one ``{}`` each, filled with a class name to make a caption.
+      index_dir: folder for indexes of tars; "" for beside the tars.
+      root: folder that relative locations start from; TFDS: folder of prepared data sets.
+      split: the part of a location after the last "#", for formats that hold several splits; "" for none.
     """
 
     image_key: str = ""
     caption_key: str = ""
     second_caption_key: str = ""
     image_root: str = ""
-    templates: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ("a photo of a {}.",)
     index_dir: str = ""
-    split: str = ""
     root: str = ""
+    split: str = ""
 
 
-class PairSource(Protocol):
-    """Random access to the pairs of some files, from several threads at once.
+class PairSource:
+    """Base class: random access to the pairs of some files. Methods may be called from several threads at once.
 
-    Opening one is cheap whatever its size, and reads no image; what is wrong with the files as a whole is a
-    `UserError` then. A method raises any other exception for a single pair that cannot be read.
+    Opening a source reads no images. An error of the files as a whole is a `UserError` at opening; an error of one
+    pair is any exception raised by the method called for that pair.
 
-    A source that knows its keys without asking for one after the other may have `find(keys)`, int [n]: the numbers
-    of those pairs, in any order, that have one of these keys.
+    A format implements `__len__`, `key`, `captions`, `image_bytes` and `digest`. The rest is optional.
 
-    A source all of whose pairs have captions of another origin also has a method `second_captions`, like
-    `captions`. One whose pairs are of named classes has `class_names`, tuple of str, and `label(index)`, an
-    index into them.
+    Attributes:
+      has_second_captions: whether every pair has second captions.
+      class_names: names of the classes, if every pair has a label; () otherwise.
     """
 
-    def __len__(self) -> int: ...
+    has_second_captions: bool = False
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     def key(self, index: int) -> str:
-        """Name of the pair, unique in the source, that leads a user to it: a path, or shard and member."""
-        ...
+        """Name of the pair, unique in the source: a path, or a shard and a member, by which a user finds it."""
+        raise NotImplementedError
 
     def captions(self, index: int) -> tuple[str, ...]:
         """At least one caption."""
-        ...
+        raise NotImplementedError
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image, such as the content of a JPEG file."""
-        ...
+        raise NotImplementedError
 
     def digest(self) -> str:
-        """sha256 hex of what the pairs are (keys, captions or the files' sizes), without reading images."""
-        ...
+        """Text that differs between different pairs, made without reading images. Formats say what it covers."""
+        raise NotImplementedError
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        """Captions of another origin, such as a captioning model; () if the source has none."""
+        return ()
+
+    def label(self, index: int) -> int | None:
+        """Class of the pair, an index into `class_names`; None if the source has no classes."""
+        return None
+
+    def find(self, keys: Collection[str]) -> np.ndarray:
+        """int [n], ascending: indices of the pairs with one of these keys. Keys that match no pair are ignored."""
+        indices = progress(range(len(self)), "looking up keys")
+        return np.array([index for index in indices if self.key(index) in keys], np.int64)

@@ -1,30 +1,26 @@
-"""The list of bad pairs that `data validate` writes: JSON lines with a ``key`` and a ``reason``."""
+"""The quarantine list, written by `data validate`: JSON lines with a ``key`` and a ``reason``."""
 
 import hashlib
 import json
-import logging
+import os
 
 import numpy as np
-from tqdm import tqdm
 
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.parallel import processes
-
-LOG = logging.getLogger(__name__)
 
 
 def read_quarantine(path: str) -> frozenset[str]:
     """Keys of the pairs to leave out; none for "".
 
     Raises:
-      UserError: the file is not there, or a line is not such an object.
+      UserError: the file cannot be read, or a line is not such an object.
     """
     if not path:
         return frozenset()
     try:
-        lines = locations.read(path).decode().splitlines()
+        lines = locations.read(os.path.expanduser(path)).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read config.data.quarantine={path} ({error}): check the path.") from None
     keys = set()
@@ -39,17 +35,11 @@ def read_quarantine(path: str) -> frozenset[str]:
 
 
 def digest_of(keys: frozenset[str]) -> str:
-    """sha256 hex of the keys, whatever their order."""
+    """sha256 hex of the keys, in any order."""
     return hashlib.sha256(repr(sorted(keys)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def sound_pairs(pairs: PairSource, keys: frozenset[str]) -> np.ndarray:
-    """int, numbers of the pairs whose key is not among `keys`; one that no pair has is none of ours."""
-    numbers = np.arange(len(pairs))
-    if not keys:
-        return numbers
-    if hasattr(pairs, "find"):
-        return np.delete(numbers, pairs.find(keys))
-    hidden = None if processes.is_main() and len(pairs) > 1_000_000 else True
-    bar = tqdm(numbers, desc="looking for quarantined pairs", unit="pair", leave=False, disable=hidden)
-    return np.array([number for number in bar if pairs.key(int(number)) not in keys], np.int64)
+    """int [n], ascending: indices of the pairs whose key is not in `keys`. Keys that match no pair are ignored."""
+    indices = np.arange(len(pairs))
+    return np.delete(indices, pairs.find(keys)) if keys else indices

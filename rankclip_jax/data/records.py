@@ -5,7 +5,7 @@ Letters: N images, M candidate texts, H x W pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -16,11 +16,11 @@ class Record:
     """One image with its captions.
 
     Attributes:
-      key: unique name of the record inside its source.
+      key: unique name of the record in its source.
       image: uint8 [H, W, 3] RGB, or a PIL image of mode RGB.
       captions: at least one caption; the loader draws one per step.
-      second_captions: captions of another origin, such as a captioning model; the loader draws one of
-        them too for objectives that read both kinds.
+      second_captions: captions of another origin, such as a captioning model. For objectives that read both kinds
+        the loader draws one of these too.
     """
 
     key: str
@@ -29,34 +29,57 @@ class Record:
     second_captions: tuple[str, ...] = ()
 
 
-class RecordSource(Protocol):
-    """Random access to records, from several threads at once.
+class RecordSource:
+    """Base class: random access to N records, from several threads at once.
 
-    `source[i]` raises any exception for a record that cannot be read: the loader replaces that
-    record, counts it, and stops above a ceiling. `key` and `captions` never decode the image.
+    `source[i]` may raise any exception for a record that cannot be read: the loader replaces and counts that record,
+    and stops the run above a ceiling. `key` and `captions` never decode the image.
 
-    A source all of whose records have second captions also has a method `second_captions`, like `captions`:
-    that is how an objective knows.
+    A source implements `__len__`, `__getitem__`, `key` and `captions`. The rest is optional.
 
-    A source whose concepts are known may also have `ids`, int [N] in the numbering of the evaluation
-    splits, and `images`, uint8 [N, H, W, 3]: then evaluation adds a pixel nearest-neighbour reference.
-
-    A source whose records are labelled, which a linear probe needs, has `classes`, the names of the classes of
-    each labelling, and `labels(labelling)`, int [N]: an index into those names, or -1 for a record without a
-    label. Labellings have the names they have in the evaluation splits, and classes too.
+    Attributes:
+      has_second_captions: whether every record has second captions.
+      classes: class names by labelling. Labellings and class names are those of the evaluation splits.
+      images: uint8 [N, H, W, 3], if all images are in memory; None otherwise.
+      concept_ids: int [N], what each image shows, with the same numbers as `EvalSplit.image_ids`. With `images` it
+        makes the pixel nearest-neighbour baseline possible. None if unknown.
     """
 
-    def __len__(self) -> int: ...
+    has_second_captions: bool = False
+    classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    images: np.ndarray | None = None
+    concept_ids: np.ndarray | None = None
 
-    def __getitem__(self, index: int) -> Record: ...
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Record:
+        raise NotImplementedError
 
     def key(self, index: int) -> str:
-        """Name of record `index`, for messages about a record that cannot be read."""
-        ...
+        """Name of a record, for messages about it."""
+        raise NotImplementedError
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Captions of record `index`, for training a tokenizer."""
-        ...
+        """Captions of a record, for training a tokenizer."""
+        raise NotImplementedError
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        """Second captions of a record; () if the source has none."""
+        return ()
+
+    def labels(self, labelling: str) -> np.ndarray:
+        """int [N], indices into `classes[labelling]`; -1 for a record without a label.
+
+        Raises:
+          KeyError: `classes` has no such labelling.
+        """
+        raise KeyError(labelling)
+
+
+def fill_template(template: str, name: str) -> str:
+    """Return a prompt template with the class name in place of ``{}``; other braces stay as they are."""
+    return template.replace("{}", name)
 
 
 @dataclass(frozen=True)
@@ -80,15 +103,15 @@ class Classes:
 class EvalSplit:
     """Images and candidate texts; image n and text m match iff image_ids[n] == text_ids[m].
 
-    Several texts per image and several images per text are both allowed.
+    An image may match several texts, and a text several images.
 
     Attributes:
-      name: split name as it appears in metrics, e.g. ``test_style``.
-      images: uint8 [N, H, W, 3], or `LazyImages`: N images of any size, decoded when asked for.
+      name: split name as it appears in metrics, such as ``test_style``.
+      images: uint8 [N, H, W, 3], or `LazyImages`: N images of any size, decoded on access.
       image_ids: int [N].
       texts: M candidate texts.
       text_ids: int [M].
-      classes: labellings by name, e.g. ``{"group": ..., "subgroup": ...}``.
+      classes: labellings by name, such as ``{"group": ..., "subgroup": ...}``.
     """
 
     name: str
@@ -101,13 +124,13 @@ class EvalSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source builder returns.
+    """Training records and evaluation splits.
 
     Attributes:
       name: registry name of the source.
       train: records to train on.
-      evals: evaluation splits by name; ``val`` is for choosing anything, ``test*`` for reporting.
-      digest: sha256 hex of the records that make up every split (keys, pixels, captions).
+      evals: evaluation splits by name; ``val`` is for choices made during training, ``test*`` for reporting.
+      digest: sha256 hex of what makes up the splits. What it covers depends on the format: docs/data.md.
       counts: number of images in each split, in the order to print.
     """
 

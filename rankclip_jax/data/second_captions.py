@@ -1,17 +1,20 @@
-"""Second captions in a file of their own, by the keys of the pairs: JSON lines with ``key`` and ``second_caption``.
+"""Second captions from a separate file: JSON lines with ``key`` and ``second_caption``, for pairs of any format.
 
-`python -m rankclip_jax.data captions` writes such a file, and so can any captioning script. It works with every
-format: ``config.data.second_captions``.
+`python -m rankclip_jax.data captions` writes such a file; so can any captioning script. The config key is
+``config.data.second_captions``.
 """
 
 import hashlib
 import json
+import os
+from collections.abc import Collection
 
 import numpy as np
-from tqdm import tqdm
 
+from rankclip_jax.data.mixture import RedirectedPairs
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.sources.strings import Strings
+from rankclip_jax.data.progress import progress
+from rankclip_jax.data.sources.strings import packed, text_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
@@ -19,43 +22,48 @@ HASH_BYTES = 8
 
 
 class CaptionFile:
-    """The captions of a file in memory: 16 bytes each and their text.
+    """The captions of a file, in memory: their text and 24 bytes each.
 
     Attributes:
       digest: sha256 hex of the file.
     """
 
     def __init__(self, path: str):
-        """Read the file; `UserError` if it is not there, or a line is not such an object."""
+        """Read the file.
+
+        Raises:
+          UserError: it cannot be read, or a line is not such an object.
+        """
         try:
-            data = locations.read(path)
+            data = locations.read(os.path.expanduser(path))
         except OSError as error:
             raise UserError(f"cannot read config.data.second_captions={path} ({error}): check the path.") from None
         self._path = path
         self.digest = hashlib.sha256(data).hexdigest()
         texts, hashes = [], []
-        for number, line in enumerate(tqdm(data.splitlines(), desc=path, unit="line", leave=False, delay=2), 1):
+        for number, line in enumerate(progress(data.splitlines(), path, "line"), 1):
             if line.strip():
-                key, text = _pair(path, number, line)
+                key, text = _parse(path, number, line)
                 hashes.append(_hash(key))
                 texts.append(text)
-        self._texts = Strings.of(texts)
+        self._texts = packed(texts)
         self._order = np.argsort(np.array(hashes, np.uint64), kind="stable")
         self._hashes = np.array(hashes, np.uint64)[self._order]
 
     def __len__(self) -> int:
         return len(self._texts)
 
-    def of(self, key: str) -> tuple[str, ...]:
-        """The captions of a pair, in the order of their lines; `ValueError` if there are none."""
+    def captions(self, key: str) -> tuple[str, ...]:
+        """The second captions of a pair, in the order of their lines; `ValueError` if it has none."""
         wanted = np.uint64(_hash(key))
         first, last = np.searchsorted(self._hashes, wanted), np.searchsorted(self._hashes, wanted, "right")
         if first == last:
             raise ValueError(f"no second caption in {self._path}")
-        return tuple(self._texts.text(row) for row in self._order[first:last].tolist())
+        return tuple(text_of(self._texts, row) for row in self._order[first:last].tolist())
 
 
-def _pair(path: str, number: int, line: bytes) -> tuple[str, str]:
+def _parse(path: str, number: int, line: bytes) -> tuple[str, str]:
+    """(key, second caption) of a line."""
     try:
         found = json.loads(line)
         key, text = found["key"], found["second_caption"]
@@ -72,22 +80,27 @@ def _hash(key: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-class WithSecondCaptions:
-    """Pairs with the second captions of a file; see `PairSource`. The optional methods of `pairs` stay."""
+class WithSecondCaptions(RedirectedPairs):
+    """Pairs with the second captions of a file, in place of their own."""
+
+    has_second_captions = True
 
     def __init__(self, pairs: PairSource, captions: CaptionFile):
-        self._pairs, self._file = pairs, captions
-        self.key, self.captions, self.image = pairs.key, pairs.captions, pairs.image
-        for name in ("find", "class_names", "label"):
-            if hasattr(pairs, name):
-                setattr(self, name, getattr(pairs, name))
+        self._pairs, self._captions = pairs, captions
+        self.class_names = pairs.class_names
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def second_captions(self, index: int) -> tuple[str, ...]:
-        return self._file.of(self._pairs.key(index))
+        return self._captions.captions(self._pairs.key(index))
+
+    def find(self, keys: Collection[str]) -> np.ndarray:
+        return self._pairs.find(keys)
 
     def digest(self) -> str:
-        """Of the pairs and the file."""
-        return hashlib.sha256(f"{self._pairs.digest()} {self._file.digest}".encode()).hexdigest()
+        """Covers the pairs and the file."""
+        return hashlib.sha256(f"{self._pairs.digest()} {self._captions.digest}".encode()).hexdigest()
+
+    def _locate(self, index: int) -> tuple[PairSource, int]:
+        return self._pairs, index

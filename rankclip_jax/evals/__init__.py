@@ -1,1 +1,1 @@
-"""Evaluation: metrics as pure functions of embeddings, and what runs them on the splits of a data set."""
+"""Evaluation: metrics as pure functions of embeddings, and functions that evaluate the splits of a data set."""

@@ -1,14 +1,17 @@
-"""What every evaluation reads of a split: its embeddings."""
+"""The embeddings of one split, which every evaluation reads."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from rankclip_jax.evals.similarity import Scores
 
-class Encoder(Protocol):
-    """What is evaluated. Both methods batch internally and return unit-norm rows."""
+
+class ImageTextEncoder(Protocol):
+    """A model to evaluate. Both methods batch internally and return unit-norm rows."""
 
     def encode_image(self, images: np.ndarray | Sequence) -> np.ndarray:
         """N images, as in `EvalSplit.images` -> float32 [N, D]."""
@@ -19,7 +22,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class SplitEmbeddings:
-    """One encoding of a split, shared by all evaluations.
+    """The encoded images, texts and classes of a split.
 
     Attributes:
       image_embeds: float [N, D].
@@ -31,9 +34,14 @@ class SplitEmbeddings:
     text_embeds: np.ndarray
     class_embeds: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """Scores of images (queries) and texts (candidates), shared by all evaluations."""
+        return Scores(self.image_embeds, self.text_embeds)
+
 
 def paired_rows(image_ids: np.ndarray, text_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return int [P] image rows and int [P] text rows: the first of each concept that has both."""
+    """Return int [P] image rows and int [P] text rows: the first image and the first text of each shared concept."""
     images, image_rows = np.unique(image_ids, return_index=True)
     texts, text_rows = np.unique(text_ids, return_index=True)
     _, in_images, in_texts = np.intersect1d(images, texts, return_indices=True)

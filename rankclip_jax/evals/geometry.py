@@ -1,4 +1,4 @@
-"""The shape of the joint embedding space.
+"""The geometry of the joint embedding space: alignment, uniformity and modality gap.
 
 Letters: N pairs, D embedding; v images, t texts, unit norm.
 """
@@ -13,10 +13,10 @@ FARTHEST_SQUARED = 4.0  # squared distance of opposite unit vectors
 def geometry(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[str, float]:
     """Return alignment, uniformity and modality gap of N pairs; always finite.
 
-    * ``alignment`` = mean_i |v_i - t_i|^2, lower is better; a pair with NaN counts 4, the largest distance.
-    * ``uniformity`` = log mean_{i > j} exp(-2 |v_i - t_j|^2), lower is better (Wang & Isola 2020, in the
-      cross-modal form that CyCLIP reports); 0, its largest value, where no two finite pairs exist.
-    * ``modality_gap`` = |mean(v) - mean(t)| (Liang et al. 2022); 2, its largest value, without a finite pair.
+    * ``alignment`` = mean_i |v_i - t_i|^2, lower is better; a pair with NaN counts 4, the largest squared distance.
+    * ``uniformity`` = log mean_{i > j} exp(-2 |v_i - t_j|^2), lower is better (Wang & Isola 2020, in the cross-modal
+      form that CyCLIP reports); with fewer than two finite pairs it is 0, its largest value.
+    * ``modality_gap`` = |mean(v) - mean(t)| (Liang et al. 2022); without a finite pair it is 2, its largest value.
 
     Args:
       image_embeds: float [N, D].

@@ -1,9 +1,9 @@
-"""What pixels alone can do: nearest training image as a classifier of concepts.
+"""Retrieval by pixels alone: the nearest training image decides the concept of an image.
 
 Letters: N images, T training images, C concepts of the training images, M texts, P pixel values.
 
-A model that only recognises near-copies of its training images scores about this much, so a table without
-this row flatters everyone. It needs training images with known concepts, which web data do not have.
+A model that only recognises near-copies of its training images reaches about these values, so results must be compared
+with them. This baseline needs training images with known concepts, which web data do not have.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankclip_jax.data.records import EvalSplit
-from rankclip_jax.evals.retrieval import KS, direction_metrics
-from rankclip_jax.evals.similarity import BLOCK_ELEMENTS, STEPS, quantise
+from rankclip_jax.evals.retrieval import KS, both_directions
+from rankclip_jax.evals.similarity import STEPS, quantise, row_blocks
 
-SIDE = 16  # images are averaged down to about this side: blur forgives small shifts, a stronger reference
+SIDE = 16  # images are averaged down to about this side: blur tolerates small shifts, so the baseline is stronger
 
 
 def pixel_reference(
@@ -22,19 +22,19 @@ def pixel_reference(
 ) -> dict[str, float]:
     """Return `retrieval`'s metrics for a nearest-neighbour search in pixel space.
 
-    score(image n, text m) = the largest cosine of image n and any training image of m's concept,
-    between flattened pixels with the image's mean removed and norm 1 (so the order is that of L2 distance).
-    A concept without training images ranks last and, as everywhere, loses its ties.
+    score(image n, text m) = the largest cosine of image n and any training image of m's concept, between flattened
+    pixels with mean 0 and norm 1 (the order is that of L2 distance). A concept without training images ranks last,
+    and ties count against it as in `retrieval`.
 
     Args:
       split: N images [N, H, W, 3] and M texts.
       train_images: uint8 [T, H, W, 3].
-      train_ids: int [T], in the numbering of ``split.image_ids`` and ``split.text_ids``.
+      train_ids: int [T], concepts as in ``split.image_ids`` and ``split.text_ids``.
       ks: cut-offs.
 
     Returns:
-      `retrieval`'s metrics under ``<split>/<metric>``; empty if no image's concept has a training image,
-      because then there is nothing to look up and the reference does not apply.
+      `retrieval`'s metrics under ``<split>/<metric>``; empty if no image's concept has a training image, because the
+      baseline does not apply then.
     """
     if not np.isin(split.image_ids, train_ids).any():
         return {}
@@ -50,22 +50,18 @@ def pixel_reference(
     def text_rows(block: slice) -> np.ndarray:
         return np.where(known[block, None], quantise(scores[:, column[block]].T), lowest)
 
-    to_text = direction_metrics(image_rows, split.image_ids, split.text_ids, ks)
-    to_image = direction_metrics(text_rows, split.text_ids, split.image_ids, ks)
-    named = {f"{split.name}/image_to_text_{key}": value for key, value in to_text.items()}
-    return named | {f"{split.name}/text_to_image_{key}": value for key, value in to_image.items()}
+    found = both_directions(image_rows, text_rows, split.image_ids, split.text_ids, ks)
+    return {f"{split.name}/{key}": value for key, value in found.items()}
 
 
 def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
-    """Return float32 [N, C]: best cosine to the training images of each concept that has any (ids sorted)."""
+    """Return float32 [N, C]: the largest cosine to the training images of each concept, concepts in sorted order."""
     order = np.argsort(train_ids, kind="stable")
     starts = np.unique(train_ids[order], return_index=True)[1]
     train_PT = pixel_vectors(train_images)[order].T
     queries = pixel_vectors(images)
     scores = np.empty((len(images), len(starts)), np.float32)
-    size = max(1, BLOCK_ELEMENTS // len(train_ids))
-    for start in range(0, len(images), size):
-        block = slice(start, start + size)
+    for block in row_blocks(len(images), len(train_ids)):
         scores[block] = np.maximum.reduceat(queries[block] @ train_PT, starts, axis=1)
     return scores
 

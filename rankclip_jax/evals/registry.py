@@ -1,25 +1,23 @@
-"""The evaluations by name: `EVALS`, and under the same keys the level of a random ranking: `CHANCE`.
+"""The evaluations by name: `EVALS` computes metrics, `CHANCE` their values for a random ranking, under the same names.
 
-Each is a pure function of `SplitEmbeddings` and the split. Every metric is finite, whatever the model returns.
+An evaluation is a pure function of `SplitEmbeddings` and the split. Every metric is finite, whatever the model returns.
 """
 
 from collections.abc import Callable
-
-import numpy as np
 
 from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.evals.embeddings import SplitEmbeddings, paired_rows
 from rankclip_jax.evals.geometry import geometry
 from rankclip_jax.evals.rank_consistency import CORRELATIONS, ndcg, ndcg_chance, rank_consistency
 from rankclip_jax.evals.retrieval import retrieval, retrieval_chance
-from rankclip_jax.evals.similarity import score_rows
+from rankclip_jax.evals.similarity import Scores
 from rankclip_jax.evals.zeroshot import zero_shot, zero_shot_chance
 
-GRADED_BY = "subgroup"  # the labelling that grades relevance in NDCG, where a split has it
+GRADED_BY = "subgroup"  # the labelling that defines relevance in NDCG; splits without it have no NDCG
 
 
 def _retrieval(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
-    return retrieval(embeds.image_embeds, embeds.text_embeds, split.image_ids, split.text_ids)
+    return retrieval(embeds.scores, split.image_ids, split.text_ids)
 
 
 def _retrieval_chance(split: EvalSplit) -> dict[str, float]:
@@ -29,7 +27,8 @@ def _retrieval_chance(split: EvalSplit) -> dict[str, float]:
 def _zero_shot(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
     found = {}
     for name, classes in split.classes.items():
-        tops = zero_shot(embeds.image_embeds, embeds.class_embeds[name], classes.image_labels)
+        scores = Scores(embeds.scores.queries, embeds.class_embeds[name])
+        tops = zero_shot(scores, classes.image_labels)
         found |= {f"zero_shot_{name}_{key}": value for key, value in tops.items()}
     return found
 
@@ -44,29 +43,27 @@ def _zero_shot_chance(split: EvalSplit) -> dict[str, float]:
 
 def _rank_consistency(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
     images, texts = paired_rows(split.image_ids, split.text_ids)
-    found = rank_consistency(embeds.image_embeds[images], embeds.text_embeds[texts])
+    found = rank_consistency(embeds.scores.queries[images], embeds.scores.candidates[texts])
     if GRADED_BY in split.classes:
-        labels = split.classes[GRADED_BY]
-        as_images, as_texts = (split.image_ids, labels.image_labels), (split.text_ids, labels.text_labels)
-        v, t = embeds.image_embeds, embeds.text_embeds
-        found["image_to_text_NDCG@10"] = ndcg(score_rows(v, t), *_graded(as_images, as_texts))
-        found["text_to_image_NDCG@10"] = ndcg(score_rows(t, v), *_graded(as_texts, as_images))
+        ids, labels = _judged(split)
+        found["image_to_text_NDCG@10"] = ndcg(embeds.scores.rows, *ids, *labels)
+        found["text_to_image_NDCG@10"] = ndcg(embeds.scores.columns, *ids[::-1], *labels[::-1])
     return found
 
 
 def _rank_consistency_chance(split: EvalSplit) -> dict[str, float]:
     found = dict.fromkeys(CORRELATIONS, 0.0)
     if GRADED_BY in split.classes:
-        labels = split.classes[GRADED_BY]
-        as_images, as_texts = (split.image_ids, labels.image_labels), (split.text_ids, labels.text_labels)
-        found["image_to_text_NDCG@10"] = ndcg_chance(*_graded(as_images, as_texts))
-        found["text_to_image_NDCG@10"] = ndcg_chance(*_graded(as_texts, as_images))
+        ids, labels = _judged(split)
+        found["image_to_text_NDCG@10"] = ndcg_chance(*ids, *labels)
+        found["text_to_image_NDCG@10"] = ndcg_chance(*ids[::-1], *labels[::-1])
     return found
 
 
-def _graded(queries, candidates) -> tuple[np.ndarray, ...]:
-    """Turn two (ids, labels) pairs into `ndcg`'s order: ids of both, then labels of both."""
-    return tuple(np.asarray(array) for array in (queries[0], candidates[0], queries[1], candidates[1]))
+def _judged(split: EvalSplit) -> tuple[tuple, tuple]:
+    """Return (image ids, text ids) and (image labels, text labels), which define relevance in NDCG."""
+    labels = split.classes[GRADED_BY]
+    return (split.image_ids, split.text_ids), (labels.image_labels, labels.text_labels)
 
 
 def _geometry(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:

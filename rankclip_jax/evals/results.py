@@ -1,14 +1,14 @@
-"""The files an evaluation leaves in the run folder; the report reads nothing else about it.
+"""The result files that an evaluation writes into the run folder, and that the report reads.
 
-Letters: N images, M texts, D embedding, K classes, h x w pixels of the kept thumbnails.
+Letters: N images, M texts, D embedding, K classes, h x w pixels of a thumbnail.
 
-* ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``, the last three flat dicts of floats under
+* ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``; the last three are flat dicts of floats under
   ``<split>/<metric>``.
-* ``linear_probe.json``: the same of linear probes; a split of other data than the run's own is ``<data>/<split>``.
-* ``embeddings.npz`` of one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
-  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP image that holds
-  the N thumbnails row by row, ``columns`` of them a row, each ``cell`` = (h, w) pixels; ``labellings``, names
-  of the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N],
+* ``linear_probe.json``: the same for linear probes; splits of data other than the run's are ``<data>/<split>``.
+* ``embeddings.npz``, for one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
+  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP image that holds the N
+  thumbnails row by row; ``columns``, the number of thumbnails in a row; ``cell``, their size (h, w); ``labellings``,
+  the names of the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N] and
   ``<name>/text_labels`` [M].
 """
 
@@ -50,13 +50,16 @@ def write_eval(
 
 
 def write_probe(run_dir: str | os.PathLike, results: Mapping[str, Any]) -> Path:
-    """Add ``{"step", "metrics", "chance", "pixels"}`` to ``linear_probe.json``, which holds one step only."""
+    """Add results ``{"step", "metrics", "chance", "pixels"}`` to ``linear_probe.json`` and return its path.
+
+    The file holds the results of one step: results of another step are replaced.
+    """
     path = Path(run_dir) / PROBE_FILE
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         same = kept["step"] == results["step"]
         merged = {part: kept[part] | results[part] for part in PARTS} if same else {}
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
+    except (OSError, ValueError, KeyError, TypeError):  # the file is missing or damaged
         merged = {}
     return _write_json(path, dict(results) | merged)
 
@@ -71,7 +74,7 @@ def write_embeddings(
 ) -> Path:
     """Write ``embeddings.npz`` for the report's images and return its path.
 
-    Above ``max_kept`` images a subset is kept (drawn with a fixed seed), with the texts that match it.
+    With more than ``max_kept`` images, a subset (drawn with a fixed seed) and its matching texts are written.
     """
     n_images = len(split.images)
     kept = np.sort(np.random.default_rng(0).permutation(n_images)[:max_kept])
@@ -95,9 +98,9 @@ def write_embeddings(
 
 
 def _thumbnails(images: Sequence) -> np.ndarray:
-    """Return uint8 [N, h, w, 3]: the images, shrunk so that the longer side is at most `THUMBNAIL_SIDE`.
+    """Return uint8 [N, h, w, 3]: the images, reduced so that the longer side is at most `THUMBNAIL_SIDE`.
 
-    Images of several sizes are cropped to squares, as the model sees them.
+    Images of different sizes are cropped to squares.
     """
     if not isinstance(images, np.ndarray):
         return np.stack([resize_and_crop(np.asarray(image), THUMBNAIL_SIDE) for image in images])
@@ -110,7 +113,7 @@ def _thumbnails(images: Sequence) -> np.ndarray:
 
 
 def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the images as one compressed image: a sixth of the size of an array of pixels."""
+    """Return the images as one WebP image, which takes a sixth of the space of an array of pixels."""
     n, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -125,7 +128,7 @@ def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write beside ``path`` and rename: a killed run leaves the old file or the new one, never half of it."""
+    """Write a file atomically: after a kill, ``path`` is the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path, "wb") as file:
         write(file)

@@ -1,10 +1,10 @@
-"""Image-text retrieval, R@K in both directions.
+"""Image-text retrieval: R@K in both directions.
 
-Letters: N images, M texts, D embedding, Q queries, C candidates of one direction.
+Letters: N images, M texts, Q queries, C candidates of one direction.
 
-The standard protocol (Karpathy splits): an image with several captions is a hit if *any* of them is among
-the first K; every caption is a query of its own. A rank is found by counting, so nothing is sorted and no
-N x M matrix exists at once. Ties and NaN count against the model: a constant model scores 0, not 1.
+The standard protocol (Karpathy splits): an image with several captions is a hit if *any* of them is among the first K;
+every caption is a query. A rank is found by counting, in blocks of rows, so nothing is sorted. Ties and NaN count
+against the model: a constant model scores 0, not 1.
 """
 
 from collections.abc import Sequence
@@ -12,27 +12,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.similarity import ScoreRows, row_blocks, score_rows
+from rankclip_jax.evals.similarity import ScoreRows, Scores, row_blocks
 
 KS = (1, 5, 10)
 
 
-def retrieval(
-    image_embeds: np.ndarray,
-    text_embeds: np.ndarray,
-    image_ids: np.ndarray,
-    text_ids: np.ndarray,
-    ks: Sequence[int] = KS,
-) -> dict[str, float]:
+def retrieval(scores: Scores, image_ids: np.ndarray, text_ids: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
     """Return R@K, median rank and number of queries, for both directions.
 
     Image n and text m match iff ``image_ids[n] == text_ids[m]``. The rank of a query is one plus the number
     of non-matching candidates that score at least as high as its best match. Queries without any match are
-    left out of the averages; ``*_queries`` counts those that remain.
+    left out of the averages; ``*_queries`` counts the other queries.
 
     Args:
-      image_embeds: float [N, D], unit norm.
-      text_embeds: float [M, D], unit norm.
+      scores: N images and M texts.
       image_ids: int [N].
       text_ids: int [M].
       ks: cut-offs K.
@@ -40,14 +33,24 @@ def retrieval(
     Returns:
       ``image_to_text_R@K``, ``image_to_text_median_rank``, ``image_to_text_queries``, and the same for
       ``text_to_image``. Always finite.
+
+    Raises:
+      UserError: there is no image or no text, or no image matches a text.
     """
-    to_text = direction_metrics(score_rows(image_embeds, text_embeds), image_ids, text_ids, ks)
-    to_image = direction_metrics(score_rows(text_embeds, image_embeds), text_ids, image_ids, ks)
+    return both_directions(scores.rows, scores.columns, image_ids, text_ids, ks)
+
+
+def both_directions(
+    image_rows: ScoreRows, text_rows: ScoreRows, image_ids: np.ndarray, text_ids: np.ndarray, ks: Sequence[int] = KS
+) -> dict[str, float]:
+    """Return `retrieval`'s metrics from the score rows of images [., M] and of texts [., N]."""
+    to_text = direction_metrics(image_rows, image_ids, text_ids, ks)
+    to_image = direction_metrics(text_rows, text_ids, image_ids, ks)
     return _both(to_text, to_image)
 
 
 def retrieval_chance(image_ids: np.ndarray, text_ids: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Return the expected R@K and the median rank of a uniformly random ranking, under `retrieval`'s keys."""
+    """Return the expected R@K and median rank of a uniformly random ranking, under `retrieval`'s keys."""
     return _both(_direction_chance(image_ids, text_ids, ks), _direction_chance(text_ids, image_ids, ks))
 
 
@@ -59,13 +62,13 @@ def direction_metrics(
     answerable = _matches_per_query(query_ids, candidate_ids) > 0
     ranks = _ranks(rows, query_ids, candidate_ids)[answerable]
     recalls = {f"R@{k}": float(np.mean(ranks <= k)) for k in ks}
-    # A query whose matches are all NaN has rank infinity; the median calls it last.
+    # A query whose matches are all NaN has rank infinity; for the median it ranks last.
     median = float(np.median(np.minimum(ranks, len(candidate_ids))))
     return {**recalls, "median_rank": median, "queries": float(len(ranks))}
 
 
 def _ranks(rows: ScoreRows, query_ids: np.ndarray, candidate_ids: np.ndarray) -> np.ndarray:
-    """Return float [Q]: rank of each query's best match, infinity if none of its matches has a score."""
+    """Return float [Q]: rank of each query's best match, infinity if all its matches have NaN scores."""
     ranks = np.empty(len(query_ids))
     for block in row_blocks(len(query_ids), len(candidate_ids)):
         scores = rows(block)
@@ -78,32 +81,32 @@ def _ranks(rows: ScoreRows, query_ids: np.ndarray, candidate_ids: np.ndarray) ->
 
 
 def _matches_per_query(query_ids: np.ndarray, candidate_ids: np.ndarray) -> np.ndarray:
-    """Return int [Q]: how many candidates match each query; a `UserError` if nothing matches at all."""
+    """Return int [Q]: the number of candidates that match each query; raise `UserError` if no query has a match."""
     ids, counts = np.unique(candidate_ids, return_counts=True)
     if len(ids) == 0 or len(query_ids) == 0:
         raise UserError(
             f"retrieval has {len(query_ids)} queries and {len(candidate_ids)} candidates: "
             "an evaluation split needs at least one image and one text."
         )
-    place = np.minimum(np.searchsorted(ids, query_ids), len(ids) - 1)
-    matches = np.where(ids[place] == query_ids, counts[place], 0)
+    found = np.minimum(np.searchsorted(ids, query_ids), len(ids) - 1)
+    matches = np.where(ids[found] == query_ids, counts[found], 0)
     if not matches.any():
         raise UserError(
-            "retrieval has no query with a match: no id is shared by images and texts. "
+            "retrieval has no query with a match: images and texts share no id. "
             "Check image_ids and text_ids of the evaluation split."
         )
     return matches
 
 
 def _direction_chance(query_ids: np.ndarray, candidate_ids: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """Exact chance level of one direction.
+    """Return the exact chance level of one direction.
 
     With m matches among C candidates, P(rank <= k) = 1 - binom(C - m, k) / binom(C, k) (hypergeometric),
     averaged over the queries; the median rank is the first k at which that average reaches one half.
     """
     matches = _matches_per_query(np.asarray(query_ids), np.asarray(candidate_ids))
     n_candidates = len(candidate_ids)
-    drawn = np.arange(n_candidates)  # item k-1: the k-th draw, after k-1 draws without a match
+    drawn = np.arange(n_candidates)  # element k-1: the k-th draw, after k-1 draws without a match
     missed = np.zeros(n_candidates)
     for m, n_queries in zip(*np.unique(matches[matches > 0], return_counts=True), strict=True):
         survival = np.cumprod(np.maximum(n_candidates - m - drawn, 0) / (n_candidates - drawn))

@@ -1,47 +1,70 @@
-"""Cosine scores in blocks of rows, on a grid that makes equal embeddings tie exactly.
+"""Cosine scores on a grid, so that equal embeddings have exactly equal scores.
 
-Letters: Q queries, M candidates, D embedding.
+Letters: Q queries, C candidates, D embedding.
 
-A matrix product does not promise that two equal columns give bit-equal scores (the kernel for the last few
-columns may sum in another order), so a collapsed model could win or lose its ties by rounding noise. Scores
-are therefore computed in float64 and rounded to steps of 1e-9: far above the noise of that sum (1e-16), far
-below the resolution of the float32 embeddings themselves (1e-7).
+Equal columns of a matrix product need not be equal to the bit: the kernel for the last few columns may add in another
+order. The rounding noise of a collapsed model could then decide its ties. Scores are therefore computed in float64 and
+rounded to multiples of 1e-9: far coarser than the noise of that sum (1e-16), and far finer than the resolution of
+float32 embeddings (1e-7).
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-STEPS = 1e9  # score steps per unit of cosine, a whole number
-BLOCK_ELEMENTS = 2**22  # 32 MB of float64 scores at a time, whatever the size of the split
+STEPS = 1e9  # score steps per unit of cosine, an integer
+BLOCK_ELEMENTS = 2**22  # scores in memory at a time, whatever the size of the split: 32 MB of float64
 
 ScoreRows = Callable[[slice], np.ndarray]
 
 
+class Scores:
+    """Quantised inner products of unit-norm embeddings, read in blocks of rows or of columns.
+
+    At most `BLOCK_ELEMENTS` scores are kept: a smaller matrix is computed once for all its readers. Of a larger one,
+    each block is computed when it is read.
+
+    Attributes:
+      queries: float64 [Q, D].
+      candidates: float64 [C, D].
+    """
+
+    def __init__(self, queries: np.ndarray, candidates: np.ndarray):
+        self.queries = np.asarray(queries, np.float64)
+        self.candidates = np.asarray(candidates, np.float64)
+
+    def rows(self, block: slice) -> np.ndarray:
+        """Return float64 [rows of the block, C]: integers, or NaN where a score is not finite."""
+        if self._matrix is not None:
+            return self._matrix[block]
+        return _products(self.queries[block], self.candidates)
+
+    def columns(self, block: slice) -> np.ndarray:
+        """Return float64 [columns of the block, Q]: the rows of the transposed matrix."""
+        if self._matrix is not None:
+            return self._matrix[:, block].T
+        return _products(self.candidates[block], self.queries)
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray | None:
+        fits = len(self.queries) * len(self.candidates) <= BLOCK_ELEMENTS
+        return _products(self.queries, self.candidates) if fits else None
+
+
+def _products(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # NaN embeddings are handled by each metric
+        return quantise(queries @ candidates.T)
+
+
 def quantise(scores: np.ndarray) -> np.ndarray:
-    """Return float64 whole numbers, ``round(scores * STEPS)``; whatever is not finite becomes NaN."""
+    """Return ``round(scores * STEPS)`` as float64 integers; values that are not finite become NaN."""
     units = np.round(np.asarray(scores, np.float64) * STEPS)
     return np.where(np.isfinite(units), units, np.nan)
 
 
-def score_rows(queries: np.ndarray, candidates: np.ndarray) -> ScoreRows:
-    """Return ``rows(slice) -> float64 [len(slice), M]``: quantised inner products of unit-norm embeddings.
-
-    Args:
-      queries: float [Q, D].
-      candidates: float [M, D].
-    """
-    candidates_DM = np.asarray(candidates, np.float64).T
-
-    def rows(block: slice) -> np.ndarray:
-        with np.errstate(invalid="ignore"):  # NaN embeddings are judged by the metric, not warned about here
-            return quantise(np.asarray(queries[block], np.float64) @ candidates_DM)
-
-    return rows
-
-
 def row_blocks(n_queries: int, n_candidates: int) -> Iterator[slice]:
-    """Yield slices that cover ``n_queries`` rows, each block at most ``BLOCK_ELEMENTS`` scores."""
+    """Yield slices that cover ``n_queries`` rows, each with at most ``BLOCK_ELEMENTS`` scores."""
     size = max(1, BLOCK_ELEMENTS // max(1, n_candidates))
     for start in range(0, n_queries, size):
         yield slice(start, min(start + size, n_queries))

@@ -1,4 +1,4 @@
-"""Evaluation of a model on one split: encode once, then any number of metrics."""
+"""Evaluate a model on one split: encode it once, then compute any number of metrics."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,24 +7,28 @@ import numpy as np
 
 from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.evals.embeddings import Encoder, SplitEmbeddings, paired_rows
+from rankclip_jax.evals.embeddings import ImageTextEncoder, SplitEmbeddings, paired_rows
 from rankclip_jax.evals.registry import CHANCE, EVALS
 from rankclip_jax.evals.zeroshot import class_embeddings
 
 
-def evaluate_split(encoder: Encoder, split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
-    """Encode ``split`` and return flat metrics such as ``test_style/image_to_text_R@1``, all finite."""
+def evaluate_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
+    """Encode a split and return flat metrics such as ``test_style/image_to_text_R@1``, all finite."""
     return evaluate_embeddings(embed_split(encoder, split, names), split, names)
 
 
-def embed_split(encoder: Encoder, split: EvalSplit, names: Sequence[str]) -> SplitEmbeddings:
-    """Encode what the evaluations ``names`` need of ``split``; an empty split is a `UserError`."""
+def embed_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[str]) -> SplitEmbeddings:
+    """Encode the images and texts of a split, and the class prompts if one of the evaluations ``names`` needs them.
+
+    Raises:
+      UserError: the split is empty, or an evaluation is unknown.
+    """
     for name in names:
         lookup(EVALS, name, "evaluation")
     if len(split.images) == 0 or len(split.texts) == 0:
         raise UserError(
             f"evaluation split {split.name!r} has {len(split.images)} images and {len(split.texts)} texts: "
-            "it needs at least one of each. Drop it from the evaluations or check the data."
+            "it needs at least one of each. Leave the split out or check the data."
         )
     labellings = split.classes if "zero_shot" in names else {}
     return SplitEmbeddings(
@@ -38,13 +42,13 @@ def embed_split(encoder: Encoder, split: EvalSplit, names: Sequence[str]) -> Spl
 
 
 def metric_names(split: EvalSplit, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that `evaluate_split` will give, found on a few rows of the split, without a model."""
+    """Return the keys that `evaluate_split` will return; found with a few rows of the split, without a model."""
     rows = [np.union1d(found[:8], 0).astype(int) for found in paired_rows(split.image_ids, split.text_ids)]
     return tuple(evaluate_split(_Constant(), _some_rows(split, *rows), names))
 
 
 class _Constant:
-    """Encodes everything alike: enough to ask which metrics there are."""
+    """Encodes every image and text to the same value, which is enough to find the names of metrics."""
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:
         return np.ones((len(images), 1), np.float32)
@@ -54,7 +58,7 @@ class _Constant:
 
 
 def _some_rows(split: EvalSplit, images: np.ndarray, texts: np.ndarray) -> EvalSplit:
-    """Return a split of some of the images and some of the texts, with all classes."""
+    """Return a split with some of the images and texts, and all classes."""
     if len(split.images) == 0 or len(split.texts) == 0:
         return split
     classes = {
@@ -72,7 +76,7 @@ def _some_rows(split: EvalSplit, images: np.ndarray, texts: np.ndarray) -> EvalS
 
 
 def evaluate_embeddings(embeds: SplitEmbeddings, split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of ``names`` for embeddings that `embed_split` made, under ``<split>/<metric>``."""
+    """Return the metrics of the evaluations ``names`` for `embed_split`'s result, under ``<split>/<metric>``."""
     found = {}
     for name in names:
         found |= lookup(EVALS, name, "evaluation")(embeds, split)
@@ -80,7 +84,7 @@ def evaluate_embeddings(embeds: SplitEmbeddings, split: EvalSplit, names: Sequen
 
 
 def chance_levels(split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
-    """Return the level of a random ranking under `evaluate_split`'s keys, for those that have one."""
+    """Return the metrics of a random ranking under `evaluate_split`'s keys, for metrics that have a chance level."""
     found = {}
     for name in names:
         found |= lookup(CHANCE, name, "evaluation")(split)

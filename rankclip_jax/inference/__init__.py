@@ -1,1 +1,1 @@
-"""Trained models in use: load and encode."""
+"""Trained models: load them, and encode images and texts."""

@@ -1,6 +1,6 @@
-"""From a folder, a file or a hub id to a model: ``rankclip_jax.load(path)``.
+"""Load a model from a folder, a file or a hub id: ``rankclip_jax.load(path)``.
 
-A run of our own and weights of other libraries become the same `Model`; all that follows knows no difference.
+A training run, an imported folder and the weights of another library all become the same `Model`.
 """
 
 from pathlib import Path
@@ -18,36 +18,34 @@ from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, TOKENIZER
+from rankclip_jax.weights.formats.source import is_source, locate, read_foreign, read_source
 
 
 def load(path: str | Path, step: int | str | None = None) -> Encoder:
-    """Load a trained model on this machine, whatever machine or library trained it.
+    """Load a trained model, whatever machine or library trained it.
 
     Args:
       path: a run folder (the `--workdir` of training), its ``checkpoints`` folder, or one step in it; an imported
-        folder; or weights of OpenAI, open_clip or transformers: a file, a folder, a hub id.
-      step: of a run a step number, "best" (by the run's validation metric), or None for the newest.
+        folder; or weights of OpenAI, open_clip or transformers, given as a file, a folder or a hub id.
+      step: for a run: the number of a step, "best" (by the run's validation metric), or None for the newest.
 
     Returns:
-      an `Encoder`, of the averaged weights if the run averages them.
+      an `Encoder`, with the averaged weights if the run keeps an average.
 
     Raises:
-      UserError: nothing there, no such checkpoint, a damaged one, or a format that is not known.
+      UserError: the path or the checkpoint does not exist, the checkpoint is damaged, or the format is unknown.
     """
     return encoder_of(read_model(path, step))
 
 
 def encoder_of(model: Model) -> Encoder:
-    """An `Encoder` on the first device of this process."""
+    """Return an `Encoder` on the first device of this process."""
     towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
-    mesh = make_mesh(jax.local_devices()[:1])
-    return Encoder(towers, model.params, model.tokenizer, mesh, step=model.step, model_state=model.model_state)
+    return Encoder(towers, model.weights, model.tokenizer, make_mesh(jax.local_devices()[:1]), step=model.step)
 
 
 def read_model(path: str | Path, step: int | str | None = None) -> Model:
-    """Read what `load` reads, without building anything."""
-    from rankclip_jax.weights.formats.source import is_source, read_source
-
+    """Read the model that `load` loads, without building its towers; arguments and errors as for `load`."""
     if is_run(path) or not is_source(path):
         return _read_run(path, step)
     if step is not None:
@@ -56,9 +54,7 @@ def read_model(path: str | Path, step: int | str | None = None) -> Model:
 
 
 def read_model_config(path: str | Path) -> ConfigDict:
-    """`config.model` of what `load` reads; neither a device nor a distributed run is begun."""
-    from rankclip_jax.weights.formats.source import is_source, locate, read_foreign
-
+    """Return `config.model` of the model that `load` loads, without initialising JAX's devices or processes."""
     if not is_run(path) and is_source(path):
         return read_foreign(locate(str(path))).config
     run, _ = find_run(Path(path))
@@ -69,11 +65,10 @@ def _read_run(path: str | Path, step: int | str | None) -> Model:
     run, step = find_run(Path(path), step)
     record = load_run_config(str(run))
     tokenizer = Tokenizer.load(run / TOKENIZER)
-    model, meta = load_model(str(run / CHECKPOINTS), step)
+    weights, meta = load_model(str(run / CHECKPOINTS), step)
     return Model(
         config=ConfigDict(record["config"]["model"]),
-        params=model["params"],
-        model_state=model["model_state"],
+        weights=weights,
         tokenizer=tokenizer,
         step=meta["step"],
         origin=str(path),
@@ -82,7 +77,7 @@ def _read_run(path: str | Path, step: int | str | None) -> Model:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether there is a folder of our own here, of a run or imported."""
+    """Return whether `path` is a run folder or an imported folder, or lies in one."""
     try:
         run, _ = find_run(Path(path))
     except UserError:
@@ -91,15 +86,15 @@ def is_run(path: str | Path) -> bool:
 
 
 def is_imported(record: dict[str, Any]) -> bool:
-    """Whether ``config.json`` is of an imported folder: then nobody knows on which data it was trained."""
+    """Return whether ``config.json`` belongs to an imported folder, which does not know its training data."""
     return "imported" in record
 
 
 def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
-    """The run folder that `path` (see `load`) is or is in, and the step wanted of it.
+    """Return the run folder that `path` is or lies in, and the step: the one in the path, otherwise `step`.
 
     Raises:
-      UserError: no run there.
+      UserError: there is no run.
     """
     path = path.expanduser().absolute()  # so that parents of "." and "20" have names
     if path.name.isdigit() and path.parent.name == CHECKPOINTS:
@@ -107,5 +102,5 @@ def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str
     if path.name == CHECKPOINTS:
         path = path.parent
     if not (path / CONFIG).is_file():
-        raise UserError(f"no run at {path}: config.json is not there; give the --workdir of a training run.")
+        raise UserError(f"no run at {path}: config.json is missing; give the --workdir of a training run.")
     return path, step

@@ -1,29 +1,28 @@
-"""A model in memory: what every format is read to, and written from."""
+"""A model in memory: every format is read into this value, and written from it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.text.tokenizer import Tokenizer
 
 
 class Model(NamedTuple):
-    """Weights in memory, with all that is needed to use them.
+    """The weights of a model, with everything that is needed to use them.
 
     Attributes:
       config: `config.model`.
-      params: {"towers", "scalars"}, numpy arrays.
-      model_state: mutable collections of the towers, such as {"batch_stats"}; empty for most.
-      tokenizer: of the text tower.
-      step: training steps behind it; 0 for foreign weights, whose number is not known.
-      origin: the path or hub id it was read from.
-      format: of what it was read from, for people.
-      notes: what the user should know about the way here, a line each.
+      weights: numpy arrays.
+      tokenizer: the tokenizer of the text tower.
+      step: number of training steps; 0 for foreign weights, whose number of steps is unknown.
+      origin: the path or hub id that the model was read from.
+      format: name of the format it was read from, for messages.
+      notes: what the reader of the format changed or could not know, one line each.
     """
 
     config: ConfigDict
-    params: dict[str, Any]
-    model_state: dict[str, Any]
+    weights: Weights
     tokenizer: Tokenizer
     step: int
     origin: str

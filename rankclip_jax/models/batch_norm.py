@@ -1,6 +1,6 @@
-"""Batch normalisation as PyTorch's BatchNorm2d computes it, over the whole batch or over each device's part.
+"""Batch normalisation like PyTorch's BatchNorm2d, over the whole batch or over the rows of each device.
 
-Letters: B batch, H, W map, C channels, G groups of rows, each with its own statistics.
+Letters: B batch, H, W feature map, C channels, G groups of rows, each with its own statistics.
 """
 
 import flax.linen as nn
@@ -9,19 +9,19 @@ import jax.numpy as jnp
 from jax import lax
 
 EPS = 1e-5
-MOMENTUM = 0.1  # of the new in the running statistics
+MOMENTUM = 0.1  # weight of the newest batch in the running statistics
 
 
 class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + 1e-5) * scale + bias, for each channel.
 
-    In training, with the mean and the biased variance over B/G rows and H W positions, in at least float32 and in
-    two passes over the values; the running mean and the running *unbiased* variance (collection "batch_stats") move
-    a tenth of the way towards those of this batch, averaged over the groups. Otherwise, with the running ones.
+    In training, mean and biased variance are those of B/G rows and H W positions. They are computed in at least
+    float32 and in two passes. The running mean and the running *unbiased* variance (collection "batch_stats") move
+    a tenth of the way towards those of this batch, averaged over the groups. In evaluation the running values are used.
 
     Attributes:
-      groups: consecutive equal parts of the batch with their own statistics. With 1, a batch spread over
-        devices has its statistics summed over all of them; with one for each device, none of them needs the others.
+      groups: G, the number of consecutive equal parts of the batch that have their own statistics. With 1,
+        statistics are summed over all devices; with one group per device, devices do not communicate.
     """
 
     groups: int = 1
@@ -30,6 +30,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, train: bool) -> jax.Array:
+        """Normalise [B, ..., C]; the result has the same shape, and dtype `dtype`."""
         channels = x_BHWC.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))

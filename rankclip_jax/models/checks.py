@@ -1,57 +1,102 @@
-"""What `config.model.image` and `config.model.text` may say, refused in one line before anything is built."""
+"""Checks of `config.model`: an invalid value is rejected with one line before anything is built."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models import resnet, text, vit
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
+from rankclip_jax.trees import flatten
 
-# Values an option may have, for every tower that has the option, and for one tower.
+# Valid values of an option: for every tower that has it, and for one kind of tower.
 CHOICES = {"activation": ACTIVATIONS, "remat": REMAT}
-CHOICES_OF = {
+CHOICES_OF_TOWER = {
     "vit": {"pool": vit.POOLS},
     "resnet": {"batch_norm": resnet.BATCH_NORMS},
     "text_transformer": {"pool": text.POOLS},
 }
+SWITCHES = ("pre_norm", "patch_bias", "projection", "causal", "projection_bias")
 
 
 def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
-    """Options of a tower as its class wants them.
+    """Check the options of one tower, and turn lists into tuples.
 
     Args:
       side: "image" or "text".
       tower: a key of `two_towers.TOWERS`.
-      options: the tower's section of the config.
-      embed_dim: of the embedding space.
+      options: the fields of the tower's class that the config sets. Towers have different options.
+      embed_dim: size of the embeddings, which the tower's features must have if they are not projected.
 
     Raises:
-      UserError: a value that is none of those there are, or does not go with the others.
+      UserError: an invalid value, or one that contradicts another option.
     """
     options = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in options.items()}
-    for name, choices in (CHOICES | CHOICES_OF.get(tower, {})).items():
+    for name, choices in (CHOICES | CHOICES_OF_TOWER.get(tower, {})).items():
         if name in options:
             lookup(dict.fromkeys(choices), str(options[name]), f"model.{side}.{name}")
-    for name in ("pre_norm", "patch_bias", "projection", "causal", "projection_bias"):
-        if not isinstance(options.get(name, True), bool):
+    for name in SWITCHES:
+        if name in options and not isinstance(options[name], bool):
             raise UserError(f"model.{side}.{name}={options[name]!r} must be True or False.")
-    if not 0 < options.get("ln_eps", 1e-5) < 1:
+    if "ln_eps" in options and not 0 < options["ln_eps"] < 1:
         raise UserError(f"model.{side}.ln_eps={options['ln_eps']} must be a small positive number, such as 1e-5.")
-    if not 0 <= options.get("patch_dropout", 0) < 1:
-        raise UserError(f"model.{side}.patch_dropout={options['patch_dropout']} must be 0 or more, and less than 1.")
-    if not options.get("projection", True) and options["width"] != embed_dim:
+    if "patch_dropout" in options and not 0 <= options["patch_dropout"] < 1:
+        raise UserError(f"model.{side}.patch_dropout={options['patch_dropout']} must be at least 0 and less than 1.")
+    if options.get("projection") is False and options["width"] != embed_dim:
         raise UserError(
             f"model.{side}.projection=False leaves features of width {options['width']}, and model.embed_dim is "
-            f"{embed_dim}: make them equal, or project."
+            f"{embed_dim}: make them equal, or set projection=True."
         )
     return options
 
 
-def checked_pixels(image: Mapping[str, Any], name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-    """`model.image.pixel_mean` or `pixel_std`: a number for each of red, green and blue."""
-    values = tuple(image.get(name, default))
+def checked_pixels(image: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    """`model.image.pixel_mean` or `pixel_std`: one number each for red, green and blue.
+
+    Raises:
+      UserError: not three numbers, or a standard deviation that is not positive.
+    """
+    values = tuple(image[name])
     if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
         raise UserError(f"model.image.{name}={values} must be three numbers, for red, green and blue in [0, 1].")
     if name == "pixel_std" and min(values) <= 0:
         raise UserError(f"model.image.{name}={values} must be positive: pixels are divided by it.")
     return values
+
+
+def check_sizes(config: ConfigDict) -> None:
+    """Check the integers of `config.model`.
+
+    Raises:
+      UserError: a size that is too small, or does not divide another one.
+    """
+    image, text = config.image, config.text
+    for key, value in flatten(config):
+        least = 0 if key.endswith(".mlp_width") else 1  # 0 means four times the width
+        if type(value) is int and value < least:
+            raise UserError(f"model.{key}={value} must be at least {least}.")
+    if "patch_size" in image and image.image_size % image.patch_size:
+        raise UserError(
+            f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
+        )
+    if image.tower == "resnet":
+        _check_resnet(image)
+    for side, tower in (("image", image), ("text", text)):
+        if tower.tower in ("vit", "text_transformer") and tower.width % tower.heads:
+            raise UserError(f"model.{side}.heads={tower.heads} does not divide model.{side}.width={tower.width}.")
+
+
+def _check_resnet(image: ConfigDict) -> None:
+    reduction = resnet.REDUCTION
+    if len(image.layers) != 4 or min(image.layers) < 1:
+        raise UserError(f"model.image.layers={tuple(image.layers)} must be the blocks of four stages, at least 1 each.")
+    if image.image_size % reduction:
+        raise UserError(f"model.image.image_size={image.image_size} must be a multiple of {reduction} for a ResNet.")
+    if image.width % 2:
+        raise UserError(f"model.image.width={image.width} must be even: the stem has half as many channels.")
+    if reduction * image.width % image.heads:
+        raise UserError(
+            f"model.image.heads={image.heads} does not divide the {reduction * image.width} channels of the last "
+            f"feature map ({reduction} times model.image.width)."
+        )

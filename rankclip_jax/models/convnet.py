@@ -1,8 +1,8 @@
 """A small convolutional image tower for small images on CPUs.
 
-Chosen by measurement for the embedded data. XLA's CPU convolutions reach 130-180 GFLOP/s where channels
-are many and the map is small, and a third of that or less on the large, thin maps that a ResNet's stem
-works on. So pixels are folded into channels first, and all convolutions sit at 1/8 and 1/16 of the side.
+Its shape follows from measurements on the embedded data. XLA's CPU convolutions reach 130-180 GFLOP/s on small
+feature maps with many channels, and a third of that or less on the large maps with few channels of a ResNet's stem.
+So pixels are folded into channels first, and all convolutions run at 1/8 and 1/16 of the image side.
 
 Letters: B batch, S image side, P patch side, C channels, E embedding.
 """
@@ -25,25 +25,25 @@ def space_to_depth(x_BSSC: jax.Array, patch: int) -> jax.Array:
 
 
 class ResidualConv(nn.Module):
-    """x + conv3x3(gelu(norm(x))), beginning as the identity."""
+    """x + conv3x3(gelu(norm(x))), initialised as the identity."""
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x_BSSC: jax.Array) -> jax.Array:
         y = nn.gelu(layer_norm("norm", self.dtype)(x_BSSC))
-        zero = nn.initializers.zeros  # keeps deep stacks trainable without batch statistics
+        zero = nn.initializers.zeros  # deep stacks train without batch normalisation
         return x_BSSC + nn.Conv(x_BSSC.shape[-1], (3, 3), dtype=self.dtype, kernel_init=zero, name="conv")(y)
 
 
 class ConvNet(nn.Module):
-    """Pixels folded into channels, stages that each halve the side, a linear map of the last feature map.
+    """Fold pixels into channels, halve the side in each stage, and project the last feature map.
 
-    The map is flattened, not averaged: where things are in a small, centred image says what it is.
+    The feature map is flattened, not averaged: in small, centred images the position of a shape matters.
 
     Attributes:
-      patch_size: side of the patches folded into channels. The first stage's 3 x 3 convolution makes
-        their windows overlap.
+      patch_size: side of the patches that are folded into channels. The 3 x 3 convolution of the first stage
+        reads neighbouring patches together.
       widths: channels of each stage.
       depths: residual convolutions of each stage, after the one that halves the side.
     """
@@ -57,10 +57,9 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
-        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
+        """Normalised images, float [B, S, S, 3], to features [B, E], which are not normalised.
 
-        With `with_trunk` also what they are projected from: the flattened last feature map. `train` changes
-        nothing: there is nothing to drop, and each image is normalised alone.
+        With `with_trunk` also the input of the projection: the flattened last feature map. `train` has no effect.
         """
         del train
         x = space_to_depth(images_BSSC.astype(self.dtype), self.patch_size)

@@ -1,4 +1,4 @@
-"""From a tower's features to a distribution over prototypes (nCLIP, Zhou et al. 2023, arXiv 2210.09304).
+"""Heads that map a tower's features to a distribution over prototypes (nCLIP, Zhou et al. 2023, arXiv 2210.09304).
 
 Letters: B batch, D width of the tower's features, K prototypes.
 """
@@ -13,17 +13,18 @@ from rankclip_jax.models.batch_norm import BatchNorm
 
 
 class DistributionHead(nn.Module):
-    """An MLP whose softmax is a distribution over K prototypes; every layer of it is batch-normalised.
+    """An MLP whose softmax is a distribution over K prototypes. Every layer is batch-normalised.
 
-    No code was released and the paper's text was not at hand: all of it is our reading. We remember hidden
-    layers of 4,096, two of them, and K = 32,768, with batch normalisation. That of the logits is ours, and
-    without it nothing is learned: the features of a new tower are much alike, so that all rows share one
-    distribution, and the quickest way down sharpens that one. Statistics are over the global batch.
+    No code was released, and the paper's text was not available: this is a reconstruction. The large presets have two
+    hidden layers of 4,096, K = 32,768 and batch normalisation, as remembered from the paper. Batch normalisation of
+    the logits is an addition. Without it nothing is learned: a new tower's features are almost equal for all rows, so
+    all rows have almost the same distribution, and training sharpens that common distribution. Statistics are those of
+    the global batch.
 
     Attributes:
       prototypes: K.
-      hidden_width: of each hidden layer.
-      hidden_layers: how many.
+      hidden_width: width of each hidden layer.
+      hidden_layers: number of hidden layers.
     """
 
     prototypes: int
@@ -34,7 +35,7 @@ class DistributionHead(nn.Module):
     @nn.compact
     def __call__(self, x_BD: jax.Array, train: bool = False) -> jax.Array:
         """Features [B, D] to float32 logits [B, K]."""
-        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)  # the norms have one
+        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)  # the batch norms have a bias
         for layer in range(self.hidden_layers):
             x_BD = dense(self.hidden_width, name=f"hidden{layer}")(x_BD)
             x_BD = nn.gelu(BatchNorm(dtype=self.dtype, name=f"norm{layer}")(x_BD, train))

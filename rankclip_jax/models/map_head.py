@@ -13,13 +13,14 @@ from rankclip_jax.models.transformer import ACTIVATIONS, layer_norm
 
 
 class MapHead(nn.Module):
-    """y = attention of a probe over all tokens; y + mlp(norm(y)).
+    """y = attention(probe, tokens); the result is y + mlp(norm(y)).
 
-    As transformers' SiglipMultiheadAttentionPoolingHead computes it: no residual around the attention, no
-    norm before it. Its kernels begin as Xavier's, the biases at zero.
+    It computes what transformers' SiglipMultiheadAttentionPoolingHead does: the attention has neither a residual
+    connection nor a norm before it. Kernels have Xavier's uniform initialisation, biases start at zero.
 
     Attributes:
       mlp_width: hidden width of the MLP; 0 for 4 D.
+      ln_eps: epsilon of the layer norm.
     """
 
     heads: int
@@ -30,7 +31,7 @@ class MapHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """Tokens [B, T, D] to one vector for each image, [B, D]."""
+        """Tokens [B, T, D] to one vector per image, [B, D]."""
         batch, tokens, width = x_BTD.shape
         by_head = (self.heads, width // self.heads)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())

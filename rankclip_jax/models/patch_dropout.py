@@ -1,6 +1,6 @@
-"""Training on a random part of each image's patches (FLIP, Li et al. 2023, arXiv 2212.00794).
+"""Training on a random subset of each image's patches (FLIP, Li et al. 2023, arXiv 2212.00794).
 
-Letters: B batch, T tokens, D width, K kept.
+Letters: B batch, T tokens, D width, K number of kept tokens.
 """
 
 import jax
@@ -8,13 +8,18 @@ import jax.numpy as jnp
 
 
 def keep_some(x_BTD: jax.Array, share: float, key: jax.Array, first: int = 0) -> jax.Array:
-    """The first `first` tokens, and of the others a uniform random subset, drawn for each row alone.
+    """Keep the first `first` tokens and a random subset of the others, drawn for each row.
 
-    Positions must have been added: what is kept is in no order, and attention knows none.
+    Position embeddings must have been added before: the kept tokens are in random order.
 
     Args:
-      share: of the other tokens is kept, rounded to a whole number of them that is at least one.
-      key: decides all; rows differ by their place in the batch.
+      x_BTD: the tokens.
+      share: fraction of the other tokens to keep (rounded, at least 1).
+      key: the only source of randomness; rows differ by their index in the batch.
+      first: number of leading tokens that are always kept, such as the class token.
+
+    Returns:
+      [B, first + K, D].
     """
     prefix, others = x_BTD[:, :first], x_BTD[:, first:]
     kept = max(1, round(share * others.shape[1]))

@@ -1,9 +1,9 @@
-"""How images are normalised before an image tower sees them. Letters: B batch, S image side."""
+"""Image normalisation before an image tower. Letters: B batch, S image side, C channels."""
 
 import jax
 import jax.numpy as jnp
 
-# Mean and standard deviation of RGB in [0, 1], as OpenAI's CLIP normalises images.
+# Mean and standard deviation of RGB in [0, 1] that OpenAI's CLIP uses.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -11,6 +11,6 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 def normalize_pixels(
     images_BSSC: jax.Array, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
 ) -> jax.Array:
-    """uint8 RGB to float32: of [0, 1], less the mean, over the standard deviation of each channel."""
+    """uint8 RGB [B, S, S, 3] to float32: (x / 255 - mean) / std for each channel."""
     pixels = images_BSSC.astype(jnp.float32) / 255.0
     return (pixels - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,4 +1,4 @@
-"""Position embeddings of one size made to fit another: weights of one image size, or text length, used at another.
+"""Fit position embeddings to another image size or context length.
 
 Letters: T tokens, D width, L context length.
 """
@@ -11,38 +11,41 @@ import numpy as np
 
 from rankclip_jax.errors import UserError
 
-Array = Any  # of numpy or jax
+Array = Any  # numpy or jax
 
 
 def resize_grid(grid_HWD: Array, size: tuple[int, int]) -> np.ndarray:
-    """A grid of vectors, float [H, W, D], resampled to `size` (height, width).
+    """Resample a grid of vectors, float [H, W, D], to `size` (height, width).
 
-    Bicubic (Keys, a = -0.5) with half-pixel centres, widened where it shrinks, so that nothing aliases: PyTorch's
-    `interpolate(mode="bicubic", antialias=True, align_corners=False)`, as open_clip and timm do it.
+    Bicubic (Keys, a = -0.5) with half-pixel centres and antialiasing. This is PyTorch's
+    `interpolate(mode="bicubic", antialias=True, align_corners=False)`, which open_clip and timm use.
     """
     shape = (*size, grid_HWD.shape[-1])
     return np.asarray(jax.image.resize(grid_HWD, shape, "cubic", antialias=True))
 
 
 def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, class_token: bool) -> np.ndarray:
-    """Positions of a square image's patches, row by row, for images of side `image_size`.
+    """Fit the position embeddings of square images to another image size.
 
     Args:
-      positions_TD: float [T, D], of any square grid; with `class_token` the first is that token's, and stays.
-      image_size, patch_size: of the tower they are for; the second divides the first.
+      positions_TD: float [T, D], a square grid row by row. With `class_token`, the first row belongs to the class
+        token and is not changed.
+      image_size, patch_size: of the tower that will use them; the patch size divides the image size.
+      class_token: whether the first row belongs to a class token.
 
-    Returns float [T', D]; the same numbers where nothing has to change.
+    Returns:
+      float [T', D]; the given values if the size is the same.
 
     Raises:
-      UserError: the positions are of no square grid.
+      UserError: the positions are not a square grid.
     """
     first = int(class_token)
     patches, width = positions_TD.shape[0] - first, positions_TD.shape[1]
     old, new = math.isqrt(max(patches, 0)), image_size // patch_size
     if old < 1 or old * old != patches:
-        kept = " after the class token's" if class_token else ""
+        which = " after the class token's" if class_token else ""
         raise UserError(
-            f"{patches} position embeddings{kept} are no square grid of patches: use weights of square images."
+            f"{patches} position embeddings{which} are not a square grid of patches: use weights for square images."
         )
     if old == new:
         return np.asarray(positions_TD)
@@ -51,14 +54,14 @@ def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, c
 
 
 def fit_text_positions(positions_LD: Array, context_length: int) -> np.ndarray:
-    """The first `context_length` of float [L, D]: a shorter context reads the same positions.
+    """The first `context_length` rows of float [L, D]: a shorter context uses the same positions.
 
     Raises:
-      UserError: more are wanted than there are.
+      UserError: `context_length` is larger than L.
     """
     if context_length > positions_LD.shape[0]:
         raise UserError(
-            f"model.text.context_length={context_length} is more than the {positions_LD.shape[0]} positions that the "
-            f"weights know: use {positions_LD.shape[0]} or less."
+            f"model.text.context_length={context_length} is more than the {positions_LD.shape[0]} positions of the "
+            f"weights: use at most {positions_LD.shape[0]}."
         )
     return np.asarray(positions_LD[:context_length])

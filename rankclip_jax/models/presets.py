@@ -1,79 +1,74 @@
-"""Model sizes by name. A preset is the whole of `config.model`; any field may be overridden."""
+"""Model sizes by name. A preset is a complete `config.model`; any field may be overridden."""
 
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import lookup
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 
-# CLIP's values of what SigLIP and others have otherwise. 0 for mlp_width is 4 widths.
-OF_BOTH = {"activation": "quick_gelu", "mlp_width": 0, "ln_eps": 1e-5, "remat": "none"}
-OF_VIT = OF_BOTH | {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True, "patch_dropout": 0.0}
-OF_TEXT = OF_BOTH | {"causal": True, "pool": "first_eot", "projection_bias": False}
-# Of any tower; "" for dtype is model.dtype.
-OF_ANY_IMAGE = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}
-OF_ANY_TEXT = {"dtype": ""}
-SIGLIP = {"activation": "gelu_tanh", "ln_eps": 1e-6}
-SIGLIP_IMAGE = SIGLIP | {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False}
-SIGLIP_TEXT = SIGLIP | {"causal": False, "pool": "last", "projection_bias": True}
-HALF = (0.5, 0.5, 0.5)
-SIGLIP_PIXELS = {"pixel_mean": HALF, "pixel_std": HALF, "resize": "squash"}
+# Keys of every tower, whatever its kind. A dtype of "" means `model.dtype`.
+IMAGE_DEFAULTS = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}
+TEXT_DEFAULTS = {"dtype": ""}
+# CLIP's defaults for the options in which SigLIP differs, and for other options of transformer towers. An
+# mlp_width of 0 means 4 times the width.
+CLIP_BLOCKS = {"activation": "quick_gelu", "mlp_width": 0, "ln_eps": 1e-5, "remat": "none"}
+CLIP_IMAGE = CLIP_BLOCKS | {
+    "pool": "class",
+    "pre_norm": True,
+    "patch_bias": False,
+    "projection": True,
+    "patch_dropout": 0.0,
+}
+CLIP_TEXT = CLIP_BLOCKS | {"causal": True, "pool": "first_eot", "projection_bias": False}
+SIGLIP_BLOCKS = {"activation": "gelu_tanh", "ln_eps": 1e-6}
+SIGLIP_IMAGE = SIGLIP_BLOCKS | {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False}
+SIGLIP_TEXT = SIGLIP_BLOCKS | {"causal": False, "pool": "last", "projection_bias": True}
+SIGLIP_PIXELS = {"pixel_mean": (0.5, 0.5, 0.5), "pixel_std": (0.5, 0.5, 0.5), "resize": "squash"}
 
 
 def _vit(image_size, patch_size, width, layers, heads, **changes):
     sizes = {"image_size": image_size, "patch_size": patch_size, "width": width, "layers": layers, "heads": heads}
-    return {"tower": "vit"} | sizes | OF_VIT | _remat(layers) | changes
+    return {"tower": "vit"} | sizes | CLIP_IMAGE | _remat(layers) | changes
 
 
 def _text(context_length, width, layers, heads, **changes):
     sizes = {"context_length": context_length, "width": width, "layers": layers, "heads": heads}
-    return {"tower": "text_transformer"} | sizes | OF_TEXT | _remat(layers) | changes
+    return {"tower": "text_transformer"} | sizes | CLIP_TEXT | _remat(layers) | changes
 
 
 def _remat(layers):
-    """Deep towers keep their linear maps' outputs only: on CPU ViT-B/32 takes a tenth less time, half the memory."""
+    """Deep towers keep only the outputs of linear layers: on a CPU, ViT-B/32 needs 10 % less time, half the memory."""
     return {"remat": "dots" if layers > 2 else "none"}
 
 
 def _convnet(image_size, patch_size, widths, depths):
-    return {
-        "tower": "convnet",
-        "image_size": image_size,
-        "patch_size": patch_size,
-        "widths": widths,
-        "depths": depths,
-    }
+    sizes = {"image_size": image_size, "patch_size": patch_size, "widths": widths, "depths": depths}
+    return {"tower": "convnet"} | sizes
 
 
 def _resnet(image_size, width, layers, heads):
-    return {
-        "tower": "resnet",
-        "image_size": image_size,
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "batch_norm": "global",  # or "local", of each device's rows
-    }
+    sizes = {"image_size": image_size, "width": width, "layers": layers, "heads": heads}
+    return {"tower": "resnet"} | sizes | {"batch_norm": "global"}  # or "local": statistics of each device's rows
 
 
-# Distribution heads of objectives that need them, by preset: (prototypes, width and number of hidden layers).
-HEADS = {"mu": (32, 32, 1), "mu-rn": (32, 32, 1), "emoji": (256, 256, 1)}
-LARGE_HEADS = (32_768, 4096, 2)  # as we remember nCLIP's
+# Distribution heads, for objectives that use them: (prototypes, hidden width, number of hidden layers).
+SMALL_HEADS = {"mu": (32, 32, 1), "mu-rn": (32, 32, 1), "emoji": (256, 256, 1)}
+LARGE_HEADS = (32_768, 4096, 2)  # nCLIP's sizes, from memory
 
 # name: (embed_dim, image tower, text tower)
 PRESETS = {
-    # For tests: compiles in seconds.
+    # For tests: compile in seconds.
     "mu": (16, _vit(64, 16, 32, 2, 2), _text(16, 32, 2, 2)),
     "mu-rn": (16, _resnet(64, 8, (1, 2, 1, 1), 4), _text(16, 32, 2, 2)),
     # For the embedded images on a laptop CPU.
     "emoji": (256, _convnet(64, 4, (64, 128), (1, 1)), _text(16, 96, 1, 4)),
-    # The smallest of the family.
+    # The smallest preset for photographs.
     "ViT-Ti/16": (192, _vit(224, 16, 192, 12, 3), _text(77, 192, 12, 3)),
     "ViT-S/16": (384, _vit(224, 16, 384, 12, 6), _text(77, 384, 12, 6)),
     "ViT-B/32": (512, _vit(224, 32, 768, 12, 12), _text(77, 512, 12, 8)),
     "ViT-B/16": (512, _vit(224, 16, 768, 12, 12), _text(77, 512, 12, 8)),
     "ViT-L/14": (768, _vit(224, 14, 1024, 24, 16), _text(77, 768, 12, 12)),
     "ViT-L/14-336": (768, _vit(336, 14, 1024, 24, 16), _text(77, 768, 12, 12)),
-    # As open_clip has it, and LAION trained it.
+    # The sizes and activation of open_clip, with which LAION trained it.
     "ViT-H/14": (1024, _vit(224, 14, 1280, 32, 16, activation="gelu"), _text(77, 1024, 24, 16, activation="gelu")),
     "RN50": (1024, _resnet(224, 64, (3, 4, 6, 3), 32), _text(77, 512, 12, 8)),
     "RN101": (512, _resnet(224, 64, (3, 4, 23, 3), 32), _text(77, 512, 12, 8)),
@@ -87,16 +82,17 @@ PRESETS = {
 
 
 def get_preset(name: str) -> ConfigDict:
-    """`config.model` for a model of this name: towers, embedding size, compute dtype, distribution heads.
+    """`config.model` of a named model: towers, embedding size, compute dtype, distribution heads.
 
-    `heads` costs nothing unless the objective needs it. `embeds` is what the trained model encodes to:
-    "projection", CLIP's; "distribution", of the heads; "" for what the objective trains. Where `image.dtype` or
-    `text.dtype` is not "", that tower computes in it, not in `dtype`.
+    `heads` has no effect unless the objective uses heads. `embeds` is what the trained model returns:
+    "projection" (CLIP's), "distribution" (of the heads), or "" for the kind that the objective trains.
+    `image.dtype` and `text.dtype` override `dtype` unless they are "".
 
     Raises:
-      UserError: no such preset; the message lists those there are.
+      UserError: an unknown name; the message lists the known ones.
     """
     embed_dim, image, text = lookup(PRESETS, name, "model preset")
-    heads = dict(zip(("prototypes", "hidden_width", "hidden_layers"), HEADS.get(name, LARGE_HEADS), strict=True))
+    sizes = SMALL_HEADS.get(name, LARGE_HEADS)
+    heads = dict(zip(("prototypes", "hidden_width", "hidden_layers"), sizes, strict=True))
     model = {"name": name, "embed_dim": embed_dim, "dtype": "float32", "heads": heads, "embeds": ""}
-    return ConfigDict(model | {"image": OF_ANY_IMAGE | image, "text": OF_ANY_TEXT | text})
+    return ConfigDict(model | {"image": IMAGE_DEFAULTS | image, "text": TEXT_DEFAULTS | text})

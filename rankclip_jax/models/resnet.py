@@ -1,9 +1,9 @@
-"""CLIP's ResNet: three convolutions for a stem, anti-aliased strides, attention for pooling (arXiv 2103.00020, 2.4).
+"""CLIP's ResNet: a stem of three convolutions, anti-aliased strides, attention pooling (arXiv 2103.00020, 2.4).
 
-Parameters have the names of OpenAI's state dict, with / for its dots: layer2/0/downsample/1/scale is its
-visual.layer2.0.downsample.1.weight.
+Parameters have the names of OpenAI's state dict, with / instead of dots: layer2/0/downsample/1/scale is
+visual.layer2.0.downsample.1.weight there.
 
-Letters: B batch, S image side, H, W map, C channels, P positions, N heads, E embedding.
+Letters: B batch, S image side, H, W feature map, C channels, P positions, N heads, E embedding.
 """
 
 import functools
@@ -17,12 +17,12 @@ from rankclip_jax.models.batch_norm import BatchNorm
 from rankclip_jax.models.transformer import uniform_fan_in
 
 BATCH_NORMS = ("global", "local")
-EXPANSION = 4  # channels of a block's output, over those of its 3 x 3 convolution
-REDUCTION = 32  # side of the images, over that of the last map
+EXPANSION = 4  # channels of a block's output, divided by those of its 3 x 3 convolution
+REDUCTION = 32  # side of the images, divided by that of the last feature map
 
 
 def conv(name: str, features: int, x_BHWC: jax.Array, size: int = 1, stride: int = 1) -> jax.Array:
-    """A convolution without bias, padded by half its size on all sides, started as PyTorch does."""
+    """A convolution without bias, padded by half its size on all sides, with PyTorch's default initialisation."""
     fan_in = size * size * x_BHWC.shape[-1]
     return nn.Conv(
         features,
@@ -37,7 +37,7 @@ def conv(name: str, features: int, x_BHWC: jax.Array, size: int = 1, stride: int
 
 
 def average_pool(x_BHWC: jax.Array, side: int) -> jax.Array:
-    """Means of squares of `side` positions, which divides the map's."""
+    """Average pooling over squares of `side` x `side` positions; `side` divides H and W."""
     if side == 1:
         return x_BHWC
     batch, height, width, channels = x_BHWC.shape
@@ -46,7 +46,7 @@ def average_pool(x_BHWC: jax.Array, side: int) -> jax.Array:
 
 
 class Shortcut(nn.Module):
-    """Average pool, 1 x 1 convolution, norm: the identity where the shape changes."""
+    """Projection shortcut, used where the shape changes: average pool, 1 x 1 convolution, norm."""
 
     features: int
     stride: int
@@ -59,9 +59,10 @@ class Shortcut(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """x + 1x1, 3x3, 1x1 convolutions, each normalised; the last norm starts at zero, so a block as its shortcut.
+    """x + 1x1, 3x3 and 1x1 convolutions, each normalised.
 
-    A stride is an average pool after the 3x3 convolution, so that nothing is subsampled without a filter.
+    The scale of the last norm starts at zero, so a block starts as its shortcut. The stride is an average pool after
+    the 3x3 convolution: nothing is subsampled without a filter.
     """
 
     channels: int
@@ -81,7 +82,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; the first of them has the stride."""
+    """Blocks of one width; the first one has the stride."""
 
     blocks: int
     channels: int
@@ -97,7 +98,7 @@ class Stage(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Multi-head attention of the map's mean over the mean and all positions, each with a position embedding."""
+    """Multi-head attention; the query is the mean of the feature map, the keys are the mean and all positions."""
 
     heads: int
     embed_dim: int
@@ -105,7 +106,7 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The projection [B, E] and what it is of, [B, C]."""
+        """Feature map [B, H, W, C] to its projection [B, E], and the input of the projection, [B, C]."""
         batch, *_, width = x_BHWC.shape
         normal = nn.initializers.normal(width**-0.5)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=normal, bias_init=uniform_fan_in(width))
@@ -122,15 +123,15 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """CLIP's ResNet, initialised as OpenAI's.
+    """CLIP's ResNet, initialised like OpenAI's.
 
     Attributes:
-      width: channels of the stem's output; the last map has 32 times as many.
-      layers: blocks of each of the four stages.
-      heads: of the attention pool.
-      batch_norm: "global": statistics of the whole batch, the same on any number of devices; "local": of each
-        device's rows, as where the paper's models were trained.
-      devices: over which the batch is spread.
+      width: channels of the stem's output; the last feature map has 32 times as many.
+      layers: number of blocks of each of the four stages.
+      heads: attention heads of the pooling.
+      batch_norm: "global" uses the statistics of the whole batch, which do not depend on the number of devices;
+        "local" those of each device's rows, as in the training of the paper's models.
+      devices: number of devices that share the batch.
     """
 
     image_size: int
@@ -144,10 +145,10 @@ class ModifiedResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
-        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
+        """Normalised images, float [B, S, S, 3], to features [B, E], which are not normalised.
 
-        With `with_trunk` also what they are projected from, [B, 32 width]. With `train` norms use the batch's
-        statistics, and update the collection "batch_stats", which must then be mutable.
+        With `with_trunk` also the input of the projection, [B, 32 width]. With `train`, norms use the statistics of
+        the batch, and update the collection "batch_stats", which must be mutable.
         """
         groups = self.devices if self.batch_norm == "local" else 1
         norm = functools.partial(BatchNorm, groups=groups, dtype=self.dtype)

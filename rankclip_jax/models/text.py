@@ -1,4 +1,4 @@
-"""CLIP's text transformer, and SigLIP's by its options.
+"""CLIP's text transformer, and with other options SigLIP's.
 
 Letters: B batch, L context length, D width, E embedding.
 """
@@ -9,19 +9,19 @@ import jax.numpy as jnp
 
 from rankclip_jax.models.transformer import Transformer, layer_norm, text_block_init
 
-# Which token's features are a text's: the first end-of-text, or whatever is last in the context.
+# Which token becomes the text's features: the first end-of-text token, or the last token of the context.
 POOLS = ("first_eot", "last")
 
 
 class TextTransformer(nn.Module):
-    """Token and position embeddings, transformer, projection of one token. Initialised as CLIP's.
+    """Token and position embeddings, transformer, projection of one token. Initialised like CLIP's.
 
     Attributes:
-      eot_id: id of the end-of-text token. What follows its first occurrence is padding, which the
-        causal mask keeps from mattering. Without that mask, or with `pool` "last", padding is read.
+      eot_id: id of the end-of-text token. Tokens after its first occurrence are padding. With the causal mask
+        and `pool` "first_eot" padding has no effect on the features; otherwise it has.
       mlp_width: hidden width of the MLPs; 0 for 4 D.
-      ln_eps: of every norm.
-      causal: whether a token sees only those before it.
+      ln_eps: epsilon of every layer norm.
+      causal: whether a token attends only to itself and earlier tokens.
       pool: one of `POOLS`.
       projection_bias: whether the projection has a bias.
       remat: a key of `transformer.REMAT`.
@@ -45,9 +45,9 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BL: jax.Array, with_trunk: bool = False, train: bool = False):
-        """Token ids, int32 [B, L], to features [B, E], not normalised.
+        """Token ids, int32 [B, L], to features [B, E], which are not normalised.
 
-        With `with_trunk` also what they are projected from, [B, D]. Training is no different.
+        With `with_trunk` also the input of the projection, [B, D]. `train` has no effect.
         """
         del train
         normal = nn.initializers.normal
@@ -73,7 +73,7 @@ class TextTransformer(nn.Module):
     def _pooled(self, x_BLD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
         if self.pool == "last":
             return x_BLD[:, -1]
-        # argmax gives the first of equal values: the first end-of-text.
+        # argmax returns the first of equal values: the first end-of-text token.
         end_B = jnp.argmax(tokens_BL == self.eot_id, axis=1)
         return jnp.take_along_axis(x_BLD, end_B[:, None, None], axis=1)[:, 0]
 

@@ -1,4 +1,4 @@
-"""The pre-norm transformer that both towers are made of (CLIP, arXiv 2103.00020).
+"""The pre-norm transformer of both towers (CLIP, arXiv 2103.00020).
 
 Letters: B batch, T tokens, D width.
 """
@@ -38,7 +38,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
 
 
 def image_block_init(width: int, mlp_width: int = 0) -> dict[str, Initializer]:
-    """CLIP leaves the image tower's blocks at PyTorch's defaults; an `mlp_width` of 0 is 4 D."""
+    """Initializers of the image tower's blocks: PyTorch's defaults, as in CLIP. An `mlp_width` of 0 means 4 D."""
     return {
         "in_proj": nn.initializers.xavier_uniform(),
         "out_proj": uniform_fan_in(width),
@@ -48,7 +48,7 @@ def image_block_init(width: int, mlp_width: int = 0) -> dict[str, Initializer]:
 
 
 def text_block_init(width: int, layers: int) -> dict[str, Initializer]:
-    """CLIP's text tower: normal, and smaller by sqrt(2 layers) where a block adds to the residual."""
+    """Initializers of CLIP's text tower: normal, and smaller by sqrt(2 layers) in layers that add to the residual."""
     normal = nn.initializers.normal
     residual = width**-0.5 * (2 * layers) ** -0.5
     return {
@@ -60,17 +60,17 @@ def text_block_init(width: int, layers: int) -> dict[str, Initializer]:
 
 
 def layer_norm(name: str, dtype: jnp.dtype, eps: float = 1e-5) -> nn.LayerNorm:
-    """PyTorch's LayerNorm: eps inside the root, two-pass variance, computed in float32."""
+    """PyTorch's LayerNorm: epsilon inside the root, variance in two passes, computed in float32."""
     return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def dense(
     name: str, width: int, kernel_init: Initializer, dtype: jnp.dtype, bias_init: Initializer = nn.initializers.zeros
 ) -> Callable[[jax.Array], jax.Array]:
-    """A linear map of [B, T, .] that multiplies [B T, .].
+    """A linear layer for [B, T, .] that is computed as [B T, .].
 
-    With one axis of examples a kernel's gradient is a plain product; with two, XLA transposes the activations for
-    it, a sixth of a train step of ViT-Ti/16 on a CPU.
+    With one leading axis, the kernel's gradient is a plain matrix product. With two, XLA transposes the activations
+    first, which costs a sixth of a train step of ViT-Ti/16 on a CPU.
     """
     layer = nn.Dense(width, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
 
     Attributes:
       mlp_width: hidden width of the MLP; 0 for 4 D.
-      ln_eps: of both norms.
+      ln_eps: epsilon of both layer norms.
     """
 
     heads: int
@@ -121,26 +121,26 @@ class Block(nn.Module):
         c_fc = dense("c_fc", hidden_width, self.initializers["c_fc"], self.dtype, uniform_fan_in(width))
         c_proj = dense("c_proj", width, self.initializers["c_proj"], self.dtype, uniform_fan_in(hidden_width))
         hidden = c_fc(layer_norm("ln_2", self.dtype, self.ln_eps)(x_BTD))
-        # The pair is the contract of nn.scan: a carry and nothing to stack.
+        # nn.scan expects a pair: the carry, and outputs to stack (none).
         return x_BTD + c_proj(ACTIVATIONS[self.activation](hidden)), None
 
 
-# What of a block is kept for the backward pass; the rest is computed again there.
+# How much of a block is kept for the backward pass. The rest is computed again there.
 REMAT: Mapping[str, Callable[[type[nn.Module]], type[nn.Module]]] = {
     "none": lambda block: block,  # everything is kept
-    "block": functools.partial(nn.remat, prevent_cse=False),  # the input alone
-    "dots": functools.partial(  # the linear maps' outputs: norms, attention and activations are computed again
+    "block": functools.partial(nn.remat, prevent_cse=False),  # only the input is kept
+    "dots": functools.partial(  # outputs of linear layers are kept, not norms, attention and activations
         nn.remat, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
 }
 
 
 class Transformer(nn.Module):
-    """`layers` blocks, scanned: one block is compiled, parameters are stacked on a leading axis.
+    """`layers` blocks in a scan: one block is compiled, and parameters are stacked on a leading axis.
 
     Attributes:
       remat: a key of `REMAT`.
-      mlp_width, ln_eps: as of `Block`.
+      mlp_width, ln_eps: see `Block`.
     """
 
     layers: int

@@ -1,11 +1,11 @@
-"""Image and text towers side by side: images and tokens in, unit-norm float32 embeddings out.
+"""The image tower and the text tower together: images and token ids in, unit-norm float32 embeddings out.
 
 Letters: B batch, S image side, L context length, D embedding, K prototypes.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,14 +13,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.models.checks import checked_options, checked_pixels
+from rankclip_jax.models.checks import check_sizes, checked_options, checked_pixels
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD, normalize_pixels
-from rankclip_jax.models.resnet import REDUCTION, ModifiedResNet
+from rankclip_jax.models.resnet import ModifiedResNet
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.vit import VisionTransformer
-from rankclip_jax.trees import flatten
 
 TOWERS = {
     "vit": VisionTransformer,
@@ -28,21 +27,28 @@ TOWERS = {
     "resnet": ModifiedResNet,
     "text_transformer": TextTransformer,
 }
-# Keys of `config.model.image` and `config.model.text` that are not the tower's own.
-NOT_OF_TOWER = ("tower", "dtype", "pixel_mean", "pixel_std", "resize")
+# Keys of `config.model.image` and `config.model.text` that every tower has. The other keys are fields of its class.
+COMMON_KEYS = {"image": ("tower", "dtype", "pixel_mean", "pixel_std", "resize"), "text": ("tower", "dtype")}
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Output(NamedTuple):
-    """How the towers make one of the arrays that objectives read."""
+    """How the towers compute one of the arrays that objectives read.
 
-    tower: str  # "image" or "text"
-    input: str  # key of the batch
-    kind: str  # "embeds": the projection, float32 [B, D] of unit norm; "logits": of the head, float32 [B, K]
+    Attributes:
+      tower: "image" or "text".
+      input: key of the batch.
+      kind: "embeds", the tower's projection, float32 [B, D] of unit norm; or "logits", the output of the
+        distribution head, float32 [B, K].
+    """
+
+    tower: str
+    input: str
+    kind: str
 
 
-# Every array that an objective may need, by name.
+# Every array that an objective may read, by name.
 OUTPUTS = {
     "image_embeds": Output("image", "images", "embeds"),
     "text_embeds": Output("text", "tokens", "embeds"),
@@ -52,21 +58,21 @@ OUTPUTS = {
     "image_logits": Output("image", "images", "logits"),
     "text_logits": Output("text", "tokens", "logits"),
 }
-# What a trained model encodes images and texts to, and the array that must have been trained for it.
+# Kinds of embeddings that a trained model returns, and the array that its objective must train for each.
 EMBEDS = {"projection": "image_embeds", "distribution": "image_logits"}
 
 
 class TwoTowers(nn.Module):
-    """A dual encoder. Normalisation is in float32 whatever the towers compute in.
+    """A dual encoder. Embeddings are normalised in float32, whatever dtype the towers compute in.
 
-    Parameters exist for what is computed when they are made: of the heads, for objectives that need logits.
+    `init` creates parameters only for the outputs it computes: the heads exist only for objectives that read logits.
 
     Attributes:
       image, text: the towers.
-      image_head, text_head: from what a tower projects to the logits of a distribution.
-      embeds: what `encode_image` and `encode_text` give, a key of `EMBEDS`.
-      pixel_mean, pixel_std: how images are normalised, in [0, 1], for red, green and blue.
-      resize: how images of other sizes are brought to the model's, a key of `data.transforms.RESIZES`.
+      image_head, text_head: from the features before a tower's projection to the logits of a distribution.
+      embeds: what `encode_image` and `encode_text` return, a key of `EMBEDS`.
+      pixel_mean, pixel_std: image normalisation for red, green and blue, in [0, 1].
+      resize: how images of other sizes are resized, a key of `data.images.transforms.RESIZES`.
     """
 
     image: nn.Module
@@ -79,40 +85,46 @@ class TwoTowers(nn.Module):
     resize: str = "crop"
 
     def __call__(self, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
-        """What most objectives need: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
+        """The arrays of most objectives: {"image_embeds": [B, D], "text_embeds": [B, D]}."""
         return self.compute(("image_embeds", "text_embeds"), {"images": images, "tokens": tokens})
 
     def compute(
         self, inputs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False, locked: Sequence[str] = ()
     ) -> dict[str, jax.Array]:
-        """The arrays `inputs`, keys of `OUTPUTS`, from a batch; each of its inputs goes through its tower once.
+        """Compute the arrays that an objective reads. Each array of the batch passes its tower once.
 
-        With `train` the towers drop what they drop in training, and normalise with the statistics of what they
-        are given; running statistics are updated by each input of a tower in turn. Not those that are `locked`
-        ("image", "text", "image_head", "text_head"): they run as in evaluation.
+        Args:
+          inputs: names of the arrays, keys of `OUTPUTS`.
+          batch: uint8 [B, S, S, 3] images and int32 [B, L] token ids, by the names in `Output.input`.
+          train: use patch dropout, and normalise with the statistics of the batch. Running statistics are
+            updated once for each array of the batch, in the order of `inputs`.
+          locked: parts ("image", "text", "image_head", "text_head") that run as in evaluation although `train` is set.
+
+        Returns:
+          a dict with the keys `inputs`; shapes and dtypes as in `Output.kind`.
         """
-        names: dict[tuple[str, str], dict[str, str]] = {}
+        wanted: dict[tuple[str, str], dict[str, str]] = {}
         for name in inputs:
-            tower, given, kind = OUTPUTS[name]
-            names.setdefault((tower, given), {})[kind] = name
-        found = {}
-        for (tower, given), of_kind in names.items():
-            made = self._run(tower, batch[given], "logits" in of_kind, train, locked)
-            found |= {name: made[kind] for kind, name in of_kind.items()}
-        return found
+            tower, key, kind = OUTPUTS[name]
+            wanted.setdefault((tower, key), {})[kind] = name
+        arrays = {}
+        for (tower, key), name_of_kind in wanted.items():
+            computed = self._run(tower, batch[key], "logits" in name_of_kind, train, locked)
+            arrays |= {name: computed[kind] for kind, name in name_of_kind.items()}
+        return arrays
 
     def encode_image(self, images_BSSC: jax.Array) -> jax.Array:
-        """uint8 [B, S, S, 3] RGB to unit-norm float32 [B, D], or [B, K]; see `distribution_embeds`."""
+        """uint8 RGB images [B, S, S, 3] to unit-norm float32 [B, D], or [B, K] if `embeds` is "distribution"."""
         return self._encode("image", images_BSSC)
 
     def encode_text(self, tokens_BL: jax.Array) -> jax.Array:
-        """Token ids, int32 [B, L], to unit-norm float32 [B, D], or [B, K]."""
+        """Token ids, int32 [B, L], to unit-norm float32 [B, D], or [B, K] if `embeds` is "distribution"."""
         return self._encode("text", tokens_BL)
 
     def image_features(self, images_BSSC: jax.Array) -> jax.Array:
-        """uint8 [B, S, S, 3] RGB to float32 [B, D], not normalised: what `encode_image` gives, with its length.
+        """Image features before L2 normalisation; for distribution models, the input of the head.
 
-        Of a model that encodes to distributions, what their head reads.
+        uint8 RGB images [B, S, S, 3] to float32 [B, D], or [B, width of the features before the projection].
         """
         x = normalize_pixels(images_BSSC, self.pixel_mean, self.pixel_std)
         if self.embeds == "distribution":
@@ -129,118 +141,92 @@ class TwoTowers(nn.Module):
     ) -> dict[str, jax.Array]:
         run, head = (self.image, self.image_head) if tower == "image" else (self.text, self.text_head)
         x = normalize_pixels(x, self.pixel_mean, self.pixel_std) if tower == "image" else x
-        in_tower, in_head = (train and part not in locked for part in (tower, f"{tower}_head"))
+        train_tower, train_head = (train and part not in locked for part in (tower, f"{tower}_head"))
         if not heads:
-            return {"embeds": unit_norm(run(x, train=in_tower))}
-        features, trunk = run(x, with_trunk=True, train=in_tower)
-        return {"embeds": unit_norm(features), "logits": head(trunk, train=in_head)}
+            return {"embeds": unit_norm(run(x, train=train_tower))}
+        features, trunk = run(x, with_trunk=True, train=train_tower)
+        return {"embeds": unit_norm(features), "logits": head(trunk, train=train_head)}
 
 
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
     """Square roots of the probabilities, float32 [B, K] of unit norm.
 
-    The cosine of two of them is sum_k sqrt(p_k q_k), the Bhattacharyya coefficient: 1 for equal
-    distributions, 0 for those that share no prototype. How nCLIP compares distributions when it evaluates
-    is not known to us: this is our reading.
+    The cosine of two of them is sum_k sqrt(p_k q_k), the Bhattacharyya coefficient: 1 for equal distributions,
+    0 for distributions without a common prototype. nCLIP's way of comparing distributions in evaluation is unknown:
+    this one is a choice of this package.
     """
     return jnp.exp(0.5 * jax.nn.log_softmax(logits_BK.astype(jnp.float32), axis=-1))
 
 
 def unit_norm(features: jax.Array) -> jax.Array:
-    """Rows of length 1 in at least float32; a row of zeros stays zero, with a finite gradient."""
+    """Rows scaled to length 1, in at least float32; a row of zeros stays zero and has a finite gradient."""
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     squared = jnp.sum(features * features, axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
 def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int = 1) -> TwoTowers:
-    """Build both towers of `config` (a preset of `models/presets.py`, perhaps with changed fields).
+    """Build both towers.
 
-    The vocabulary's size and its end-of-text id come from the tokenizer; `devices` is over how many a training
-    batch is spread, which only local batch normalisation needs to know.
+    Args:
+      config: `config.model`, a preset of `models/presets.py`, perhaps with changed fields.
+      vocab_size: of the tokenizer.
+      eot_id: the tokenizer's end-of-text id.
+      devices: number of devices that share a training batch. Only local batch normalisation uses it.
 
     Raises:
-      UserError: an unknown tower or dtype, or sizes and options that do not go together.
+      UserError: an unknown tower, dtype or option, or sizes and options that contradict each other.
     """
+    for side, keys in COMMON_KEYS.items():
+        _check_keys(f"model.{side}", config[side], keys)
     image_dtype, text_dtype = dtype_of(config, "image"), dtype_of(config, "text")
-    embeds = config.get("embeds") or "projection"
+    embeds = config.embeds or "projection"
     lookup(EMBEDS, embeds, "model.embeds")
-    _check_sizes(config)
-    given = {"embed_dim": config.embed_dim}
-    of_text = {"vocab_size": vocab_size, "eot_id": eot_id}
-    return TwoTowers(
-        image=_build_tower("image", config.image, {**given, "dtype": image_dtype, "devices": devices}),
-        text=_build_tower("text", config.text, {**given, "dtype": text_dtype, **of_text}),
-        image_head=_build_head(config.get("heads"), image_dtype),
-        text_head=_build_head(config.get("heads"), text_dtype),
+    image = {"embed_dim": config.embed_dim, "dtype": image_dtype, "devices": devices}
+    text = {"embed_dim": config.embed_dim, "dtype": text_dtype, "vocab_size": vocab_size, "eot_id": eot_id}
+    towers = TwoTowers(
+        image=_build_tower("image", config.image, image),
+        text=_build_tower("text", config.text, text),
+        image_head=_build_head(config.heads, image_dtype),
+        text_head=_build_head(config.heads, text_dtype),
         embeds=embeds,
-        pixel_mean=checked_pixels(config.image, "pixel_mean", PIXEL_MEAN),
-        pixel_std=checked_pixels(config.image, "pixel_std", PIXEL_STD),
+        pixel_mean=checked_pixels(config.image, "pixel_mean"),
+        pixel_std=checked_pixels(config.image, "pixel_std"),
         resize=config.image.resize,
     )
+    check_sizes(config)  # the keys that it reads exist in the config of a tower that can be built
+    return towers
 
 
 def dtype_of(config: ConfigDict, side: str) -> jnp.dtype:
-    """What the tower of `side` computes in: `model.SIDE.dtype`, or `model.dtype` where that is "" or absent."""
+    """The compute dtype of a tower: `model.SIDE.dtype`, or `model.dtype` where that is ""."""
     shared = lookup(DTYPES, config.dtype, "model.dtype")
-    own = config[side].get("dtype", "")
+    own = config[side].dtype
     return lookup(DTYPES, own, f"model.{side}.dtype") if own else shared
 
 
-def _build_tower(side: str, config: ConfigDict, given: dict) -> nn.Module:
-    """The tower that `config` names, with the rest of `config` as its fields; `given` are those not in it."""
+def _build_tower(side: str, config: ConfigDict, given: Mapping[str, Any]) -> nn.Module:
+    """The tower named by `config.tower`. Its fields are the other keys of `config`, and `given`."""
     name = config.tower
     tower = lookup(TOWERS, name, f"model.{side}.tower")
-    options = {option: value for option, value in config.items() if option not in NOT_OF_TOWER}
-    fields = {f.name: f for f in dataclasses.fields(tower) if f.init and f.name not in ("parent", "name", *given)}
+    options = {option: value for option, value in config.items() if option not in COMMON_KEYS[side]}
+    fields = {f.name: f for f in dataclasses.fields(tower) if f.init and f.name not in ("parent", "name")}
+    own = {option: field for option, field in fields.items() if option not in given}
     for option in options:
-        lookup(fields, option, f"key of the {name} tower, model.{side}:")
-    missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in options]
-    if missing:
-        raise UserError(f"model.{side}.tower={name!r} needs model.{side}.{missing[0]}: add it, or choose a preset.")
-    taken = {f.name for f in dataclasses.fields(tower)}
+        lookup(own, option, f"key of the {name} tower, model.{side}:")
+    _check_keys(f"model.{side}", options, [f.name for f in own.values() if f.default is dataclasses.MISSING])
     options = checked_options(side, name, options, given["embed_dim"])
-    return tower(**options, **{name: value for name, value in given.items() if name in taken})
+    return tower(**options, **{option: value for option, value in given.items() if option in fields})
 
 
-def _build_head(config: ConfigDict | None, dtype: jnp.dtype) -> DistributionHead | None:
-    """The head that `config` describes; none where there is no such section, as in a run from before heads."""
-    if config is None:
-        return None
+def _build_head(config: ConfigDict, dtype: jnp.dtype) -> DistributionHead:
     for option in config:
         lookup(dict.fromkeys(HEAD_OPTIONS), option, "key of model.heads:")
-    missing = [option for option in HEAD_OPTIONS if option not in config]
-    if missing:
-        raise UserError(f"model.heads needs {missing[0]}: add it, or choose a preset.")
+    _check_keys("model.heads", config, HEAD_OPTIONS)
     return DistributionHead(**config, dtype=dtype)
 
 
-def _check_sizes(config: ConfigDict) -> None:
-    image, text = config.image, config.text
-    for key, value in flatten(config):
-        least = 0 if key.endswith(".mlp_width") else 1  # 0: four times the width
-        if type(value) is int and value < least:
-            raise UserError(f"model.{key}={value} must be at least {least}.")
-    if "patch_size" in image and image.image_size % image.patch_size:
-        raise UserError(
-            f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
-        )
-    if image.tower == "resnet":
-        _check_resnet(image)
-    for name, tower in (("image", image), ("text", text)):
-        if tower.tower in ("vit", "text_transformer") and tower.width % tower.heads:
-            raise UserError(f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}.")
-
-
-def _check_resnet(image: ConfigDict) -> None:
-    if len(image.layers) != 4 or min(image.layers) < 1:
-        raise UserError(f"model.image.layers={tuple(image.layers)} must be four numbers of blocks, at least 1 each.")
-    if image.image_size % REDUCTION:
-        raise UserError(f"model.image.image_size={image.image_size} must be a multiple of {REDUCTION} for a ResNet.")
-    if image.width % 2:
-        raise UserError(f"model.image.width={image.width} must be even: half of it are the stem's channels.")
-    if REDUCTION * image.width % image.heads:
-        raise UserError(
-            f"model.image.heads={image.heads} does not divide the {REDUCTION * image.width} channels of the last map, "
-            f"{REDUCTION} model.image.width."
-        )
+def _check_keys(section: str, config: Mapping[str, Any], keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise UserError(f"{section} needs {missing[0]}: add it, or choose a preset.")

@@ -1,7 +1,6 @@
-"""CLIP's vision transformer, and SigLIP's by its options.
+"""CLIP's vision transformer, and with other options SigLIP's.
 
-Letters: B batch, S image side, P patches, T tokens (the patches, and the class token if there is one),
-D width, E embedding.
+Letters: B batch, S image side, T tokens (the patches, and the class token if there is one), D width, E embedding.
 """
 
 import flax.linen as nn
@@ -12,24 +11,24 @@ from rankclip_jax.models.map_head import MapHead
 from rankclip_jax.models.patch_dropout import keep_some
 from rankclip_jax.models.transformer import Transformer, image_block_init, layer_norm, uniform_fan_in
 
-# From tokens to one vector: "class", what became of a token put before the patches; "map", see `MapHead`.
+# How tokens become one vector: "class" takes the class token, which precedes the patches; "map" is `MapHead`.
 POOLS = ("class", "map")
 
 
 class VisionTransformer(nn.Module):
     """Patches, class token, pre-norm transformer, projection of the class token.
 
-    Initialised as in OpenAI's code, whatever the options: PyTorch defaults in the blocks and patch
-    convolution, and D^-0.5 N(0, 1) for the class token, position embedding and projection.
+    Initialised as in OpenAI's code, with all options: PyTorch's defaults in the blocks and the patch
+    convolution, and D^-0.5 N(0, 1) for the class token, the position embeddings and the projection.
 
     Attributes:
       mlp_width: hidden width of the MLPs; 0 for 4 D.
-      ln_eps: of every norm.
-      pool: one of `POOLS`; without "class" there is no class token.
-      pre_norm: whether there is a norm before the first block.
+      ln_eps: epsilon of every layer norm.
+      pool: one of `POOLS`; only "class" adds a class token.
+      pre_norm: whether there is a layer norm before the first block.
       patch_bias: whether the patch convolution has a bias.
       projection: whether features are projected; if not, E must be D.
-      patch_dropout: share of the patches of each image that a training step leaves out.
+      patch_dropout: fraction of each image's patches that a training step drops.
       remat: a key of `transformer.REMAT`.
     """
 
@@ -52,10 +51,10 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images_BSSC: jax.Array, with_trunk: bool = False, train: bool = False):
-        """Normalised images, float [B, S, S, 3], to features [B, E], not normalised.
+        """Normalised images, float [B, S, S, 3], to features [B, E], which are not normalised.
 
-        With `with_trunk` also what they are projected from, [B, D]. Training with patch dropout draws from
-        the rng stream "patch_dropout".
+        With `with_trunk` also the input of the projection, [B, D]. With `train`, patch dropout draws from the
+        rng stream "patch_dropout".
         """
         x_BTD = self._tokens(images_BSSC)
         if train and self.patch_dropout:
@@ -80,7 +79,7 @@ class VisionTransformer(nn.Module):
         return (features_BE, pooled_BD) if with_trunk else features_BE
 
     def _tokens(self, images_BSSC: jax.Array) -> jax.Array:
-        """Patches, after the class token if there is one, with their positions added."""
+        """The class token (if any) and the patches, with position embeddings added."""
         patch = (self.patch_size, self.patch_size)
         uniform = uniform_fan_in(3 * self.patch_size**2)
         x = nn.Conv(

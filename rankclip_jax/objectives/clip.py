@@ -1,27 +1,31 @@
-"""CLIP's symmetric contrastive loss (Radford et al. 2021, arXiv 2103.00020, Figure 3)."""
+"""CLIP's symmetric contrastive loss (Radford et al. 2021, arXiv 2103.00020, Figure 3).
+
+Evidence: released code (OpenAI CLIP and open_clip).
+"""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Scalar, Term
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Scalar, Term, without_options
+from rankclip_jax.objectives.weighting import fixed
 
 # exp(logit_scale) multiplies the cosines: 1 / 0.07 at the start, never above 100 (CLIP, section 2.5).
 LOGIT_SCALE = Scalar(initial=math.log(1 / 0.07), minimum=0.0, maximum=math.log(100.0))
 INPUTS = ("image_embeds", "text_embeds")
-DEFAULTS = {}  # it has no options
+DEFAULTS = {}  # no options
 
 
 def contrastive_rows(logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:
     """Cross-entropy of each row against its matching column.
 
     Args:
-      logits_CB: [C, B] scaled similarities.
-      matching_C: [C] scaled similarity of each row's own pair, the entry on the diagonal.
+      logits_CB: [C, B] scaled cosines.
+      matching_C: [C] scaled cosine of each row's own pair, the entry on the diagonal.
 
     Returns:
-      [C]: logsumexp of the row less the matching entry.
+      [C]: logsumexp of the row minus the matching entry.
     """
     return jax.nn.logsumexp(logits_CB, axis=1) - matching_C
 
@@ -38,12 +42,14 @@ CLIP = Term(
     scalars={"logit_scale": LOGIT_SCALE},
     row_loss=lambda block: jnp.sum(symmetric_rows(block, *INPUTS)),
 )
+TERMS = {"clip": without_options(CLIP)}
 
 
-def build(config, length: RunInfo) -> Objective:
-    """L = 1/2 [CE(S) + CE(S^T)] with S = exp(logit_scale) V T^T and CE a mean over rows.
+def build(config, run: RunInfo) -> Objective:
+    """L = 1/2 [CE(S) + CE(S^T)] with S = s V T^T, V and T [B, D], and CE a mean over the B rows.
 
-    No stop-gradient; the scale is learned. `config` has no options for this objective.
+    The scale s = exp(logit_scale) is learned; nothing is detached. The loss and its gradient are those of
+    the global batch on any number of devices. `config` has no options for this objective; `run` is unused.
     """
-    del config, length
-    return Objective("clip", "L = CLIP", {"clip": CLIP}, lambda step: {"clip": jnp.float32(1.0)})
+    del config, run
+    return Objective("clip", "L = CLIP", {"clip": CLIP}, fixed({"clip": 1.0}))

@@ -1,8 +1,10 @@
-"""CyCLIP: CLIP plus geometric consistency (Goel et al. 2022, arXiv 2205.14459), after the released code.
+"""CyCLIP: CLIP plus geometric consistency (Goel et al. 2022, arXiv 2205.14459).
 
-Two images should be as similar as their texts (in-modal), and image j as similar to text k as
-image k to text j (cross-modal). Both are quadratic in cosines, so that where D < B the sums over all
-B^2 pairs follow from three D x D matrices. With V, T the embeddings [B, D], a = V + T and b = V - T:
+Two images should be as similar as their texts (in-modal), and image j as similar to text k as image k to text j
+(cross-modal). Evidence: released code.
+
+Both terms are quadratic in cosines. For D < B the sums over all B^2 pairs therefore follow from three D x D
+matrices. With V, T the embeddings [B, D], a = V + T and b = V - T:
 
     V V' - T T' = (a b' + b a') / 2            V T' - T V' = (b a' - a b') / 2
 
@@ -12,8 +14,8 @@ The squared norm of a b' +- b a' is |a b'|^2 + |b a'|^2 +- 2 <a b', b a'>, and
     <a b', b a'>        = tr(b a' b a') = tr((a'b)^2) = beta
 
 so that in-modal = (alpha + beta) / 2B and cross-modal = (alpha - beta) / 2B. The usual expansion
-|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is the small difference of large numbers once pairs match: in float32, with
-pairs 0.001 apart, it is wrong in the third digit, where this form, which is small when b is, keeps seven.
+|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is a small difference of large values once pairs match: in float32, for pairs at a
+distance of 0.001, its third digit is wrong. The form above is small when b is small, and keeps seven digits.
 """
 
 import functools
@@ -24,73 +26,76 @@ from jax import lax
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives.clip import CLIP, INPUTS, LOGIT_SCALE, contrastive_rows
-from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term, without_options
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
 DEFAULTS = {
-    "in_modal_weight": 0.25,  # of the in-modal term; 0 drops it (C-CyCLIP)
-    "cross_weight": 0.25,  # of the cross-modal term; 0 drops it (I-CyCLIP)
-    "augmented": False,  # contrast each image and text with an augmented view of itself too
+    "in_modal_weight": 0.25,  # weight of the in-modal term; 0 drops it (C-CyCLIP)
+    "cross_weight": 0.25,  # weight of the cross-modal term; 0 drops it (I-CyCLIP)
+    "augmented": False,  # also contrast each image and each text with an augmented view of itself
 }
 WEIGHT_OPTIONS = {"cyclip_in_modal": "in_modal_weight", "cyclip_cross": "cross_weight"}
 
 
-def build(config, length: RunInfo) -> Objective:
+def build(config, run: RunInfo) -> Objective:
     """L = CLIP + in_modal_weight * cyclip_in_modal + cross_weight * cyclip_cross.
 
         cyclip_in_modal = 1/B sum_jk (v_j.v_k - t_j.t_k)^2
         cyclip_cross    = 1/B sum_jk (v_j.t_k - v_k.t_j)^2
 
-    on cosines, over the global batch. Gradient goes into both sides of each difference, nothing is
-    stopped; pairs j = k contribute 0. The released code multiplies by the scale before the square and
-    divides after it: the scale cancels and has no gradient, so it is left out here. The weights are those
-    of the released command line, 0.25 each. The paper's ablations are I-CyCLIP (`cross_weight=0`) and
-    C-CyCLIP (`in_modal_weight=0`); that the remaining weight is then 0.5 is our reading.
+    on cosines, over the global batch. Gradient flows into both sides of each difference; nothing is
+    detached. Pairs j = k contribute 0. The weights are those of the released command line, 0.25 each. The
+    paper's ablations are I-CyCLIP (`cross_weight=0`) and C-CyCLIP (`in_modal_weight=0`); that the other
+    weight is then 0.5 is our reading.
 
-    With ``augmented`` the contrastive part becomes, as in the released code under its option `inmodal`
-    (off there too),
+    Difference from the released code: it multiplies by the scale before the square and divides after it. The
+    scale cancels and has no gradient, so it is left out here.
+
+    With ``augmented`` the contrastive part is, as in the released code with its option `inmodal` (off there
+    by default, too),
 
         0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
 
-    with V~, T~ [B, D] of augmented images and texts, in the direction from the plain view only; the two
-    terms above keep the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`: as
-    released, config.data.view_augment="autoaugment" and view_text_augment="eda", with no other augmentation.
+    with V~, T~ [B, D] of augmented images and texts, and only the direction from the plain to the augmented
+    view. The cyclic terms use the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`.
+    For the released augmentations set config.data.view_augment="autoaugment" and view_text_augment="eda", and
+    no other augmentation.
 
     Args:
       config: `in_modal_weight`, `cross_weight` (0 drops the term), `augmented`.
-      length: not used.
+      run: unused.
 
     Raises:
-      UserError: a negative weight, or nothing left beside CLIP.
+      UserError: a negative weight, or no term left except CLIP.
     """
-    del length
+    del run
     cyclic = read_weights(config, WEIGHT_OPTIONS)
     if not cyclic and not config.augmented:
         raise UserError(
             "objective 'cyclip' has in_modal_weight=0 and cross_weight=0: raise one of them, or use the objective clip."
         )
     contrast = {"clip": 0.5, "augmented": 0.5} if config.augmented else {"clip": 1.0}
-    weights = contrast | cyclic
-    return Objective("cyclip", weighted_sum(weights), {name: TERMS[name] for name in weights}, fixed(weights))
+    weights, terms = contrast | cyclic, {"clip": CLIP} | _TERMS
+    return Objective("cyclip", weighted_sum(weights), {name: terms[name] for name in weights}, fixed(weights))
 
 
 def uses_grams(dim: int, batch: int) -> bool:
-    """Whether D x D sums are smaller than the B x B products they replace."""
+    """Whether D x D sums are smaller than the B x B products that they replace."""
     return dim < batch
 
 
 def cyclic_term(sign: int) -> Term:
-    """|a b' + sign b a'|^2 / 4B: in-modal with sign 1, cross-modal with -1."""
+    """|a b' + sign b a'|^2 / 4B: in-modal for sign 1, cross-modal for sign -1."""
     return Term(
         inputs=INPUTS,
         sums=_grams,
         from_sums=functools.partial(_from_grams, sign),
-        row_loss=functools.partial(_rows, sign),
+        row_loss=functools.partial(_row_loss, sign),
     )
 
 
 def _grams(rows_KD, scalars, batch):
-    """a'a, b'b and a'b [D, D]; nothing where rows are the smaller way."""
+    """a'a, b'b and a'b [D, D]; no sums if the products of rows are smaller."""
     del scalars
     if not uses_grams(rows_KD["image_embeds"].shape[1], batch):
         return {}
@@ -108,8 +113,8 @@ def _from_grams(sign, grams, scalars, batch):
     return (alpha + sign * beta) / (2 * batch)
 
 
-def _rows(sign, block: RowBlock) -> jax.Array:
-    """Sum over the rows of the block of |a b' + sign b a'|^2 / 4, [C, B] at a time."""
+def _row_loss(sign, block: RowBlock) -> jax.Array:
+    """Sum of |a b' + sign b a'|^2 / 4 over the rows of the block, from products [C, B]; 0 if `_grams` has it."""
     a_CD, b_CD = _sum_and_difference(block.rows)
     if uses_grams(a_CD.shape[1], block.batch):
         return jnp.zeros((), a_CD.dtype)
@@ -123,8 +128,8 @@ def _sum_and_difference(embeds):
     return image + text, image - text
 
 
-def _augmented_rows(block: RowBlock) -> jax.Array:
-    """Sum over the rows of 1/2 [CE(v -> v~) + CE(t -> t~)]."""
+def _augmented_row_loss(block: RowBlock) -> jax.Array:
+    """Sum of 1/2 [CE(v -> v~) + CE(t -> t~)] over the rows of the block."""
     total = 0.0
     for name in INPUTS:
         other = f"{name}_augmented"
@@ -133,14 +138,14 @@ def _augmented_rows(block: RowBlock) -> jax.Array:
     return total
 
 
-TERMS = {
-    "clip": CLIP,
+_TERMS = {
     "augmented": Term(
         inputs=(*INPUTS, *(f"{name}_augmented" for name in INPUTS)),
         local=INPUTS,
         scalars={"logit_scale": LOGIT_SCALE},
-        row_loss=_augmented_rows,
+        row_loss=_augmented_row_loss,
     ),
     "cyclip_in_modal": cyclic_term(1),
     "cyclip_cross": cyclic_term(-1),
 }
+TERMS = {name: without_options(term) for name, term in _TERMS.items()}

@@ -1,14 +1,6 @@
 """ListMLE (Plackett-Luce negative log-likelihood) of rows of utilities, given a reference order.
 
 Letters: C rows of a block, B items of a list.
-
-With the items of a row sorted by descending reference value, the likelihood of that order is a
-product of choices, each item against all items not ranked above it:
-
-    loss = sum_k w_k [ log sum_{l : reference_l <= reference_k} exp(utility_l) - utility_k ]
-
-Items whose reference values are equal share one denominator (the paper's ``>=``) and one weight, so
-the exact loss does not depend on the order of the batch. The weights w are 1 but for `RankWeights`.
 """
 
 import functools
@@ -17,40 +9,62 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankclip_jax.objectives.rank_weights import EVERY_POSITION, RankWeights, mean_weights, weights_in_order
+from rankclip_jax.objectives.research.rank_weights import RankWeights
 from rankclip_jax.objectives.sorting import row_order
 
 RELEASED_EPS = 1e-10
-# A scan over the ranks works on vectors of all lists. Few long lists leave it nothing to work on.
-FEW_LISTS = 1024  # items to one list
+# A scan over the ranks works on vectors with one entry per list. For few long lists these are too short.
+FEW_LISTS = 1024  # items per list
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, positions: RankWeights = EVERY_POSITION) -> jax.Array:
+def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: RankWeights | None = None) -> jax.Array:
     """ListMLE of each row, in arithmetic that neither overflows nor underflows.
 
+    Sort the items of a row by descending reference r. The Plackett-Luce likelihood of that order under the
+    utilities u is a product of choices, each of one item among itself and all lower items. The loss is its
+    negative logarithm:
+
+        loss = sum_k [log D_k - u_k],    D_k = sum_{l: r_l <= r_k} exp(u_l)
+
+    Ties: items with equal references share one denominator D, so the order of the items has no effect on the loss.
+
+    Gradient: d loss / d u_l = sum_{k: r_k >= r_l} exp(u_l) / D_k - 1, computed together with the loss (reverse mode
+    only). The references carry no gradient, because only their order is used.
+
+    Numerics: sums are kept as a running maximum m and a sum of exp(. - m), so every exponent is at most 0.
+    ``log(cumsum(exp(x - max)))`` would underflow to -inf at scale 100, and adding an epsilon there erases the
+    gradient (see `listmle_released`).
+
     Args:
-      utility_CB: float [C, B], scaled similarities of any size (CLIP's reach +-100).
-      reference_CB: float [C, B], the similarities whose order is the target. Carries no gradient.
-      positions: which positions count, and how much (static). Tied items count alike.
+      utility_CB: float32 or float64 [C, B], predicted utilities of any size. CLIP's scaled cosines reach +-100.
+      reference_CB: [C, B] in the same dtype, whose order is the target.
+      rank_weights: weight of each rank in the sum over k (static, hashable); None for 1. Tied items have equal
+        weights.
 
     Returns:
-      [C], summed over the B positions, in the dtype of `utility_CB`; NaN where a row of either is.
+      [C] in the dtype of `utility_CB`, summed over the B items. NaN for a row with a NaN in either argument.
 
-    Sums are kept as a running maximum m and a sum s of exp(. - m), so every exponent is <= 0 and
-    nothing of the size of the utilities is ever rounded into them. ``log(cumsum(exp(x - max)))``
-    underflows to -inf at scale 100; adding an epsilon there erases the gradient (see
-    `listmle_released`).
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rankclip_jax.objectives import listmle_exact
+      >>> utility = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+      >>> reference = jnp.array([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1]])
+      >>> [f"{loss:.3f}" for loss in listmle_exact(utility, reference)]
+      ['0.721', '3.721']
+
+    References:
+      Xia et al., Listwise approach to learning to rank: theory and algorithm, ICML 2008.
     """
-    return _loss_and_gradient(utility_CB, reference_CB, positions)[0]
+    return _loss_and_gradient(utility_CB, reference_CB, rank_weights)[0]
 
 
-def _forward(utility_CB, reference_CB, positions):
-    return _loss_and_gradient(utility_CB, reference_CB, positions)
+def _forward(utility_CB, reference_CB, rank_weights):
+    return _loss_and_gradient(utility_CB, reference_CB, rank_weights)
 
 
-def _backward(positions, gradient_CB, cotangent_C):
-    del positions
+def _backward(rank_weights, gradient_CB, cotangent_C):
+    del rank_weights
     return cotangent_C[:, None] * gradient_CB, jnp.zeros_like(gradient_CB)
 
 
@@ -58,34 +72,34 @@ listmle_exact.defvjp(_forward, _backward)
 
 
 def listmle_released(
-    utility_CB: jax.Array, reference_CB: jax.Array, positions: RankWeights = EVERY_POSITION
+    utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: RankWeights | None = None
 ) -> jax.Array:
-    """ListMLE of each row with the arithmetic of the released PyTorch code.
+    """ListMLE of each row, in the arithmetic of RankCLIP's released PyTorch code. For comparison only.
 
-    log(sum + 1e-10) of exponentials shifted by a row maximum that carries gradient; equal reference
-    values keep their argsort order. Once scale * (max - utility) passes 23 the epsilon dominates and
-    the gradient no longer depends on the ranking: use it to compare with published runs only. Not
-    reproduced: its fp16 products, its random permutation of columns before the sort, and its -1
-    padding indicator.
+    It takes log(sum + 1e-10) of exponentials shifted by the row maximum, which carries gradient. Items with equal
+    references keep their argsort order. If scale * (max - utility) exceeds 23, the epsilon dominates and the
+    gradient no longer depends on the ranking.
 
-    Args and returns as `listmle_exact`. The released code has no `positions`; here they follow the
-    argsort order too.
+    Differences from the released code: no fp16 products, no random permutation of the columns before the sort,
+    and no padding indicator -1. The released code has no `rank_weights`; here they follow the argsort order.
+
+    Args and returns as in `listmle_exact`.
     """
     order_CB, _ = row_order(lax.stop_gradient(reference_CB))
     shifted_CB = utility_CB - jnp.max(utility_CB, axis=1, keepdims=True)
     ascending_CB = jnp.take_along_axis(shifted_CB, order_CB, axis=1)
     sums_CB = jnp.cumsum(jnp.exp(ascending_CB), axis=1)
     factors_CB = jnp.log(sums_CB + RELEASED_EPS) - ascending_CB
-    if positions != EVERY_POSITION:
-        factors_CB *= jnp.asarray(weights_in_order(factors_CB.shape[1], positions), factors_CB.dtype)
+    if rank_weights is not None:
+        factors_CB *= jnp.asarray(rank_weights.in_order(factors_CB.shape[1]), factors_CB.dtype)
     loss_C = jnp.sum(factors_CB, axis=1)
     return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C)
 
 
-def _loss_and_gradient(utility_CB, reference_CB, positions):
+def _loss_and_gradient(utility_CB, reference_CB, rank_weights):
     order_CB, ends_tie_CB = row_order(reference_CB)
     ascending_CB = jnp.take_along_axis(utility_CB, order_CB, axis=1, mode="promise_in_bounds")
-    loss_C, gradient_CB = _plackett_luce(ascending_CB, ends_tie_CB, positions)
+    loss_C, gradient_CB = _plackett_luce(ascending_CB, ends_tie_CB, rank_weights)
     rows_C1 = jnp.arange(order_CB.shape[0])[:, None]
     unsorted_CB = (
         jnp.zeros_like(gradient_CB)
@@ -96,25 +110,25 @@ def _loss_and_gradient(utility_CB, reference_CB, positions):
 
 
 def _any_nan(reference_CB, order_CB):
-    """Whether a row [C] holds a NaN. Sorting would hide it: it gets a place at one end like any number."""
+    """Whether a row [C] contains a NaN. Sorting moves NaNs to one of the ends of the row."""
     ends_C2 = jnp.take_along_axis(reference_CB, order_CB[:, jnp.array([0, -1])], axis=1)
     return jnp.any(jnp.isnan(ends_C2), axis=1)
 
 
-def _plackett_luce(ascending_CB, ends_tie_CB, positions):
+def _plackett_luce(ascending_CB, ends_tie_CB, rank_weights):
     """Loss [C] and its gradient [C, B] for utilities in ascending reference order.
 
-    d loss / d x_l = exp(x_l) sum over the items k ranked with or above l of w_k / denominator_k, less w_l.
+    d loss / d x_l = exp(x_l) sum_{k ranked with or above l} w_k / D_k - w_l, with D_k the denominator of k.
     """
-    # Ranks lead: the CPU path walks them one by one over vectors of C rows.
+    # Ranks are the leading axis: the CPU path scans over them, with vectors of C rows.
     x_BC, ends_BC = ascending_CB.T, ends_tie_CB.T
     prefix_sums, suffix_shares = _recurrences(*x_BC.shape)
     peak_BC, sum_BC, tied_BC = prefix_sums(x_BC, ends_BC)
-    if positions == EVERY_POSITION:
+    if rank_weights is None:
         held_peak_BC, held_sum_BC, share_BC = suffix_shares(ends_BC, peak_BC, sum_BC, tied_BC)
         weight_BC = 1.0
     else:
-        mean_BC = mean_weights(tied_BC, positions)
+        mean_BC = rank_weights.of_groups(tied_BC)
         held_peak_BC, held_sum_BC, share_BC, weight_BC = suffix_shares(
             ends_BC, peak_BC, sum_BC, tied_BC * mean_BC, mean_BC
         )
@@ -125,7 +139,7 @@ def _plackett_luce(ascending_CB, ends_tie_CB, positions):
 
 
 def _recurrences(items, lists):
-    """Prefix sums and suffix shares, in the form that suits the backend and the shape."""
+    """The functions for prefix sums and suffix shares, in the form that is fastest for the platform and the shape."""
     if items > FEW_LISTS * lists:
         return _prefix_sums_associative, _suffix_shares_associative
     return (
@@ -134,14 +148,14 @@ def _recurrences(items, lists):
     )
 
 
-# The two recurrences, each written twice: as a sequential scan (fastest on CPU) and as an
-# associative scan (logarithmic depth for accelerators).
+# The two recurrences, each in two forms: a sequential scan (fastest on CPU) and an associative scan (logarithmic
+# depth, for accelerators).
 #
-# Prefix: sum over items up to k of exp(x) = sum_k exp(peak_k); tied_k counts the items of k's tie
-# group up to k.
-# Suffix: the held values are those of the last item of k's tie group, i.e. the group's denominator;
-# share_k exp(-peak_k) = sum over the items l ranked with or above k of w_l / denominator_l, where
-# weight_k, read at the last item of a group only, is that of the group's items together.
+# Prefix: sum over the items up to k of exp(x) = sum_k exp(peak_k). tied_k is the number of items of k's tie group
+# up to k.
+# Suffix: the held values are those of the last item of k's tie group, which is the denominator of the group.
+# share_k exp(-peak_k) = sum over the items l ranked with or above k of w_l / D_l. weight_k is read at the last item
+# of a group only, and is the sum of the weights of the group.
 
 
 def _prefix_sums_scan(x_BC, ends_BC):

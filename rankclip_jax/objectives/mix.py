@@ -3,71 +3,76 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives.objective import Objective, RunInfo, Term
+from rankclip_jax.objectives.objective import MakeTerm, Objective, RunInfo, Term
 from rankclip_jax.schedules import WEIGHT_SCHEDULES
 
 _PART = re.compile(r"\s*([0-9.]+(?:e-?[0-9]+)?)?\s*([a-z_]\w*)(?:\s*:\s*(\w+))?\s*", re.IGNORECASE)
 
 
 class TermRecipe(NamedTuple):
-    """How a term is made for `extra`, and the options it is made with: those of its own objective."""
+    """How to make a term for `extra`."""
 
-    make: Callable[[ConfigDict, RunInfo], Term]
-    defaults: Mapping[str, Any]
+    make: MakeTerm
+    defaults: Mapping[str, Any]  # default options of the term's own objective
 
 
 class Weight(NamedTuple):
-    """factor times the schedule of this name."""
+    """A constant factor times the schedule of this name."""
 
     factor: float
     schedule: str
 
 
-def add_terms(objective: Objective, extra: str, known: Mapping[str, TermRecipe], length: RunInfo) -> Objective:
-    """L = objective + sum of weight * schedule * term.
+def add_terms(objective: Objective, extra: str, known: Mapping[str, TermRecipe], run: RunInfo) -> Objective:
+    """Return the objective plus the weighted terms of `extra`.
 
-    A term is as its own objective has it by default. A learned scalar that the objective has already is shared
-    with it, and keeps the objective's start and range.
+    An added term has the default options of its own objective. If the objective already has a learned scalar
+    of the same name, both share it, with the initial value and range of the objective.
 
     Args:
       objective: what to add to.
-      extra: "[WEIGHT] NAME[:SCHEDULE] + ...", schedules being those of `schedules.WEIGHT_SCHEDULES`; no weight
-        means 1, no schedule "constant"; weight 0 drops the term, "" adds nothing.
+      extra: "[WEIGHT] NAME[:SCHEDULE] + ...", with the schedules of `schedules.WEIGHT_SCHEDULES`. The default
+        weight is 1, the default schedule "constant". Weight 0 drops the term; "" adds nothing.
       known: terms by name.
-      length: how long the run is.
+      run: total steps and seed.
 
     Raises:
-      UserError: text that is no such sum, an unknown term or schedule, a term that is there already.
+      UserError: `extra` is not such a sum, names an unknown term or schedule, or a term of the objective itself.
     """
     weights = {name: weight for name, weight in _read(extra).items() if lookup(known, name, "term") and weight.factor}
+    if not weights:
+        return objective
     for name in weights:
         if name in objective.terms:
             raise UserError(
                 f"objective.extra={extra!r} adds {name!r}, which is part of objective {objective.name!r} already: "
-                "leave it out; the objective's own options weigh it."
+                "leave it out, and use the options of the objective to weight it."
             )
-    if not weights:
-        return objective
     terms = dict(objective.terms)
     for name in weights:
-        made = known[name].make(ConfigDict(dict(known[name].defaults)), length)
-        shared = {key: scalar for term in terms.values() for key, scalar in term.scalars.items()}
-        scalars = {key: shared.get(key, scalar) for key, scalar in made.scalars.items()}
-        terms[name] = dataclasses.replace(made, scalars=scalars)
+        terms[name] = _sharing_scalars(known[name].make(ConfigDict(dict(known[name].defaults)), run), terms)
+    schedules = {name: WEIGHT_SCHEDULES[weight.schedule](run.total_steps) for name, weight in weights.items()}
 
     def all_weights(step: jax.Array) -> dict[str, jax.Array]:
-        added = {name: w.factor * WEIGHT_SCHEDULES[w.schedule](step, length.total_steps) for name, w in weights.items()}
+        added = {name: jnp.float32(weights[name].factor * schedule(step)) for name, schedule in schedules.items()}
         return objective.weights(step) | added
 
     equation = f"{objective.equation}, plus {' + '.join(_words(name, weight) for name, weight in weights.items())}"
     return dataclasses.replace(objective, equation=equation, terms=terms, weights=all_weights)
+
+
+def _sharing_scalars(added: Term, terms: Mapping[str, Term]) -> Term:
+    """`added` with the learned scalars of `terms` where names are equal."""
+    shared = {key: scalar for term in terms.values() for key, scalar in term.scalars.items()}
+    return dataclasses.replace(added, scalars={key: shared.get(key, own) for key, own in added.scalars.items()})
 
 
 def _words(name: str, weight: Weight) -> str:
@@ -86,11 +91,11 @@ def _read(extra: str) -> dict[str, Weight]:
             factor = math.nan
         if not match or not math.isfinite(factor):
             raise UserError(
-                f"objective.extra={extra!r}: {part.strip()!r} is no weighted term; write weights and names, "
+                f"objective.extra={extra!r}: {part.strip()!r} is not a weighted term; write weights and names, "
                 "as in '0.25 rank_cross:ramp + 0.1 clip'."
             )
         if match[2] in weights:
-            raise UserError(f"objective.extra={extra!r} names {match[2]!r} twice; add the weights up.")
+            raise UserError(f"objective.extra={extra!r} names {match[2]!r} twice; add the two weights.")
         schedule = match[3] or "constant"
         lookup(WEIGHT_SCHEDULES, schedule, f"schedule of {match[2]!r} in objective.extra")
         weights[match[2]] = Weight(factor, schedule)

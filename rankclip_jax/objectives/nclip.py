@@ -1,8 +1,9 @@
 """nCLIP and xCLIP: images and texts agree on a distribution, without negatives (Zhou et al. 2023, arXiv 2210.09304).
 
-No code was released, and the paper's text was not at hand. Known from its abstract: only matching pairs
-are compared, as distributions over many prototypes; the loss has a part for sharpness and one for
-smoothness; xCLIP is CLIP and nCLIP together. The formulas and the weights below are our reading.
+This is a reconstruction: it rests on the paper's abstract only. The repository of the authors holds no code, and
+the text of the paper was not available. The abstract states that only matching pairs are compared, as distributions
+over many prototypes, that the loss has a part for sharpness and one for smoothness, and that xCLIP is CLIP and
+nCLIP together. The formulas, the weights and the heads are our reading.
 """
 
 import jax
@@ -10,22 +11,22 @@ import jax.numpy as jnp
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives.clip import CLIP
-from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term
+from rankclip_jax.objectives.objective import Objective, RowBlock, RunInfo, Term, without_options
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
 INPUTS = ("image_logits", "text_logits")
 DEFAULTS = {
-    "sharpness_weight": 0.5,  # of the entropy of each distribution
-    "smoothness_weight": 1.0,  # of the entropy of the batch's mean distribution, which is to rise
+    "sharpness_weight": 0.5,  # weight of the mean entropy of the distributions, which should be low
+    "smoothness_weight": 1.0,  # weight of the entropy of the mean distribution, which should be high
 }
 XCLIP_DEFAULTS = {
-    "clip_weight": 1.0,  # of CLIP
-    "nclip_weight": 1.0,  # of all of nCLIP
+    "clip_weight": 1.0,  # weight of CLIP
+    "nclip_weight": 1.0,  # weight of all terms of nCLIP
     **DEFAULTS,
 }
 
 
-def build_nclip(config, length: RunInfo) -> Objective:
+def build_nclip(config, run: RunInfo) -> Objective:
     """L = nclip_cross_entropy + sharpness_weight * nclip_sharpness + smoothness_weight * nclip_smoothness.
 
     With p_i = softmax(image_logits_i), q_i = softmax(text_logits_i) over K prototypes, and
@@ -35,63 +36,66 @@ def build_nclip(config, length: RunInfo) -> Objective:
         nclip_sharpness     =  1/2 mean_i [H(p_i) + H(q_i)]
         nclip_smoothness    = -1/2 [H(mean_i p_i) + H(mean_i q_i)]
 
-    The last is lowest, -log K, when the batch uses all prototypes alike: it keeps everything from
-    collapsing into one. Its means are over the global batch. Gradient goes through both arguments of H(p, q),
-    nothing is stopped, and there is no temperature. Logits are float [B, K], are read by their own rows only,
-    and never gathered: devices exchange two vectors of K.
+    The last term is lowest, -log K, when the batch uses all prototypes equally: it prevents collapse into one
+    prototype. Its means are over the global batch. Gradient flows through both arguments of H(p, q); nothing
+    is detached, and there is no temperature. Logits are float [B, K]. They are read by block and never
+    gathered: devices exchange two vectors of K values.
 
-    All of this is our reading, the weights 0.5 and 1 are ours, and so are the heads (`models/heads.py`). CLIP's
-    projection is not trained by it: evaluation compares the distributions (`two_towers.distribution_embeds`).
+    The formulas rest on the paper's abstract (see the top of this file). The weights 0.5 and 1 are ours, and so
+    are the heads (`models/heads.py`). This loss does not train CLIP's projection: evaluation compares the
+    distributions (`two_towers.distribution_embeds`).
 
     Args:
       config: `sharpness_weight`, `smoothness_weight` (0 drops the term).
-      length: not used.
+      run: unused.
 
     Raises:
       UserError: a weight is negative or not finite.
     """
-    del length
+    del run
     return _objective("nclip", _nclip_weights(config, 1.0))
 
 
-def build_xclip(config, length: RunInfo) -> Objective:
-    """L = clip_weight * CLIP + nclip_weight * nCLIP, on one trunk: CLIP's projection beside the heads.
+def build_xclip(config, run: RunInfo) -> Objective:
+    """L = clip_weight * CLIP + nclip_weight * nCLIP, with CLIP's projection and nCLIP's heads on one trunk.
 
-    nCLIP as in `build_nclip`. Both weights are 1, ours: those of the paper were not found. Evaluation
-    compares CLIP's embeddings.
+    `build_nclip` has the terms of nCLIP, which rest on the paper's abstract. Both weights are 1, our choice: the
+    paper's were not found. A public reading list gives 0.3 for CLIP and 0.7 for nCLIP (not confirmed).
+    Evaluation compares CLIP's embeddings.
 
     Args:
-      config: `clip_weight`, `nclip_weight`, and nCLIP's options.
-      length: not used.
+      config: `clip_weight`, `nclip_weight`, and the options of nCLIP.
+      run: unused.
 
     Raises:
       UserError: a weight is negative or not finite, or one of the two parts has weight 0.
     """
-    del length
+    del run
     parts = read_weights(config, {"clip": "clip_weight", "nclip": "nclip_weight"})
     if len(parts) < 2:
-        raise UserError("objective 'xclip' is both clip and nclip: give both weights, or use the one that is left.")
+        raise UserError("objective 'xclip' is both clip and nclip: set both weights above 0, or use clip or nclip.")
     return _objective("xclip", {"clip": parts["clip"]} | _nclip_weights(config, parts["nclip"]))
 
 
-def _nclip_weights(config, of_all: float) -> dict[str, float]:
+def _nclip_weights(config, factor: float) -> dict[str, float]:
     options = {"nclip_sharpness": "sharpness_weight", "nclip_smoothness": "smoothness_weight"}
     weights = {"nclip_cross_entropy": 1.0} | read_weights(config, options)
-    return {name: of_all * weight for name, weight in weights.items()}
+    return {name: factor * weight for name, weight in weights.items()}
 
 
 def _objective(name: str, weights: dict[str, float]) -> Objective:
-    return Objective(name, weighted_sum(weights), {term: TERMS[term] for term in weights}, fixed(weights))
+    terms = {"clip": CLIP} | _TERMS
+    return Objective(name, weighted_sum(weights), {term: terms[term] for term in weights}, fixed(weights))
 
 
-def _cross_entropy_rows(block: RowBlock) -> jax.Array:
-    """Sum over the rows of the block of 1/2 [H(p, q) + H(q, p)]."""
+def _cross_entropy_row_loss(block: RowBlock) -> jax.Array:
+    """Sum of 1/2 [H(p, q) + H(q, p)] over the rows of the block."""
     log_p, log_q = _log_distributions(block.rows)
     return -0.5 * jnp.sum(jnp.exp(log_p) * log_q + jnp.exp(log_q) * log_p)
 
 
-def _sharpness_rows(block: RowBlock) -> jax.Array:
-    """Sum over the rows of the block of 1/2 [H(p) + H(q)]."""
+def _sharpness_row_loss(block: RowBlock) -> jax.Array:
+    """Sum of 1/2 [H(p) + H(q)] over the rows of the block."""
     return -0.5 * sum(jnp.sum(jnp.exp(log) * log) for log in _log_distributions(block.rows))
 
 
@@ -108,7 +112,7 @@ def _smoothness(sums, scalars, batch) -> jax.Array:
 
 
 def _entropy(mean_K: jax.Array) -> jax.Array:
-    """-sum_k p_k log p_k; a prototype that no row uses counts 0, with a finite gradient."""
+    """-sum_k p_k log p_k. An unused prototype contributes 0 and has a finite gradient."""
     return -jnp.sum(mean_K * jnp.log(jnp.maximum(mean_K, jnp.finfo(mean_K.dtype).tiny)))
 
 
@@ -116,9 +120,9 @@ def _log_distributions(rows) -> list[jax.Array]:
     return [jax.nn.log_softmax(rows[name], axis=-1) for name in INPUTS]
 
 
-TERMS = {
-    "clip": CLIP,
-    "nclip_cross_entropy": Term(inputs=INPUTS, local=INPUTS, row_loss=_cross_entropy_rows),
-    "nclip_sharpness": Term(inputs=INPUTS, local=INPUTS, row_loss=_sharpness_rows),
+_TERMS = {
+    "nclip_cross_entropy": Term(inputs=INPUTS, local=INPUTS, row_loss=_cross_entropy_row_loss),
+    "nclip_sharpness": Term(inputs=INPUTS, local=INPUTS, row_loss=_sharpness_row_loss),
     "nclip_smoothness": Term(inputs=INPUTS, local=INPUTS, sums=_summed_distributions, from_sums=_smoothness),
 }
+TERMS = {name: without_options(term) for name, term in _TERMS.items()}

@@ -1,8 +1,9 @@
-"""What an objective is: a weighted sum of terms over rows of the batch, ignorant of devices.
+"""What an objective is: a weighted sum of terms over rows of the batch. It knows nothing about devices.
 
-Letters: B global rows, C rows of a block, D embedding.
+Letters: B rows of the global batch, C rows of a block, D embedding.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 
@@ -27,80 +29,79 @@ class Scalar:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """How long a run is, for weights that change over training, and its seed, for what is drawn."""
+    """The length of a run, for weights that change over training, and its seed, for random choices."""
 
     total_steps: int
     steps_per_epoch: int
     seed: int = 0
 
 
+@dataclass(frozen=True, eq=False)
 class RowBlock:
-    """What a term sees of the batch while one block of C rows is at hand.
+    """A block of C rows of the batch, as a term sees it.
 
-    Everything in it may carry gradient but `state` and `step`.
+    All arrays may carry gradient, except `state` and `step`.
 
     Attributes:
-      rows: arrays of the block, [C, ...].
-      gathered: arrays of the whole batch, [B, ...]; without those that a term keeps `local`.
+      rows: {name: [C, ...]}, the rows of the block.
+      gathered: {name: [B, ...]}, all rows of the batch. Arrays that all terms list in `Term.local` are absent.
       scalars: learned scalars.
-      sums: what the term's `sums` gave, summed over the whole batch.
-      state: the term's state, already updated with this batch.
-      index_C: which global rows these are.
+      index_C: int32, global indices of the rows.
       batch: B.
-      step: int32 scalar, updates done so far.
+      step: int32 scalar, the number of updates done so far.
+      sums: the result of `Term.sums`, summed over the whole batch.
+      state: state of the term, already updated with this batch.
     """
 
-    def __init__(
-        self, rows: Arrays, gathered: Arrays, scalars: Arrays, index_C: jax.Array, batch: int, step: jax.Array
-    ):
-        self.rows, self.gathered, self.scalars = rows, gathered, scalars
-        self.index_C, self.batch, self.step = index_C, batch, step
-        self.sums: Any = None
-        self.state: Any = None
-        self._products: dict[tuple[str, str], jax.Array] = {}
+    rows: Arrays
+    gathered: Arrays
+    scalars: Arrays
+    index_C: jax.Array
+    batch: int
+    step: jax.Array
+    sums: Any = None
+    state: Any = None
+    _cosines: dict[tuple[str, str], jax.Array] = field(default_factory=dict)
 
-    def of(self, sums: Any, state: Any) -> "RowBlock":
-        """The same block for another term; products already made are shared."""
-        block = RowBlock(self.rows, self.gathered, self.scalars, self.index_C, self.batch, self.step)
-        block.sums, block.state, block._products = sums, state, self._products
-        return block
+    def for_term(self, sums: Any, state: Any) -> "RowBlock":
+        """The same block for another term. Both share the cosines that either computes."""
+        return dataclasses.replace(self, sums=sums, state=state)
 
     def cosine(self, rows: str, gathered: str) -> jax.Array:
-        """Cosines [C, B] of the block's `rows` and gathered's `gathered`, made once for all terms."""
-        if (rows, gathered) not in self._products:
-            self._products[rows, gathered] = cosine(self.rows[rows], self.gathered[gathered])
-        return self._products[rows, gathered]
+        """Cosines [C, B] between array `rows` of the block and array `gathered` of the whole batch."""
+        if (rows, gathered) not in self._cosines:
+            self._cosines[rows, gathered] = cosine(self.rows[rows], self.gathered[gathered])
+        return self._cosines[rows, gathered]
 
     def matching(self, a: str, b: str) -> jax.Array:
-        """Cosine [C] of each row's own pair."""
+        """Cosine [C] between `a` and `b` of the same pair."""
         return jnp.sum(self.rows[a] * self.rows[b], axis=1)
 
     @property
-    def own(self) -> jax.Array:
-        """Whether a column is the row's own pair: the diagonal, bool [C, B]."""
+    def diagonal(self) -> jax.Array:
+        """bool [C, B], True where the column belongs to the same pair as the row."""
         return jnp.arange(self.batch) == self.index_C[:, None]
 
     @property
     def scale(self) -> jax.Array:
-        """exp(logit_scale), which multiplies cosines."""
+        """The temperature scale exp(logit_scale), which multiplies cosines."""
         return jnp.exp(self.scalars["logit_scale"])
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand: (1/B) sum over rows of `row_loss` + `from_sums`; either may be absent.
+    """One summand of an objective: (1/B) sum over all rows of `row_loss`, plus `from_sums`. Either may be absent.
 
     Attributes:
-      inputs: names of the [B, ...] arrays it reads.
+      inputs: names of the [B, ...] arrays that the term reads.
       row_loss: block -> scalar, the sum over the C rows of the block.
-      scalars: learned scalars by name; terms that name the same one share it, and must agree on it.
-      local: those of `inputs` of which it reads only its own rows; they are never gathered.
-      sums: (rows, scalars, B) -> tree, sums over any number of rows of what all rows need: small arrays
-        only. `block.sums` and `from_sums` get their total over the batch. Terms with the same function share
-        one computation.
-      from_sums: (sums, scalars, B) -> scalar: what follows from the sums alone, at the scale of a mean.
-      state: initial values of running statistics, kept in the checkpoint; they carry no gradient.
-      next_state: (state, sums, B) -> state, before the rows see it.
+      scalars: learned scalars by name. Terms that name the same scalar share it; their ranges must be equal.
+      local: names among `inputs` of which the term reads only the rows of the block. They need no gather.
+      sums: (rows, scalars, B) -> tree of small arrays, sums over any number of rows. `block.sums` and
+        `from_sums` receive the totals over the batch. Terms with the same function share one computation.
+      from_sums: (sums, scalars, B) -> scalar, a part of the loss that depends on the sums only.
+      state: initial values of running statistics. They are saved in checkpoints and carry no gradient.
+      next_state: (state, sums, B) -> state. It runs before the rows are visited.
     """
 
     inputs: tuple[str, ...]
@@ -113,15 +114,23 @@ class Term:
     next_state: Callable[[Any, Any, int], Any] | None = None
 
 
+MakeTerm = Callable[[ConfigDict, RunInfo], Term]
+
+
+def without_options(term: Term) -> MakeTerm:
+    """A function that makes `term`, whatever the options and the run are."""
+    return lambda config, run: term
+
+
 @dataclass(frozen=True)
 class Objective:
     """loss = sum over terms of weight(step) * term.
 
     Attributes:
-      name: registry name.
+      name: its name in the registry.
       equation: the objective with its weights, for the start-up card and the report.
-      terms: by name, in the order to show.
-      weights: step (int32 scalar) -> float32 weight of each term.
+      terms: {name: term}, in the order to show.
+      weights: step (int32 scalar) -> {term: float32 weight}.
     """
 
     name: str
@@ -133,8 +142,8 @@ class Objective:
         for term, scalar, found in ((t, s, found) for t, x in self.terms.items() for s, found in x.scalars.items()):
             if found != self.scalars[scalar]:
                 raise UserError(
-                    f"objective {self.name!r}: term {term!r} has another start or range for the learned scalar "
-                    f"{scalar!r} than a term beside it: {found} and {self.scalars[scalar]}. Do not mix the two."
+                    f"objective {self.name!r}: term {term!r} has another initial value or range for the learned "
+                    f"scalar {scalar!r} than another term: {found} and {self.scalars[scalar]}. Do not mix the two."
                 )
 
     @property
@@ -144,7 +153,7 @@ class Objective:
 
     @property
     def gathered(self) -> tuple[str, ...]:
-        """Those of `inputs` that some term reads of the whole batch."""
+        """Names among `inputs` of which some term reads all rows of the batch."""
         read = {name for term in self.terms.values() for name in term.inputs if name not in term.local}
         return tuple(name for name in self.inputs if name in read)
 
@@ -154,7 +163,7 @@ class Objective:
         return {name: scalar for term in self.terms.values() for name, scalar in term.scalars.items()}
 
     def initial_state(self) -> dict[str, dict[str, jax.Array]]:
-        """State of the terms that have one, float32 scalars by term and name."""
+        """Initial state {term: {name: float32 scalar}} of the terms that have a state."""
         stateful = {name: term.state for name, term in self.terms.items() if term.state}
         return {name: {key: jnp.float32(value) for key, value in state.items()} for name, state in stateful.items()}
 

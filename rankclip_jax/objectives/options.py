@@ -1,27 +1,41 @@
-"""Numbers among the options of an objective, read with a check of their range."""
+"""Numeric options of objectives, checked and converted to float."""
 
 import math
+
+from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 
 
-def positive(config, option: str) -> float:
+def positive(config: ConfigDict, option: str) -> float:
     """Return the option, a finite number above 0.
 
     Raises:
-      UserError: it is anything else.
+      UserError: any other value.
     """
     if not 0 < config[option] < math.inf:
         raise UserError(f"objective.{option}={config[option]}: it must be a finite number above 0.")
     return float(config[option])
 
 
-def fraction(config, option: str) -> float:
-    """Return the option, a number from 0 to 1.
+def at_least_zero(config: ConfigDict, option: str, maximum: float = math.inf) -> float:
+    """Return the option, a finite number from 0 to `maximum`.
 
     Raises:
-      UserError: it is anything else.
+      UserError: any other value.
     """
-    if not 0 <= config[option] <= 1:
-        raise UserError(f"objective.{option}={config[option]}: it is a share of the batch, from 0 to 1.")
+    if not (0 <= config[option] <= maximum and math.isfinite(config[option])):
+        upper = f"to {maximum:g}" if math.isfinite(maximum) else "up"
+        raise UserError(f"objective.{option}={config[option]}: it must be a finite number from 0 {upper}.")
     return float(config[option])
+
+
+def check_block_rows(block_rows: int) -> int:
+    """Return the option `block_rows`.
+
+    Raises:
+      UserError: it is negative.
+    """
+    if block_rows < 0:
+        raise UserError(f"objective.block_rows={block_rows}: use a number of rows, or 0 to choose by memory.")
+    return block_rows

@@ -1,6 +1,6 @@
-"""SigLIP: every image and text is a yes or no of its own (Zhai et al. 2023, arXiv 2303.15343).
+"""SigLIP: a binary decision for every image-text pair (Zhai et al. 2023, arXiv 2303.15343).
 
-After the released code (big_vision and open_clip).
+Evidence: released code (big_vision and open_clip).
 """
 
 import math
@@ -15,51 +15,56 @@ from rankclip_jax.objectives.options import positive
 from rankclip_jax.objectives.weighting import fixed
 
 DEFAULTS = {
-    "initial_scale": 10.0,  # multiplies cosines at the start
-    "initial_bias": -10.0,  # added to every logit at the start; never clamped
+    "initial_scale": 10.0,  # initial value of exp(logit_scale), which multiplies cosines
+    "initial_bias": -10.0,  # initial value of logit_bias, which is added to every logit; never clamped
     "clamp_scale": False,  # keep the scale in [1, 100] as open_clip does; big_vision does not
 }
 
 
-def build(config, length: RunInfo) -> Objective:
-    """L = -1/B sum_ij log sigmoid(z_ij (s v_i.t_j + b)), z_ij = 1 where i = j and -1 elsewhere.
+def build(config, run: RunInfo) -> Objective:
+    """L = -1/B sum_ij log sigmoid(z_ij (s v_i.t_j + b)), z_ij = 1 if i = j, else -1.
 
-    A sum over all texts and a mean over images; each of the B^2 pairs counts once. s = exp(logit_scale)
-    and the bias b (`logit_bias`) are learned, starting at 10 and -10; no stop-gradient. It is computed as
-    softplus(-z l), which neither overflows nor underflows at any scale. The released code of big_vision
-    adds 1e-8 to the norm of embeddings; ours are normalised in the towers.
+    The loss is a sum over the B texts and a mean over the B images; each of the B^2 pairs counts once. The
+    scale s = exp(logit_scale) and the bias b = logit_bias are learned and start at 10 and -10. Nothing is
+    detached. The code computes softplus(-z l), which neither overflows nor underflows at any scale.
 
-    The start of b is published for large batches. At B pairs one logit in B is a match, a prior of
-    b = -log(B - 1), so for small batches `initial_bias` is worth a search (our reading).
+    Difference from the released code: big_vision adds 1e-8 to the norm of the embeddings; here the towers
+    normalise them.
+
+    The initial b is published for large batches. With B pairs one logit in B is a match, a prior of
+    b = -log(B - 1), so for small batches other values of `initial_bias` are worth a search (our reading).
 
     Args:
       config: `initial_scale`, `initial_bias`, `clamp_scale`.
-      length: not used.
+      run: unused.
 
     Raises:
-      UserError: a scale that is not positive (or, clamped, outside [1, 100]), or a bias that is not finite.
+      UserError: a scale that is not positive (or, if clamped, outside [1, 100]), or a bias that is not finite.
     """
-    del length
-    return Objective("siglip", "L = SigLIP", {"siglip": siglip_term(config)}, fixed({"siglip": 1.0}))
+    return Objective("siglip", "L = SigLIP", {"siglip": siglip_term(config, run)}, fixed({"siglip": 1.0}))
 
 
-def siglip_term(config) -> Term:
-    """The whole loss, with its scalars from `config`. Images are read by their own rows alone, never gathered."""
-    return Term(inputs=INPUTS, local=("image_embeds",), scalars=_scalars(config), row_loss=_rows)
+def siglip_term(config, run: RunInfo) -> Term:
+    """The whole loss, with the learned scalars of `config`. It reads images by block only: they need no gather."""
+    del run
+    return Term(inputs=INPUTS, local=("image_embeds",), scalars=_scalars(config), row_loss=_row_loss)
 
 
-def _rows(block: RowBlock) -> jax.Array:
-    """Sum over the images of the block and all texts of -log sigmoid(z l)."""
+TERMS = {"siglip": siglip_term}
+
+
+def _row_loss(block: RowBlock) -> jax.Array:
+    """Sum of -log sigmoid(z l) over the images of the block and all texts."""
     logits_CB = block.scale * block.cosine(*INPUTS) + block.scalars["logit_bias"]
-    return jnp.sum(jax.nn.softplus(jnp.where(block.own, -logits_CB, logits_CB)))
+    return jnp.sum(jax.nn.softplus(jnp.where(block.diagonal, -logits_CB, logits_CB)))
 
 
 def _scalars(config) -> dict[str, Scalar]:
     scale, bias = positive(config, "initial_scale"), float(config.initial_bias)
     if config.clamp_scale and not 1 <= scale <= 100:
         raise UserError(
-            f"objective.initial_scale={scale:g} is outside 1 to 100, where clamp_scale=True keeps it: "
-            "start inside, or set clamp_scale=False."
+            f"objective.initial_scale={scale:g} is outside the range 1 to 100 of clamp_scale=True: "
+            "use a value inside, or set clamp_scale=False."
         )
     if not math.isfinite(bias):
         raise UserError(f"objective.initial_bias={bias}: it must be a finite number, such as -10.")

@@ -1,13 +1,12 @@
 """SoftCLIP: soft targets from similarity within a modality (Gao et al., AAAI 2024, arXiv 2303.17561).
 
-There is no released code, and we have read the abstract only. What it states: targets softened by
-fine-grained similarity within a modality, and negatives disentangled from the positive, which dominates
-those targets. All else here is our reading: formulas, weights, temperature, and that targets carry no
-gradient.
+This is a reconstruction: it rests on the paper's abstract only. There is no released code, and the text of the
+paper was not available. The abstract states that targets are softened by fine-grained similarity within a modality,
+and that the negatives are disentangled from the positive, which dominates those targets. All else is our reading:
+formulas, weights, temperature, the direction of the KL divergence, and that targets carry no gradient.
 
-One difference is known to be large. The paper takes the similarity from regions of an image and the tags of
-an object detector (our reading); there is no detector here, and the similarity is that of the model's own
-global embeddings.
+One difference is known to be large: the paper computes the similarity from regions of an image and the tags of
+an object detector (our reading). Here it is that of the model's own global embeddings.
 """
 
 import functools
@@ -23,41 +22,43 @@ from rankclip_jax.objectives.options import positive
 from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
 DEFAULTS = {
-    "soft_weight": 1.0,  # of the term with whole targets; 0 drops it
-    "negatives_weight": 1.0,  # of the term without the positive; 0 drops it
-    "target_temperature": 0.07,  # cosines are divided by it in the targets
-    "divergence": "symmetric",  # or "forward": KL(target || prediction) alone
+    "soft_weight": 1.0,  # weight of the term with complete targets; 0 drops it
+    "negatives_weight": 1.0,  # weight of the term without the positive; 0 drops it
+    "target_temperature": 0.07,  # the targets divide cosines by it
+    "divergence": "symmetric",  # or "forward": KL(target || prediction) only
 }
 WEIGHT_OPTIONS = {"soft_targets": "soft_weight", "soft_negatives": "negatives_weight"}
-# As a logit: a share of exactly 0 with a finite logarithm, so that 0 log 0 is 0 and so is its gradient.
-LEFT_OUT = -1e30
+# A logit whose probability is exactly 0 and whose log-probability is finite: 0 log 0 and its gradient are then 0.
+EXCLUDED = -1e30
 
 
-def build(config, length: RunInfo) -> Objective:
+def build(config, run: RunInfo) -> Objective:
     """L = CLIP + soft_weight * soft_targets + negatives_weight * soft_negatives (our reading).
 
-        P_I = softmax(S)                P_T = softmax(S^T)                  rows of S = s V T'
+        P_I = softmax(S)                P_T = softmax(S^T)                  rows of S = s V T', V and T [B, D]
         Q_I = sg softmax(V V' / tau)    Q_T = sg softmax(T T' / tau)
         soft_targets   = 1/2 [KL(Q_I, P_I) + KL(Q_T, P_T)]
-        soft_negatives = the same with entry i of row i left out of P and Q, and rows made to sum to 1
+        soft_negatives = the same, with entry i of row i removed from P and Q, and rows normalised again
 
     KL is a mean over rows of 1/2 [KL(Q || P) + KL(P || Q)] (``divergence="symmetric"``) or of KL(Q || P)
-    (``"forward"``). Softmaxes run over rows of B. The targets Q carry no gradient; P does, and the scale by
-    it. With B = 1 both terms are 0.
+    (``"forward"``). Each softmax is over a row of B. The targets Q carry no gradient (sg); P does, and through
+    it the scale s. For B = 1 both terms are 0.
 
-    Not known from the paper: the weights, tau, whether the targets are mixed with the one-hot ones of
-    CLIP instead of standing beside it, and whether they are detached. The defaults are ours.
+    The formulas rest on the paper's abstract (see the top of this file). Not known from the paper: the weights,
+    tau, whether the targets are mixed with the one-hot targets of CLIP, and whether they are detached. The
+    defaults are ours. A third-party implementation mixes 0.7 one-hot with 0.3 soft targets and uses the
+    forward KL; up to a factor of the whole loss that is ``divergence="forward"``, `soft_weight` 3/17 and
+    `negatives_weight` 5/17 here.
 
     Args:
       config: `soft_weight`, `negatives_weight` (0 drops the term), `target_temperature`,
         `divergence` ("symmetric" | "forward").
-      length: not used.
+      run: unused.
 
     Raises:
-      UserError: a negative weight, no soft term at all, a temperature that is not positive, or an unknown
+      UserError: a negative weight, both soft terms dropped, a temperature that is not positive, or an unknown
         divergence.
     """
-    del length
     soft = read_weights(config, WEIGHT_OPTIONS)
     if not soft:
         raise UserError(
@@ -65,39 +66,44 @@ def build(config, length: RunInfo) -> Objective:
             "raise one of them, or use the objective clip."
         )
     weights = {"clip": 1.0} | soft
-    terms = {"clip": CLIP} | {name: soft_term(name, config) for name in soft}
+    terms = {"clip": CLIP} | {name: TERMS[name](config, run) for name in soft}
     equation = f"{weighted_sum(weights)}, {config.divergence} KL, targets at temperature {config.target_temperature:g}"
     return Objective("softclip", equation, terms, fixed(weights))
 
 
-def soft_term(name: str, config) -> Term:
+def soft_term(name: str, config, run: RunInfo) -> Term:
     """Both directions of the divergence between targets and predictions.
 
     Args:
       name: "soft_targets" | "soft_negatives".
       config: `target_temperature`, `divergence`.
+      run: unused.
 
     Raises:
       UserError: an option out of range.
     """
+    del run
     divergence = lookup(DIVERGENCES, config.divergence, "objective.divergence")
     temperature = positive(config, "target_temperature")
-    rows = functools.partial(_rows, divergence, temperature, name == "soft_negatives")
-    return Term(inputs=INPUTS, scalars={"logit_scale": LOGIT_SCALE}, row_loss=rows)
+    row_loss = functools.partial(_row_loss, divergence, temperature, name == "soft_negatives")
+    return Term(inputs=INPUTS, scalars={"logit_scale": LOGIT_SCALE}, row_loss=row_loss)
 
 
-def _rows(divergence, temperature, negatives_only, block: RowBlock) -> jax.Array:
-    """Sum over the rows of the block of 1/2 [KL(Q_I, P_I) + KL(Q_T, P_T)]."""
+TERMS = {name: functools.partial(soft_term, name) for name in WEIGHT_OPTIONS}
 
-    def log_shares(logits_CB):
+
+def _row_loss(divergence, temperature, negatives_only, block: RowBlock) -> jax.Array:
+    """Sum of 1/2 [KL(Q_I, P_I) + KL(Q_T, P_T)] over the rows of the block."""
+
+    def log_probabilities(logits_CB):
         if negatives_only:
-            logits_CB = jnp.where(block.own, LEFT_OUT, logits_CB)
+            logits_CB = jnp.where(block.diagonal, EXCLUDED, logits_CB)
         return jax.nn.log_softmax(logits_CB, axis=1)
 
     total = 0.0
     for a, b in (INPUTS, INPUTS[::-1]):
-        log_q_CB = log_shares(lax.stop_gradient(block.cosine(a, a)) / temperature)
-        total += 0.5 * jnp.sum(divergence(log_q_CB, log_shares(block.scale * block.cosine(a, b))))
+        log_q_CB = log_probabilities(lax.stop_gradient(block.cosine(a, a)) / temperature)
+        total += 0.5 * jnp.sum(divergence(log_q_CB, log_probabilities(block.scale * block.cosine(a, b))))
     return total
 
 

@@ -1,6 +1,6 @@
-"""Row-wise ordering of similarities: the one function behind which each backend sorts its own way.
+"""Row-wise ordering of similarities, with the sort that is fastest on each platform.
 
-Letters: C rows of a block, B columns (the global batch).
+Letters: C rows of a block, B columns (rows of the global batch).
 """
 
 import jax
@@ -9,18 +9,18 @@ from jax import lax
 
 
 def row_order(reference_CB: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Order each row ascending, equal values by column.
+    """Order each row ascending, and equal values by column.
 
     Args:
-      reference_CB: float32 or float64 [C, B]. +0 and -0 are equal; NaN sorts outside all numbers.
+      reference_CB: float32 or float64 [C, B]. +0 and -0 are equal. NaN sorts below or above all numbers, by its sign.
 
     Returns:
       order_CB: int32 [C, B], the columns of each row from its lowest value to its highest.
       ends_tie_CB: bool [C, B], True at the last sorted position of each group of equal values.
 
-    XLA's CPU sort is fast for a single integer operand only, so there the order-preserving bits of
-    the float and its column are packed into one int64: exact, stable, and 3-4 x faster than sorting
-    floats with an index. Accelerators sort two operands well and do 64-bit integers slowly.
+    XLA's CPU sort is fast for a single integer operand only. On CPUs the order-preserving bits of the
+    float and its column are therefore packed into one int64: exact, stable, and 3-4 x faster than sorting
+    floats with an index. Accelerators sort two operands fast, and 64-bit integers slowly.
     """
     keys_CB = _ordered_bits(reference_CB)
     if keys_CB.dtype == jnp.int64:
@@ -34,7 +34,7 @@ def _ordered_bits(x: jax.Array) -> jax.Array:
         jnp.dtype("float32"): (jnp.int32, 0x7FFFFFFF),
         jnp.dtype("float64"): (jnp.int64, 0x7FFFFFFFFFFFFFFF),
     }[x.dtype]
-    # -0 becomes +0. (`x + 0.0` would say it shorter, but XLA simplifies it away.)
+    # Map -0 to +0. XLA would simplify the shorter `x + 0.0` away.
     bits = lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), integer)
     return jnp.where(bits < 0, bits ^ mantissa_and_exponent, bits)
 

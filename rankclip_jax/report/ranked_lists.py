@@ -9,7 +9,7 @@ import numpy as np
 
 from rankclip_jax.evals.embeddings import paired_rows
 from rankclip_jax.evals.rank_correlation import kendall_tau
-from rankclip_jax.evals.similarity import score_rows
+from rankclip_jax.evals.similarity import Scores
 from rankclip_jax.report.galleries import Tile, tile
 from rankclip_jax.report.neighbours import Neighbours
 
@@ -86,7 +86,7 @@ def _lists(near: Neighbours, images, texts, drawn) -> tuple[np.ndarray, np.ndarr
     """Return the drawn anchors' similarities to all P images and to all P texts."""
     v, t = near.shown.image_embeds[images], near.shown.text_embeds[texts]
     every = slice(0, len(drawn))
-    return score_rows(v[drawn], v)(every), score_rows(t[drawn], t)(every)
+    return Scores(v[drawn], v).rows(every), Scores(t[drawn], t).rows(every)
 
 
 def _order(scores: np.ndarray, anchor: int) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""Weights of other libraries: import, export, and comparison with what those libraries compute.
+"""Weights of other libraries: import, export, and comparison with the other library's results.
 
-`formats` holds the readers and writers; `folder` keeps imported weights in the form of a run; `export`, `check` and
-`model_card` serve the commands.
+`formats` holds the readers and writers; `folder` stores imported weights like a run; `export`, `check`, `reference` and
+`model_card` implement the commands.
 """

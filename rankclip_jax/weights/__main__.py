@@ -1,12 +1,12 @@
-"""Weights in and out of other libraries.
+"""Import weights of other libraries, export weights for them, and compare results with them.
 
     python -m rankclip_jax.weights import SOURCE --out=DIR [--config=FILE.json] [--activation=quick_gelu|gelu]
     python -m rankclip_jax.weights export RUN --format=hf|open_clip --out=DIR [--step=best|N]
     python -m rankclip_jax.weights check SOURCE [--against=RUN] [--step=best|N] [--images=32]
 
-SOURCE is a weights file or folder of OpenAI, open_clip or transformers, or a hub id; RUN a run or an imported
-folder. `check` opens SOURCE in the other library (which needs torch) and compares embeddings and logits on real
-images; it ends with exit code 2 where they differ. See docs/weights.md.
+SOURCE is a weights file or a folder of OpenAI, open_clip or transformers, or a hub id. RUN is a run folder or an
+imported folder. `check` opens SOURCE in the other library (this needs torch), and compares embeddings and logits on
+real images. Its exit code is 2 if they differ. See docs/weights.md.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,11 @@ def _import(source: str) -> None:
     check_new(out)
     model = read_source(source, given.config or "", given.activation)
     write_imported(model, out)
-    counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.params).items())
+    counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.weights.params).items())
     image, text = model.config.image, model.config.text
-    print(f"{source}: {model.format}, {image.tower} {image.image_size} px and text of {text.context_length} tokens")
-    print(f"parameters: {counts}; every tensor has its place")
-    for note in model.notes:
-        print(f"note: {note}")
-    print(f"written to {out}; python -m rankclip_jax.evaluate {out} --config=configs/emoji.py evaluates it")
+    print(f"{source}: {model.format}, {image.tower} for {image.image_size} px, texts of {text.context_length} tokens")
+    print(f"parameters: {counts}; every tensor was used")
+    print(f"written to {out}; evaluate it: python -m rankclip_jax.evaluate {out} --config=configs/emoji.py")
 
 
 def _export(source: str) -> None:
@@ -43,7 +41,7 @@ def _export(source: str) -> None:
     name, out = _needed("format", "hf", source), _needed("out", "DIR", source)
     for line in export(source, name, out, given.step):
         print(f"note: {line}")
-    print(f"written to {out}; python -m rankclip_jax.weights check {out} --against={source} compares the two")
+    print(f"written to {out}; check it: python -m rankclip_jax.weights check {out} --against={source}")
 
 
 def _check(source: str) -> None:
@@ -54,7 +52,7 @@ def _check(source: str) -> None:
     print(table(rows))
     wrong = [row.what for row in rows if not row.holds]
     if wrong:
-        raise UserError(f"{source} is not the same in the other library: {', '.join(wrong)} differ, see the table.")
+        raise UserError(f"the other library computes something else from {source}: {', '.join(wrong)}; see the table.")
 
 
 COMMANDS: dict[str, Callable[[str], None]] = {"import": _import, "export": _export, "check": _check}
@@ -69,15 +67,13 @@ def _needed(flag: str, example: str, source: str) -> str:
 
 def define_flags() -> None:
     """Define the flags of all three commands."""
-    flags.DEFINE_string("out", None, "import, export: the folder to make; it must not exist")
+    flags.DEFINE_string("out", None, "import, export: the folder to create; it must not exist")
     flags.DEFINE_string("format", None, "export: hf (transformers) or open_clip")
-    flags.DEFINE_string(
-        "step", None, "export, check: which checkpoint of a run: a step, or best; the newest if not given"
-    )
-    flags.DEFINE_string("config", None, "import: open_clip's JSON, for a state dict that does not tell all")
+    flags.DEFINE_string("step", None, "export, check: checkpoint of the run: a step, or best; default: the newest")
+    flags.DEFINE_string("config", None, "import: open_clip's JSON config, for a state dict without one")
     flags.DEFINE_string("activation", "", "import: quick_gelu or gelu, for a state dict without config")
-    flags.DEFINE_string("against", "", "check: the run that was exported; SOURCE itself, imported, if not given")
-    flags.DEFINE_integer("images", 32, "check: on how many images and names")
+    flags.DEFINE_string("against", "", "check: the run that SOURCE was exported from; default: SOURCE itself, imported")
+    flags.DEFINE_integer("images", 32, "check: number of images and texts to compare")
 
 
 def main(argv: list[str]) -> None:

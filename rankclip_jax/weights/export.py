@@ -1,4 +1,4 @@
-"""A run's weights in the form that other libraries open, with its tokenizer, preprocessing and results."""
+"""Write weights as a folder that another library opens, with tokenizer, preprocessing and results."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.folder import check_new, new_folder
-from rankclip_jax.weights.formats import huggingface_export, openai_export
+from rankclip_jax.weights.formats import huggingface_export, open_clip_export
 from rankclip_jax.weights.model_card import model_card
 
 
@@ -19,67 +19,67 @@ class Format(NamedTuple):
     """How a format is written.
 
     Attributes:
-      library: whose it is.
+      library: the library that opens it.
       weights: name of the file with the tensors.
-      tensors: (model) -> state dict and what it leaves out, a line each; refuses what it cannot hold.
-      write: (model, folder) writes config, tokenizer and preprocessing.
-      usage: (name of the folder) -> code that opens it, for the card.
+      tensors: (model) -> state dict, and notes on what it omits; raises UserError if the format cannot hold the model.
+      write: (model, folder, name of the folder) writes config, tokenizer and preprocessing.
+      usage: (model, name of the folder) -> Python code that opens it, for the model card.
     """
 
     library: str
     weights: str
     tensors: Callable[[Model], tuple[Mapping[str, np.ndarray], list[str]]]
-    write: Callable[[Model, Path], None]
+    write: Callable[[Model, Path, str], None]
     usage: Callable[[Model, str], str]
 
 
 FORMATS = {
     "hf": Format(
-        "transformers",
-        "model.safetensors",
-        huggingface_export.tensors,
-        huggingface_export.write_files,
-        huggingface_export.usage,
+        library="transformers",
+        weights="model.safetensors",
+        tensors=huggingface_export.tensors,
+        write=huggingface_export.write_files,
+        usage=huggingface_export.usage,
     ),
     "open_clip": Format(
-        "open_clip",
-        "open_clip_pytorch_model.safetensors",
-        openai_export.tensors,
-        openai_export.write_files,
-        openai_export.usage,
+        library="open_clip",
+        weights="open_clip_pytorch_model.safetensors",
+        tensors=open_clip_export.tensors,
+        write=open_clip_export.write_files,
+        usage=open_clip_export.usage,
     ),
 }
 
 
-def export(run: str | Path, name: str, out: str | Path, step: int | str | None = None) -> list[str]:
-    """Write weights as another library's folder, whole or not at all.
+def export(source: str | Path, name: str, out: str | Path, step: int | str | None = None) -> list[str]:
+    """Write weights in the format of another library. After an error nothing is left behind.
 
     Args:
-      run: what `loading.load` reads.
+      source: a run or other weights, anything that `rankclip_jax.load` reads.
       name: a key of `FORMATS`.
-      out: the folder to make; it must not exist.
-      step: of a run a step number, "best", or None for the newest.
+      out: the folder to create; it must not exist.
+      step: for a run: a step number, "best", or None for the newest.
 
     Returns:
-      what the format does not hold, a line each.
+      notes on what the format cannot hold, one line each.
 
     Raises:
-      UserError: the format has no place for these towers, or `out` exists.
+      UserError: the format cannot hold these towers, or `out` exists.
     """
     fmt = lookup(FORMATS, name, "format")
     check_new(out)
-    model = read_model(run, step)
-    if model.config.get("embeds", "") == "distribution":
-        raise UserError(f"{run} encodes to distributions over prototypes, and {fmt.library} has no such model.")
-    tensors, left_out = fmt.tensors(model)
-    left_out += [
-        f"{side} (distribution head) is left out: {fmt.library} has no place for it"
+    model = read_model(source, step)
+    if model.config.embeds == "distribution":
+        raise UserError(f"{source} encodes to distributions over prototypes, and {fmt.library} has no such model.")
+    tensors, omitted = fmt.tensors(model)
+    omitted += [
+        f"{side} (distribution head) is left out: {fmt.library} has no such head"
         for side in ("image_head", "text_head")
-        if side in model.params["towers"]
+        if side in model.weights.params["towers"]
     ]
     with new_folder(out) as folder:
         save_file(dict(tensors), folder / fmt.weights, metadata={"format": "pt"})
-        fmt.write(model, folder)
+        fmt.write(model, folder, Path(out).name)
         usage = fmt.usage(model, Path(out).name)
-        (folder / "README.md").write_text(model_card(model, fmt.library, usage, left_out), encoding="utf-8")
-    return left_out
+        (folder / "README.md").write_text(model_card(model, fmt.library, usage, omitted), encoding="utf-8")
+    return omitted

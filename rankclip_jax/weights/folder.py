@@ -1,7 +1,7 @@
-"""Folders that are there whole or not at all, and the one that imported weights are kept in.
+"""Folders that appear complete or not at all, and the folder format of imported weights.
 
-An imported folder has the form of a run's: ``config.json``, ``tokenizer/`` and a checkpoint of step 0 with
-parameters only. So there is one way of reading weights, with its digests.
+An imported folder has the format of a run: ``config.json``, ``tokenizer/`` and a checkpoint of step 0 that holds only
+parameters. So both are read by the same code, with the same digests.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
 
 @contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` at the end, or nothing after an error.
+    """A temporary folder that becomes `out` at the end of the block, or is removed after an error.
 
     Raises:
-      UserError: `out` exists, or cannot be made.
+      UserError: `out` exists, or cannot be created.
     """
     folder = check_new(out)
     with ExitStack() as stack:
@@ -36,7 +36,11 @@ def new_folder(out: str | Path) -> Iterator[Path]:
 
 
 def check_new(out: str | Path) -> Path:
-    """The absolute path of a folder that is yet to be made; refused now rather than after all weights are read."""
+    """The absolute path of a folder to create.
+
+    Raises:
+      UserError: it exists. Callers check this before they read the weights.
+    """
     folder = Path(out).expanduser().absolute()
     if folder.exists():
         raise UserError(f"--out={out} exists already and is never overwritten: choose another, or move it away.")
@@ -44,18 +48,18 @@ def check_new(out: str | Path) -> Path:
 
 
 def write_imported(model: Model, out: str | Path) -> None:
-    """Keep foreign weights as a folder that `load`, evaluation and `config.init_from` take.
+    """Write foreign weights as a folder that `load`, `evaluate` and `config.init_from` read.
 
     Raises:
-      UserError: `out` exists, or there is no room.
+      UserError: `out` exists, or the disk is full.
     """
-    imported = {"from": model.origin, "format": model.format, "notes": list(model.notes)}
+    imported = {"from": model.origin, "format": model.format}
     name = "clip" if model.tokenizer.is_clip_vocabulary else "from_weights"
     config = {"model": model.config.to_dict(), "tokenizer": {"name": name, "vocab_size": model.tokenizer.vocab_size}}
     with new_folder(out) as folder:
         checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=1)
-        checkpoints.save(0, {"params": model.params, "model_state": model.model_state})
+        checkpoints.save(0, model.weights._asdict())
         checkpoints.close()
         model.tokenizer.save(folder / TOKENIZER)
-        counts = tower_counts(model.params)
+        counts = tower_counts(model.weights.params)
         save_run_config(str(folder), ConfigDict(config), data={}, devices={}, params=counts, imported=imported)

@@ -97,7 +97,7 @@ def test_one_device_to_eight_and_eight_to_one(tmp_path):
     restored = Checkpoints(tmp_path / "eight").restore(abstract(make_state()))
     assert tree_digests(restored.state) == tree_digests(make_state(5))
     model, _ = load_model(tmp_path / "eight")
-    assert tree_digests(model["params"]) == tree_digests(make_state(5)["params"])
+    assert tree_digests(model.params) == tree_digests(make_state(5)["params"])
 
 
 DAMAGE = {
@@ -210,7 +210,7 @@ def test_buffers_may_be_donated_at_once(tmp_path):
     for _ in range(20):
         state = advance(state)
     checkpoints.close()
-    np.testing.assert_array_equal(load_model(tmp_path)[0]["params"]["w"], 1.0)
+    np.testing.assert_array_equal(load_model(tmp_path)[0].params["w"], 1.0)
 
 
 def test_load_model_passes_over_damage_and_writes_nothing(tmp_path, capfd):
@@ -218,8 +218,8 @@ def test_load_model_passes_over_damage_and_writes_nothing(tmp_path, capfd):
     flip(biggest_file(tmp_path / "3" / "state"))
     model, meta = load_model(tmp_path)
     assert meta == {"data": {"next_index": 2}, "step": 2}
-    assert isinstance(model["params"]["tower"]["w"], np.ndarray) and model["params"]["tower"]["b"].dtype == jnp.bfloat16
-    assert tree_digests(model["params"]) == tree_digests(make_state(2)["params"])
+    assert isinstance(model.params["tower"]["w"], np.ndarray) and model.params["tower"]["b"].dtype == jnp.bfloat16
+    assert tree_digests(model.params) == tree_digests(make_state(2)["params"])
     assert "passed over: 3:" in capfd.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
     assert load_model(tmp_path, 1)[1]["step"] == 1

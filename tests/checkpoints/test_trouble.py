@@ -38,7 +38,7 @@ def test_a_full_disk_is_one_line_and_harms_no_earlier_step(tmp_path):
     assert "earlier checkpoints are intact" in err
     model, meta = load_model(tmp_path)
     assert meta["step"] == 1
-    np.testing.assert_array_equal(model["params"]["w"], jnp.sin(jnp.arange(1_000_000.0)))
+    np.testing.assert_array_equal(model.params["w"], jnp.sin(jnp.arange(1_000_000.0)))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, {"params": {"w": jnp.ones(3)}})
     checkpoints.close()
@@ -115,4 +115,4 @@ def test_processes_agree_if_only_one_of_them_notices_the_damage(tmp_path):
     assert (tmp_path / "3.damaged").exists() and steps_in(tmp_path) == [2, 3, 4]
     assert sum(err.count("is damaged") for _, _, err in second) == 1
     model, _ = load_model(tmp_path, 2)  # and one process reads what two wrote
-    assert tree_digests(model["params"]["w"]) == [expected]
+    assert tree_digests(model.params["w"]) == [expected]

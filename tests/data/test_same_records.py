@@ -1,18 +1,16 @@
-"""The same pairs from files of any format are the same run: batches, parameters, resume, any number of processes."""
-
-from types import SimpleNamespace
+"""The same pairs in any format give the same run: batches, parameters, resume, any number of processes."""
 
 import jax
 import numpy as np
 import pytest
 
 from configs import emoji
-from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.parallel.mesh import make_mesh, put_batch
 from rankclip_jax.training import setup
 from rankclip_jax.training.step import create_state, make_init
 from tests.support import pair_files
+from tests.support.loaders import make_loader
 from tests.support.pair_files import write_all
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "coco", "huggingface", "arrayrecord", "webdataset")
@@ -20,26 +18,27 @@ BATCH = 8
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def locations(tmp_path_factory):
     folder = tmp_path_factory.mktemp("same")
-    locations = write_all(folder)
-    assert set(locations) == set(FORMATS)
-    return {name: (str(folder), location) for name, location in locations.items()}
+    written = write_all(folder)
+    assert set(written) == set(FORMATS)
+    return {name: (str(folder), location) for name, location in written.items()}
 
 
-def config_of(places, name):
+def config_of(locations, name):
     config = emoji.get_config("mu,clip")
     config.batch_size, config.duration, config.eval.report_split = BATCH, "4 steps", ""
     config.model.image.layers = config.model.text.layers = 1  # half of the compilation
-    config.data.name, (config.data.root, config.data.train) = name, places[name]
+    config.data.name, (config.data.root, config.data.train) = name, locations[name]
     config.data.val_pairs, config.data.train_limit = 3, 19
     config.data.augment = "random_resized_crop|flip|color_jitter"
     return config
 
 
 def batches(source, tokenizer, steps, **options):
-    options = {"batch_size": BATCH, "seed": 1, "image_size": 16, "augment": "random_resized_crop|flip"} | options
-    with Loader(source, tokenizer, **options) as loader:
+    keys = ("images", "tokens", "index")
+    defaults = {"batch_size": BATCH, "seed": 1, "image_size": 16, "augment": "random_resized_crop|flip", "keys": keys}
+    with make_loader(source, tokenizer, **(defaults | options)) as loader:
         return [next(loader) for _ in range(steps)]
 
 
@@ -52,20 +51,20 @@ def assert_same(left, right):
 
 
 @pytest.fixture(scope="module")
-def parts(places):
-    """What setup builds of each format."""
-    return {name: setup.build(config_of(places, name)) for name in FORMATS}
+def parts(locations):
+    """The setup of a run on each format."""
+    return {name: setup.build(config_of(locations, name)) for name in FORMATS}
 
 
 @pytest.fixture(scope="module")
 def straight(parts):
-    """Nine steps from the csv table, which are four epochs and a half."""
+    """Nine steps on the csv table, which are four and a half epochs."""
     return batches(parts["csv"].dataset.train, parts["csv"].tokenizer, 9)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_batches_and_resume_and_processes(parts, straight, name):
-    """From the start; from a step in the middle of an epoch; by 2 processes, then 4, then 1 again."""
+    """From the start; from the middle of an epoch; with 2 processes, then 4, then 1."""
     source, tokenizer = parts[name].dataset.train, parts["csv"].tokenizer
     assert len(source) == 19
     resumed_at = {name: 1 + 2 * number % 7 for number, name in enumerate(FORMATS)}[name]
@@ -84,7 +83,7 @@ def test_batches_and_resume_and_processes(parts, straight, name):
 
 
 def test_parameters_are_the_same_bits(parts):
-    """One compiled step, and the tokenizer that each format trains on its own captions."""
+    """With one compiled step, and a tokenizer trained on the captions of each format."""
     first = parts["csv"]
     mesh = make_mesh(jax.devices()[:1])
     state = create_state(make_init(first.towers, first.objective, first.optimizer, 0.0), jax.random.key(0), mesh)
@@ -108,9 +107,9 @@ def test_parameters_are_the_same_bits(parts):
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "coco"])
 @pytest.mark.parametrize("text", ["", " \n", "nan"])
 def test_a_missing_caption_is_a_bad_record_in_every_format(tmp_path, monkeypatch, name, text):
-    """Of COCO it is an image without captions, which is left out."""
+    """Not in COCO: there it is an image without captions, which is left out."""
     monkeypatch.setattr(pair_files, "caption", lambda number: text if number == 5 else f"number {number}")
-    source = SOURCES[name](SimpleNamespace(name=name, root=str(tmp_path), train=write_all(tmp_path)[name])).train
+    source = pair_files.load(name, tmp_path, train=write_all(tmp_path)[name]).train
     assert len(source) == pair_files.COUNT and source.captions(6) == ("number 6",)
     with pytest.raises(ValueError, match="the caption is missing or empty"):
         source.captions(5)
@@ -125,5 +124,5 @@ def test_held_out_pairs_are_the_same(parts):
 
 
 def test_all_formats_of_files_are_here():
-    """Those of folders and of prepared data sets have tests of their own."""
+    """Formats of folders and of prepared data sets have their own tests."""
     assert set(SOURCES) - set(FORMATS) == {"emoji", "image_folder", "tfds"}

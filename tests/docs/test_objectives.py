@@ -1,15 +1,16 @@
-"""The worked example of docs/objectives.md, run as it is printed, and the names in its table."""
+"""docs/objectives.md: its example runs as printed, and its tables name every objective, option and schedule."""
 
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from rankclip_jax.objectives import OBJECTIVES, RunInfo
+from rankclip_jax.objectives import OBJECTIVES, Recipe, RunInfo, build_objective, objective_config, rank
 from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.schedules import WEIGHT_SCHEDULES
+from tests.support.objective_checks import unit
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "objectives.md").read_text()
@@ -33,11 +34,12 @@ def brute_force(image, text, margin):
     return total / len(image)
 
 
-def test_the_worked_example_computes_what_it_says():
+def test_the_worked_example_computes_what_it_says(monkeypatch):
     module = example()
-    objective = module["build"](ConfigDict(module["DEFAULTS"]), RunInfo(10, 5))
+    monkeypatch.setitem(OBJECTIVES, "hinge", Recipe(module["build"], module["DEFAULTS"]))
+    objective = build_objective(objective_config("hinge"), RunInfo(10, 5))
     rng = np.random.default_rng(0)
-    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.standard_normal((2, 12, 4)))
+    image, text = (unit(x) for x in rng.standard_normal((2, 12, 4)))
     embeds = {"image_embeds": jnp.float32(image), "text_embeds": jnp.float32(text)}
     for block_rows in (0, 3):
         compute = jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
@@ -47,6 +49,12 @@ def test_the_worked_example_computes_what_it_says():
         assert np.abs(result.d_embeds["image_embeds"]).max() > 0
 
 
-def test_the_table_names_every_objective():
+def test_the_tables_name_everything():
     named = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in TEXT.splitlines() if line[:3] == "| `")))
-    assert set(OBJECTIVES) <= named
+    assert set(OBJECTIVES) | set(rank.DEFAULTS) | set(WEIGHT_SCHEDULES) <= named
+
+
+def test_the_printed_sum_of_terms_can_be_built():
+    config = objective_config("clip")
+    config.extra = re.search(r'objective.extra="(.*?)"', TEXT)[1]
+    assert len(build_objective(config, RunInfo(10, 5)).terms) == 4

@@ -1,4 +1,4 @@
-"""Splits whose images are decoded as they are encoded: memory, threads, processes, what is left in the run folder."""
+"""Splits with lazily decoded images: memory, threads, processes, and the files in the run folder."""
 
 import io
 import json
@@ -10,13 +10,15 @@ import optax
 import pytest
 from PIL import Image
 
+from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.images.transforms import resize_and_crop
-from rankclip_jax.data.records import Dataset, EvalSplit
+from rankclip_jax.data.pairs import PairSource
+from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.evals.embeddings import SplitEmbeddings
+from rankclip_jax.evals.evaluate_dataset import evaluate_splits, shown_split
 from rankclip_jax.evals.results import write_embeddings
-from rankclip_jax.evals.run import evaluate_splits, shown_split
 from rankclip_jax.evals.split import metric_names
 from rankclip_jax.inference.encoder import AHEAD, Encoder
 from rankclip_jax.models.presets import get_preset
@@ -29,8 +31,8 @@ from tests.support import processes
 from tests.support.pair_files import jpeg
 
 
-class Pairs:
-    """Images of many sizes; those in `bad` are broken. Notes which were read, and how many were held at once."""
+class Pairs(PairSource):
+    """Images of many sizes; those in `bad` are broken. Records which images were read."""
 
     def __init__(self, count=40, bad=()):
         self.count, self.bad, self.reads, self.lock = count, bad, [], threading.Lock()
@@ -51,8 +53,8 @@ class Pairs:
 
 
 def split_of(pairs, name="test"):
-    numbers = np.arange(len(pairs))
-    return EvalSplit(name, LazyImages(pairs), numbers, tuple(f"caption {i}" for i in numbers), numbers)
+    ids = np.arange(len(pairs))
+    return EvalSplit(name, LazyImages(pairs), ids, tuple(f"caption {i}" for i in ids), ids)
 
 
 def make_encoder(devices, batch_size=16):
@@ -62,7 +64,7 @@ def make_encoder(devices, batch_size=16):
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
     objective = build_objective(objective_config("clip"), RunInfo(20, 5))
     params = jax.jit(make_init(towers, objective, optax.identity()))(jax.random.key(0))["params"]
-    return Encoder(towers, params, tokenizer, make_mesh(devices), batch_size)
+    return Encoder(towers, Weights(params, {}), tokenizer, make_mesh(devices), batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +73,10 @@ def encoder():
 
 
 def dataset_of(*splits):
-    return Dataset("some", None, {split.name: split for split in splits}, "digest", {})
+    return Dataset("some", RecordSource(), {split.name: split for split in splits}, "digest", {})
 
 
-def test_embeddings_are_those_of_the_images_in_memory(encoder):
+def test_embeddings_equal_those_of_images_in_memory(encoder):
     pairs = Pairs()
     images = [np.asarray(Image.open(io.BytesIO(jpeg(i)))) for i in range(40)]
     fitted = np.stack([resize_and_crop(image, encoder.image_size) for image in images])
@@ -84,8 +86,8 @@ def test_embeddings_are_those_of_the_images_in_memory(encoder):
     np.testing.assert_array_equal(encoder.encode_image(LazyImages(pairs)[[7, 3]]), expected[[7, 3]])
 
 
-def test_a_few_batches_are_in_memory(encoder, monkeypatch):
-    """When a batch is read, all but the last two before it have come back."""
+def test_only_a_few_batches_are_in_memory(encoder, monkeypatch):
+    """When a batch is encoded, at most two earlier batches have no result yet."""
     pairs, finished, behind = Pairs(160), [], []
     encode, asarray = encoder._image, np.asarray
 
@@ -111,7 +113,7 @@ def test_metric_names_read_no_image():
 
 
 def test_unreadable_images_are_counted(encoder, caplog):
-    """Every time, though they are warned of once; none is no metric."""
+    """They are counted in every evaluation, and logged once. Without unreadable images there is no such metric."""
     dataset = dataset_of(split_of(Pairs(bad=(3, 20)), "val"), split_of(Pairs(), "test"))
     for _ in range(2):
         metrics, embeds = evaluate_splits(encoder, dataset, ("val", "test"), ("retrieval",))
@@ -121,7 +123,7 @@ def test_unreadable_images_are_counted(encoder, caplog):
     np.testing.assert_allclose(embeds["val"].image_embeds[[3, 20]], np.repeat(white, 2, 0), atol=1e-6)
 
 
-def test_thumbnails_of_images_of_many_sizes(tmp_path):
+def test_thumbnails_of_images_of_different_sizes(tmp_path):
     pairs = Pairs(30, bad=(4,))
     embeds = np.eye(30, 8, dtype=np.float32) + 0.1
     write_embeddings(tmp_path, SplitEmbeddings(embeds, embeds), split_of(pairs), max_kept=10)
@@ -129,17 +131,15 @@ def test_thumbnails_of_images_of_many_sizes(tmp_path):
     with np.load(tmp_path / "embeddings.npz") as kept:
         assert kept["cell"].tolist() == [64, 64] and len(kept["texts"]) == 10
         sheet = np.asarray(Image.open(io.BytesIO(kept["sheet"].tobytes())))
-        for place, number in enumerate(kept["image_ids"]):
-            row, column = divmod(place, int(kept["columns"]))
+        for position, index in enumerate(kept["image_ids"]):
+            row, column = divmod(position, int(kept["columns"]))
             cell = sheet[64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
-            image = (
-                np.full((8, 8, 3), 255, np.uint8) if number == 4 else np.asarray(Image.open(io.BytesIO(jpeg(number))))
-            )
+            image = np.full((8, 8, 3), 255, np.uint8) if index == 4 else np.asarray(Image.open(io.BytesIO(jpeg(index))))
             assert np.abs(cell.astype(int) - resize_and_crop(image, 64)).mean() < 20
     assert read_run(tmp_path).shown.split == "test"
 
 
-def test_the_shown_split():
+def test_the_split_that_the_report_shows():
     first, last = split_of(Pairs(), "val"), split_of(Pairs(), "test")
     assert shown_split(dataset_of(first, last), "") is last and shown_split(dataset_of(first, last), "val") is first
     assert shown_split(dataset_of(), "") is None
@@ -161,8 +161,8 @@ cli.run(main)
 """
 
 
-@pytest.mark.slow  # what they do together is in test_distributed
-def test_two_processes_read_a_half_each_and_agree(encoder):
+@pytest.mark.slow  # tests/parallel/test_processes.py covers what the processes do together
+def test_two_processes_read_half_of_the_images_each_and_agree(encoder):
     expected, _ = evaluate_splits(encoder, dataset_of(split_of(Pairs(bad=(3, 12, 39)))), ("test",), ("retrieval",))
     results = processes.run_together(TOGETHER, count=2)
     assert [code for code, _, _ in results] == [0, 0], results

@@ -1,4 +1,4 @@
-"""The probe's classifier: NumPy step by step, scikit-learn, what must not be learned, and accuracies by hand."""
+"""The probe's classifier against NumPy step by step and scikit-learn; chance level; accuracies by hand."""
 
 import jax
 import numpy as np
@@ -10,18 +10,18 @@ from rankclip_jax.evals.linear_probe import (
     DEFAULTS,
     accuracies,
     checked_options,
-    commonest_class,
     epoch_order,
     fit,
-    initial,
+    init_params,
     logits_of,
+    majority_class,
 )
 
 CLASSES, WIDTH = 5, 12
 
 
 def clusters(count, spread, seed=0):
-    """Features around one centre for each class."""
+    """Features around one centre per class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, count)
     centres = 3 * np.random.default_rng(99).normal(size=(CLASSES, WIDTH))
@@ -34,15 +34,15 @@ def softmax(logits):
 
 
 def adamw_by_hand(features, labels, options):
-    """torch.optim.AdamW's update as its documentation writes it, in float64; starts and orders are the probe's."""
+    """torch.optim.AdamW's update as documented, in float64; initial values and orders are the probe's."""
     init, shuffle = jax.random.split(jax.random.key(options["seed"]))
-    params = {k: np.float64(v) for k, v in initial(init, WIDTH, CLASSES).items()}
+    params = {k: np.float64(v) for k, v in init_params(init, WIDTH, CLASSES).items()}
     first, second = ({k: np.zeros_like(v) for k, v in params.items()} for _ in range(2))
     size = options["batch_size"]
     batches = -(-len(labels) // size)
     for t in range(options["epochs"] * batches):
-        epoch, place = divmod(t, batches)
-        rows = np.asarray(epoch_order(shuffle, epoch, len(labels)))[place * size : (place + 1) * size]
+        epoch, batch = divmod(t, batches)
+        rows = np.asarray(epoch_order(shuffle, epoch, len(labels)))[batch * size : (batch + 1) * size]
         x = np.float64(features[rows])
         error = softmax(x @ params["kernel"] + params["bias"]) - np.eye(CLASSES)[labels[rows]]
         grads = {"kernel": x.T @ error / len(rows), "bias": error.mean(axis=0)}
@@ -55,8 +55,8 @@ def adamw_by_hand(features, labels, options):
     return params
 
 
-@pytest.mark.parametrize("count, batch_size", [(40, 8), (43, 8), (5, 8)])  # whole batches, a partial one, only that
-def test_every_step_is_that_of_the_protocol(count, batch_size):
+@pytest.mark.parametrize("count, batch_size", [(40, 8), (43, 8), (5, 8)])  # full batches, one partial, only a partial
+def test_every_step_follows_the_protocol(count, batch_size):
     features, labels = clusters(count, 2.0)
     options = DEFAULTS | {"epochs": 3, "batch_size": batch_size, "weight_decay": 0.3, "seed": 4}
     found, expected = fit(features, labels, CLASSES, options), adamw_by_hand(features, labels, options)
@@ -68,8 +68,8 @@ def test_the_protocol():
     assert DEFAULTS == {"epochs": 32, "batch_size": 128, "learning_rate": 0.005, "weight_decay": 0.01, "seed": 0}
 
 
-def test_the_layer_starts_as_pytorchs_does():
-    params = initial(jax.random.key(0), 400, 50)
+def test_initial_values_are_those_of_pytorch():
+    params = init_params(jax.random.key(0), 400, 50)
     bound = 400**-0.5
     for array in params.values():
         assert np.abs(array).max() <= bound and np.abs(array).max() > 0.9 * bound
@@ -77,14 +77,14 @@ def test_the_layer_starts_as_pytorchs_does():
     assert np.std(params["kernel"]) == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
-def test_an_epoch_sees_every_image_once_in_an_order_of_its_own():
+def test_each_epoch_has_its_own_order_of_all_images():
     orders = [np.asarray(epoch_order(jax.random.key(0), epoch, 100)) for epoch in (0, 1)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(100))
     assert not np.array_equal(*orders)
 
 
-@pytest.mark.parametrize("spread", [0.5, 4.0])  # separable, and far from it
+@pytest.mark.parametrize("spread", [0.5, 4.0])  # separable, and far from separable
 def test_as_good_as_logistic_regression(spread):
     features, labels = clusters(2000, spread)
     others, truth = clusters(2000, spread, seed=1)
@@ -95,7 +95,7 @@ def test_as_good_as_logistic_regression(spread):
     assert found == pytest.approx(expected, abs=0.01)
 
 
-def test_random_features_are_worth_nothing():
+def test_random_features_reach_the_chance_level():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(2, 3000, 8)), rng.integers(0, CLASSES, (2, 3000))
     probe = fit(features[0], labels[0], CLASSES, DEFAULTS)
@@ -103,7 +103,7 @@ def test_random_features_are_worth_nothing():
     assert accuracies(scores, labels[1])["top1"] == pytest.approx(1 / CLASSES, abs=0.03)
 
 
-def test_the_same_bits_again_and_others_with_another_seed():
+def test_a_seed_decides_every_bit():
     features, labels = clusters(300, 2.0)
     one, again, other = (fit(features, labels, CLASSES, DEFAULTS | {"seed": seed}) for seed in (1, 1, 2))
     assert one.kernel.tobytes() == again.kernel.tobytes() and one.bias.tobytes() == again.bias.tobytes()
@@ -120,7 +120,7 @@ def test_accuracies_by_hand():
 @pytest.mark.parametrize(
     "row", [[1, 1, 0], [np.nan, 0, 0], [1, np.nan, 0], [np.nan] * 3, [np.inf, np.inf, 0], [0, 0, 0]]
 )
-def test_what_is_not_above_all_others_is_wrong(row):
+def test_ties_and_nan_are_wrong(row):
     assert accuracies(np.array([row]), np.array([0]))["top1"] == 0.0
 
 
@@ -130,8 +130,8 @@ def test_a_class_without_a_column_is_wrong_and_counts_as_a_class():
     assert accuracies(np.full((1, 1), np.nan), np.array([0]))["top1"] == 0.0  # one column alone
 
 
-def test_chance_is_the_commonest_class():
-    scores = commonest_class(np.array([2, 0, 2, 1, 2]), 4, count=4)
+def test_chance_is_the_majority_class():
+    scores = majority_class(np.array([2, 0, 2, 1, 2]), 4, count=4)
     assert accuracies(scores, np.array([2, 0, 2, 3])) == {"top1": 0.5, "per_class": pytest.approx(1 / 3)}
 
 
@@ -150,5 +150,5 @@ def test_options_out_of_range(given, message):
         checked_options(given)
 
 
-def test_options_that_are_not_given_are_the_protocols():
+def test_defaults_are_the_protocol():
     assert checked_options({"epochs": 3}) == DEFAULTS | {"epochs": 3}

@@ -1,4 +1,4 @@
-"""A whole split through `evaluate_split`: every metric at chance, at one, and finite; the files it leaves."""
+"""`evaluate_split` on a whole split: random, perfect and collapsed embeddings in every metric; the result files."""
 
 import dataclasses
 import io
@@ -21,7 +21,7 @@ N_SUBGROUPS, PER_SUBGROUP, N_GROUPS = 12, 12, 6
 
 
 def make_split(name="test_style", captions=2):
-    """144 concepts in 12 subgroups and 6 groups; an image holds its number, a text is its number."""
+    """144 concepts in 12 subgroups and 6 groups; pixels and words encode the index of the concept."""
     n = N_SUBGROUPS * PER_SUBGROUP
     concept = np.arange(n)
     images = np.zeros((n, 4, 4, 3), np.uint8)
@@ -41,13 +41,13 @@ def make_split(name="test_style", captions=2):
 
 
 class PerfectEncoder:
-    """Group, subgroup and concept directions: near for the same concept, then subgroup, then group."""
+    """Embeddings are nearest for the same concept, then the same subgroup, then the same group."""
 
     def __init__(self):
         n = N_SUBGROUPS * PER_SUBGROUP
         rng = np.random.default_rng(0)
         subgroup = np.arange(n) // PER_SUBGROUP
-        # Group axes first, then subgroup axes; small noise tells concepts apart.
+        # Group axes first, then subgroup axes; small noise separates concepts.
         self.space = np.zeros((n, 128), np.float32)
         self.space[np.arange(n), subgroup % N_GROUPS] = 1
         self.space[np.arange(n), 8 + subgroup] = 1
@@ -84,7 +84,7 @@ class RandomEncoder:
 
 
 def quality(metrics):
-    """The metrics in which 1 is perfect, without the counts, ranks and distances."""
+    """The metrics whose best value is 1: no counts, ranks or distances."""
     other = ("queries", "median_rank", "alignment", "uniformity", "modality_gap")
     return {key: value for key, value in metrics.items() if not key.endswith(other)}
 
@@ -140,7 +140,7 @@ def test_pairs_hold_each_concept_once():
     assert texts.tolist() == [0, 1]
 
 
-def test_class_prompts_are_encoded_only_when_asked_for():
+def test_class_prompts_are_encoded_only_for_zero_shot():
     asked = []
 
     class Listening(RandomEncoder):
@@ -156,7 +156,7 @@ def random_images(rng, n, side=8):
     return rng.integers(0, 255, size=(n, side, side, 3), dtype=np.uint8)
 
 
-def test_pixel_reference_finds_near_copies_and_loses_unseen_concepts():
+def test_pixel_reference_finds_near_copies_and_misses_unseen_concepts():
     rng = np.random.default_rng(0)
     train = random_images(rng, 40)
     near = np.clip(train[::2].astype(int) + rng.integers(-20, 20, train[::2].shape), 0, 255).astype(np.uint8)
@@ -173,7 +173,7 @@ def test_pixel_reference_finds_near_copies_and_loses_unseen_concepts():
     assert pixel_reference(nothing, train, ids) == {}
 
 
-def test_pixel_reference_equals_a_plain_search():
+def test_pixel_reference_equals_a_brute_force_search():
     rng = np.random.default_rng(1)
     train, ids = random_images(rng, 60), rng.integers(0, 15, 60)
     split = EvalSplit("test", random_images(rng, 30), rng.integers(0, 15, 30), ("x",) * 15, np.arange(15))
@@ -218,7 +218,7 @@ def test_files_of_an_evaluation(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_large_images_are_kept_small(tmp_path):
+def test_thumbnails_of_large_images_are_small(tmp_path):
     images = random_images(np.random.default_rng(0), 2, side=200)[:, :, :100]
     split = EvalSplit("val", images, np.arange(2), ("a", "b"), np.arange(2))
     embeds = embed_split(RandomEncoder(), split, ("retrieval",))

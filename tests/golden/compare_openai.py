@@ -1,12 +1,12 @@
-"""OpenAI's own model definition at full size beside ours: what both compute from the same state dict.
+"""Compare our towers with OpenAI's model definition at full size, for the same state dict.
 
     python -m tests.golden.compare_openai MODEL_PY [ViT-B/32|RN50]
 
-MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). A model that it draws at random goes
-through ``python -m rankclip_jax.weights import``; compared are embeddings and logits in float32, and the gradient of
-CLIP's loss for one training step. The reference of gradients is OpenAI's definition in float64: images that a model
-drawn at random hardly tells apart cost both libraries digits in float32. Needs torch, and a few minutes. The table
-in docs/weights.md is from here.
+MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). It builds a model with random weights,
+which ``python -m rankclip_jax.weights import`` reads. The script compares embeddings and logits in float32, and the
+gradient of CLIP's loss for one training step. The reference for gradients is OpenAI's definition in float64: a random
+model computes similar embeddings for all images, so float32 gradients lose digits in both libraries. It needs torch and
+a few minutes, and prints the table of docs/weights.md.
 """
 
 import copy
@@ -30,7 +30,7 @@ from rankclip_jax.text_table import text_table
 from rankclip_jax.training.step import make_gradients
 from rankclip_jax.weights.formats.foreign import array_shapes
 from rankclip_jax.weights.formats.mapping import to_ours
-from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.open_clip_table import rules
 
 BATCH = 6
 # Arguments of its class: embedding, image, layers, width, patch; context, vocabulary, width, heads, layers.
@@ -41,8 +41,8 @@ SIZES = {
 TEXTS = ("a cat", "two dogs, running", "heart", "a photo of the sea at night", "flag", "it's a red car")
 
 
-def drawn(definition, name: str):
-    """A model as its class draws it, but for norms, of which some start at zero and would hide their blocks."""
+def random_model(definition, name: str):
+    """A model with random weights. Norms get noise, because some start at zero and would hide their blocks."""
     import torch
 
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def drawn(definition, name: str):
 
 
 def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth images with noise, uint8 [B, S, S, 3], and the same as PyTorch's normalised [B, 3, S, S]."""
+    """Smooth images with noise, uint8 [B, S, S, 3], and the same normalised, float32 [B, 3, S, S]."""
     rng = np.random.default_rng(0)
     smooth = rng.integers(0, 200, (BATCH, size // 32, size // 32, 3)).repeat(32, 1).repeat(32, 2)
     images = (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
@@ -66,7 +66,7 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def theirs(model, pixels: np.ndarray, tokens: np.ndarray) -> list[np.ndarray]:
-    """Embeddings and logits in evaluation."""
+    """Embeddings and logits of OpenAI's model in evaluation."""
     import torch
 
     images, ids = torch.tensor(pixels), torch.tensor(tokens).long()
@@ -78,7 +78,7 @@ def theirs(model, pixels: np.ndarray, tokens: np.ndarray) -> list[np.ndarray]:
 
 
 def their_gradient(model, pixels: np.ndarray, tokens: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """The gradient of a training step by tensor, float32 or float64."""
+    """OpenAI's gradient of a training step by tensor, in float32 or float64."""
     import torch
 
     model = copy.deepcopy(model).to(getattr(torch, dtype)).train()
@@ -93,26 +93,26 @@ def their_gradient(model, pixels: np.ndarray, tokens: np.ndarray, dtype: str) ->
 
 
 def gradient(towers, model, mesh, images: np.ndarray, tokens: np.ndarray, dtype) -> dict[str, np.ndarray]:
-    """Ours by path, computed in float32 or float64."""
+    """Our gradient by path, computed in float32 or float64."""
     towers = towers.clone(image=towers.image.clone(dtype=dtype), text=towers.text.clone(dtype=dtype))
     objective = build_objective(objective_config("clip"), RunInfo(10, 10))
     gradients = make_gradients(towers, objective, mesh)
 
     @jax.jit
-    def of(params, model_state):
-        given = {"images": images, "tokens": tokens}
-        return gradients(params, given, objective.weights(jnp.int32(0)), {}, 0, model_state).params
+    def compute(params, model_state):
+        inputs = {"images": images, "tokens": tokens}
+        return gradients(params, inputs, objective.weights(jnp.int32(0)), {}, 0, model_state).params
 
     with jax.enable_x64(dtype == jnp.float64):
-        found = of(*jax.tree.map(lambda x: jnp.asarray(x, dtype), (model.params, model.model_state)))
+        found = compute(*jax.tree.map(lambda x: jnp.asarray(x, dtype), tuple(model.weights)))
         return {"/".join(key.key for key in path): np.asarray(x) for path, x in jax.tree.leaves_with_path(found)}
 
 
 def compare(definition, name: str) -> list[tuple[str, ...]]:
-    """The rows of one model."""
+    """The table row of one model."""
     import torch
 
-    torch_model = drawn(definition, name)
+    torch_model = random_model(definition, name)
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "state.pt", Path(folder) / "imported"
         torch.save(torch_model.state_dict(), path)
@@ -121,14 +121,14 @@ def compare(definition, name: str) -> list[tuple[str, ...]]:
         model = read_model(out)
     towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
     mesh = make_mesh(jax.devices()[:1])
-    encoder = Encoder(towers, model.params, model.tokenizer, mesh, BATCH, model_state=model.model_state)
+    encoder = Encoder(towers, model.weights, model.tokenizer, mesh, batch_size=BATCH)
     images, pixels = batch(encoder.image_size)
     tokens = encoder.tokenize(TEXTS)
     expected = theirs(torch_model, pixels, tokens)
     ours = [encoder.encode_image(images), encoder.encode_text(TEXTS)]
     ours.append(encoder.temperature_scale * ours[0] @ ours[1].T)
     found = [np.abs(a - b).max() for a, b in zip(ours, expected, strict=True)]
-    with jax.enable_x64(True):  # the same numbers for both
+    with jax.enable_x64(True):  # the same pixels for both
         seen = np.asarray(normalize_pixels(jnp.asarray(images))).transpose(0, 3, 1, 2)
     exact, single = (as_ours(their_gradient(torch_model, seen, tokens, f"float{n}"), model) for n in (64, 32))
     mine = [gradient(towers, model, mesh, images, tokens, dtype) for dtype in (jnp.float64, jnp.float32)]
@@ -137,27 +137,27 @@ def compare(definition, name: str) -> list[tuple[str, ...]]:
 
 
 def as_ours(torch_gradient: dict[str, np.ndarray], model) -> dict[str, np.ndarray]:
-    """Their gradient by our paths: the table of weights is linear."""
+    """OpenAI's gradient by our paths. The table of weights is linear, so it also converts gradients."""
     shapes = array_shapes(model.config, model.tokenizer) | {"scalars/logit_scale": ()}
     parameters = {path: shape for path, shape in shapes.items() if not path.startswith("batch_stats")}
     table = [one for one in rules(model.config) if one.ours[0] in parameters]
     return to_ours(table, torch_gradient, parameters, "the gradient")
 
 
-def distance(wanted: dict[str, np.ndarray], given: dict[str, np.ndarray]) -> float:
-    """||difference|| / ||gradient|| over all parameters."""
-    both = [
-        sum(np.sum(np.square(x, dtype=np.float64)) for x in tree) ** 0.5
-        for tree in ((given[path] - x for path, x in wanted.items()), wanted.values())
-    ]
-    return both[0] / both[1]
+def distance(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> float:
+    """||found - expected|| / ||expected|| over all parameters."""
+
+    def norm(arrays):
+        return sum(np.sum(np.square(x, dtype=np.float64)) for x in arrays) ** 0.5
+
+    return norm(found[path] - x for path, x in expected.items()) / norm(expected.values())
 
 
 def main(model_py: str, *names: str) -> None:
     spec = importlib.util.spec_from_file_location("openai_model", model_py)
     definition = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(definition)
-    definition.LayerNorm.forward = definition.nn.LayerNorm.forward  # which does not cast to float32
+    definition.LayerNorm.forward = definition.nn.LayerNorm.forward  # without the cast to float32
     rows = [("", "image embeddings", "text embeddings", "logits", "gradient, float64", "float32", "torch's float32")]
     for name in names or SIZES:
         rows += compare(definition, name)

@@ -1,10 +1,10 @@
-"""What OpenAI's own ResNet computes, for `tests/test_models_resnet.py`, which has no PyTorch.
+"""Results of OpenAI's ResNet for `tests/models/test_resnet.py`, which does not need PyTorch.
 
-    python -m tests.golden.make_resnet MODEL_PY          writes tests/golden/resnet_openai.npz anew
+    python -m tests.golden.make_resnet MODEL_PY          rewrites tests/golden/resnet_openai.npz
 
-MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). Weights and images are
-functions of their names, so that only results are kept: features, running statistics after one batch, and of
-each parameter's gradient its norm and its products with random directions.
+MODEL_PY is the file model.py of CLIP's code (in the PyPI package clip-anytorch). Weights and images are functions of
+their names, so only results are stored: features, running statistics after one batch, and for each parameter's
+gradient its norm and its products with random directions.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ FILE = Path(__file__).parent / "resnet_openai.npz"
 
 
 def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Float64 numbers for a tensor of OpenAI's state dict, of a size that keeps activations near 1."""
+    """Float64 values for a tensor of OpenAI's state dict, scaled so that activations stay near 1."""
     normal = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("running_var"):
         return np.exp(0.3 * normal)
@@ -31,7 +31,7 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def random_images() -> np.ndarray:
-    """Float64 [B, S, S, 3], as after normalisation; some of it smooth, or norms would see noise only."""
+    """Normalised images, float64 [B, S, S, 3]: a smooth part and noise."""
     rng = np.random.RandomState(0)
     smooth = rng.standard_normal((BATCH, IMAGE_SIZE // 16, IMAGE_SIZE // 16, 3)).repeat(16, 1).repeat(16, 2)
     return smooth + 0.5 * rng.standard_normal((BATCH, IMAGE_SIZE, IMAGE_SIZE, 3))
@@ -67,14 +67,14 @@ def main(model_py: str) -> None:
     found["train"] = features.detach().numpy()
     found |= {f"running/{name}": value.numpy() for name, value in tower.named_buffers() if "running" in name}
     found |= {f"gradient/{name}": probes(name, value.grad.numpy()) for name, value in tower.named_parameters()}
-    # A file for each of them would be mostly headers.
+    # One array per result would store more headers than values.
     names = sorted(found)
     flat = np.concatenate([found[name].ravel() for name in names]).astype(np.float32)
     np.savez_compressed(FILE, values=flat, names=names, sizes=[found[name].size for name in names])
 
 
 def read() -> dict[str, np.ndarray]:
-    """What `main` wrote, by name, each flat."""
+    """The results that `main` stored, by name, as flat arrays."""
     with np.load(FILE) as file:
         parts = np.split(file["values"], np.cumsum(file["sizes"])[:-1])
         return dict(zip(map(str, file["names"]), parts, strict=True))

@@ -1,6 +1,6 @@
-"""What transformers' CLIPModel and SiglipModel make of the weights and inputs of `towers`. Needs torch.
+"""Results of transformers' CLIPModel and SiglipModel for the weights and inputs of `towers`. It needs torch.
 
-python -m tests.golden.make_towers          writes tests/golden/towers.json and positions.json anew
+python -m tests.golden.make_towers          rewrites tests/golden/towers.json and positions.json
 """
 
 import json
@@ -15,11 +15,11 @@ from tests.golden import positions, towers
 
 ACT = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 NORM, LINEAR = {"weight": "scale", "bias": "bias"}, {"weight": "kernel", "bias": "bias"}
-Entry = tuple[str, str, np.ndarray]  # key in PyTorch, path here, values as PyTorch has them
+Entry = tuple[str, str, np.ndarray]  # key in PyTorch, path here, values in PyTorch's layout
 
 
 def torch_model(model, siglip: bool):
-    """The other library's model of the same sizes."""
+    """The other library's model with the same sizes."""
 
     def section(side, **more):
         return {
@@ -42,7 +42,7 @@ def torch_model(model, siglip: bool):
 
 
 def entries(p: dict[str, np.ndarray], siglip: bool) -> Iterator[Entry]:
-    """Every tensor of the other model, from the leaves here by path."""
+    """Every tensor of the other model, from our leaves by path."""
 
     def layer(key: str, path: str, names: dict[str, str], index: int | None = None) -> Iterator[Entry]:
         for theirs, ours in names.items():
@@ -50,7 +50,7 @@ def entries(p: dict[str, np.ndarray], siglip: bool) -> Iterator[Entry]:
             yield f"{key}.{theirs}", f"{path}/{ours}", values.T
 
     def fused(keys: list[str], path: str, index: int | None = None) -> Iterator[Entry]:
-        """Maps that are one here and several there."""
+        """One layer here, several layers there."""
         for theirs, ours in LINEAR.items():
             values = p[f"{path}/{ours}"] if index is None else p[f"{path}/{ours}"][index]
             for key, part in zip(keys, np.split(values, len(keys), axis=-1), strict=True):
@@ -101,7 +101,7 @@ def entries(p: dict[str, np.ndarray], siglip: bool) -> Iterator[Entry]:
 
 
 def outputs(case: str) -> dict:
-    """Unit-norm embeddings, and the norm of each leaf's gradient of their product with `directions`."""
+    """Unit-norm embeddings, and for each leaf the gradient norm of the sum of their products with `directions`."""
     siglip, config = case == "siglip", towers.config(case)
     model = torch_model(config, siglip).eval()
     listed = list(entries(towers.flat(towers.params(case)), siglip))

@@ -1,8 +1,8 @@
-"""Tiny models as transformers and open_clip write them, and what those libraries compute with them.
+"""Write tiny models with transformers and open_clip, and store their embeddings.
 
-    python -m tests.golden.make_weights          writes tests/golden/weights/ anew
+    python -m tests.golden.make_weights          rewrites tests/golden/weights/
 
-Needs torch, transformers and open_clip_torch. The tests that read these folders need none of them.
+It needs torch, transformers and open_clip_torch. The tests that read these folders need none of them.
 """
 
 import json
@@ -38,7 +38,7 @@ def _inputs(kind: str):
 
 
 def _stir(model) -> None:
-    """Weights of half precision, larger than at the start, so that every one of them matters."""
+    """Add noise to the weights, so that each of them has an effect, and round them to half precision."""
     import torch
 
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def _keep(folder: Path, tokens, image, text, logits) -> None:
 
 
 def clip() -> None:
-    """CLIPModel, sharded safetensors, a tokenizer of its own."""
+    """CLIPModel: sharded safetensors, its own tokenizer."""
     import torch
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
@@ -75,7 +75,7 @@ def clip() -> None:
 
 
 def siglip() -> None:
-    """SiglipModel, one safetensors file in bfloat16, a Unigram tokenizer as SentencePiece's."""
+    """SiglipModel: one safetensors file in bfloat16, a Unigram tokenizer like SentencePiece's."""
     import torch
     from transformers import SiglipConfig, SiglipModel
 
@@ -106,7 +106,7 @@ def siglip() -> None:
 
 
 def open_clip() -> None:
-    """open_clip's CLIP as its trainer leaves it: a checkpoint in half precision, data-parallel, with an optimizer."""
+    """open_clip's CLIP: a training checkpoint in half precision, with data-parallel names and an optimizer."""
     import open_clip as library
     import torch
 

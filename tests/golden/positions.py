@@ -1,10 +1,10 @@
-"""Grids of positions that `make_towers` had PyTorch resize."""
+"""Grids of positions; `make_towers` stored PyTorch's resized ones."""
 
 from pathlib import Path
 
 import numpy as np
 
-# name: (from, to)
+# name: (old size, new size)
 CASES = {"larger": ((4, 4), (7, 7)), "smaller": ((7, 7), (4, 4)), "oblong": ((3, 6), (5, 2)), "far": ((9, 9), (2, 2))}
 
 
@@ -13,5 +13,5 @@ def path() -> Path:
 
 
 def grid(size: tuple[int, int], width: int = 2) -> np.ndarray:
-    """float32 [H, W, D], by the generator whose numbers never change."""
+    """float32 [H, W, D], from numpy's legacy generator, whose values never change."""
     return np.random.RandomState(3).normal(size=(*size, width)).astype(np.float32)

@@ -1,7 +1,6 @@
-"""Small CLIP-style and SigLIP-style towers whose outputs PyTorch's are known for: `make_towers` wrote them down.
+"""Small CLIP-style and SigLIP-style towers; `make_towers` stored PyTorch's results for them.
 
-Weights and inputs are drawn by numpy's legacy generator, whose numbers never change, so that a file of a few
-kilobytes says what the other library makes of them.
+Weights and inputs come from numpy's legacy generator, whose values never change, so only the results are stored.
 """
 
 import functools
@@ -17,7 +16,7 @@ from rankclip_jax.models.two_towers import TwoTowers, build_towers
 
 VOCAB, EOT, ROWS = 64, 63, 3
 SMALL_IMAGE = {"image_size": 32, "patch_size": 8, "width": 32}
-# Changes of the preset "mu". What is not CLIP's own is exaggerated where it would be hard to see.
+# Changes of the preset "mu". Values that differ from CLIP's are exaggerated, so that their effect is large.
 OTHER = {"activation": "gelu", "mlp_width": 48, "ln_eps": 0.01}
 CASES = {
     "clip": {"embed_dim": 16, "image": SMALL_IMAGE, "text": {"width": 24}},
@@ -40,7 +39,7 @@ def golden() -> dict:
 
 
 def config(case: str):
-    """The preset "mu" as the case changes it."""
+    """The preset "mu" with the changes of the case."""
     model = presets.get_preset("mu")
     model.update(CASES[case])
     return model
@@ -51,7 +50,7 @@ def towers(case: str) -> TwoTowers:
 
 
 def inputs(case: str) -> dict[str, np.ndarray]:
-    """Images, and texts that end early, late and twice, padded with zeros."""
+    """Images, and texts padded with zeros: one ends early, one late, one has two end-of-text tokens."""
     draw, model = np.random.RandomState(1), config(case)
     side, length = model.image.image_size, model.text.context_length
     tokens = draw.randint(1, EOT, (ROWS, length)).astype(np.int32)
@@ -60,13 +59,13 @@ def inputs(case: str) -> dict[str, np.ndarray]:
 
 
 def directions(case: str) -> dict[str, np.ndarray]:
-    """What the embeddings are multiplied by to get the number whose gradient is compared."""
+    """Directions: the gradient of the sum of their products with the embeddings is compared."""
     draw, shape = np.random.RandomState(2), (ROWS, CASES[case]["embed_dim"])
     return {name: draw.normal(size=shape).astype(np.float32) for name in ("image_embeds", "text_embeds")}
 
 
 def params(case: str) -> dict:
-    """Weights of every leaf in the order of their paths, so large that attention is far from uniform."""
+    """Values of every leaf in the order of paths, large enough that attention is far from uniform."""
     given = inputs(case)
     shapes = jax.eval_shape(towers(case).init, jax.random.key(0), given["images"], given["tokens"])["params"]
     draw = np.random.RandomState(0)
@@ -75,7 +74,7 @@ def params(case: str) -> dict:
         values, name = draw.normal(size=like.shape), keys[-1].key
         if name in ("scale", "bias"):
             values = 0.2 * values + (name == "scale")
-        elif name == "kernel":  # stacked ones have a first axis of layers, the patches' three of inputs
+        elif name == "kernel":  # kernels of blocks have a first axis of layers, the patch kernel has three input axes
             fan_in = math.prod(like.shape[:-1]) if keys[-2].key == "conv1" else like.shape[-2]
             values = 1.5 * values / math.sqrt(fan_in)
         return values.astype(np.float32)

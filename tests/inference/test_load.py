@@ -1,4 +1,4 @@
-"""`rankclip_jax.load`: from a run folder to embeddings, whatever the image or the path looks like."""
+"""`rankclip_jax.load`: from a run folder to embeddings, with every form of image and path."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.errors import UserError
 from tests.support import runs
 
-pytestmark = pytest.mark.xdist_group("trouble")  # the same worker has made the same run
+pytestmark = pytest.mark.xdist_group("trouble")  # these tests share a run, made once per worker
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def encoder(run):
 
 @pytest.fixture(scope="module")
 def images():
-    """The images of `val`, whose embeddings the run has kept."""
-    return load_emoji(None).evals["val"].images
+    """The images of `val`; the run folder holds their embeddings."""
+    return load_emoji().evals["val"].images
 
 
 def test_embeddings_are_those_of_the_evaluation(run, encoder, images):
@@ -43,7 +43,7 @@ def test_embeddings_are_float32_of_unit_norm(encoder, images):
     assert encoder.encode_text("a cat").shape == (1, 16)
 
 
-def test_a_image_is_the_same_in_every_form(tmp_path, encoder, images):
+def test_an_image_is_the_same_in_every_form(tmp_path, encoder, images):
     path = tmp_path / "image.png"
     Image.fromarray(images[7]).save(path)
     expected = encoder.encode_image(images[:20])[7:8]
@@ -64,7 +64,7 @@ def test_other_sizes_are_resized(encoder, images):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
-def test_every_kind_of_file(tmp_path, encoder, images, mode):
+def test_every_image_mode(tmp_path, encoder, images, mode):
     image = Image.fromarray(images[3]).convert(mode)
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     image.save(path)
@@ -92,7 +92,7 @@ def test_every_path_to_the_same_checkpoint(run, encoder, images, monkeypatch):
 def test_earlier_and_best_checkpoints(run, encoder, images):
     name = "val/image_to_text_R@1"
     saved = runs.checkpoint_steps(run)
-    # Every save was scored; of equals the newer counts.
+    # Every saved step was evaluated; among equal scores the newest is the best.
     scores = {line["step"]: line[name] for line in runs.history(run) if name in line and line["step"] % 5 == 0}
     best = max(scores, key=lambda step: (scores[step], step))
     assert saved == sorted({15, 20, best})
@@ -104,14 +104,14 @@ def test_earlier_and_best_checkpoints(run, encoder, images):
 @pytest.mark.parametrize(
     "path, step, message",
     [
-        ("nothing", None, r"no run at .*nothing: config\.json is not there; give the --workdir"),
+        ("nothing", None, r"no run at .*nothing: config\.json is missing; give the --workdir"),
         ("run/metrics.jsonl", None, r"no run at .*metrics\.jsonl"),
         ("run/checkpoints/3", None, r"no intact checkpoint 3 in .*: 3: its meta file is missing"),
         ("run", 3, r"no intact checkpoint 3 in "),
         ("run", "newest", r"step 'newest' is neither a number nor 'best'"),
     ],
 )
-def test_a_wrong_path_is_a_sentence(run, path, step, message):
+def test_a_wrong_path_is_a_user_error(run, path, step, message):
     with pytest.raises(UserError, match=message):
         rankclip_jax.load(run.parent / path, step)
 
@@ -135,11 +135,11 @@ def test_a_run_without_a_checkpoint(run, tmp_path):
         ([], "was given no images"),
     ],
 )
-def test_what_is_no_image_is_a_sentence(encoder, images, message):
+def test_an_invalid_image_is_a_user_error(encoder, images, message):
     with pytest.raises(UserError, match=message):
         encoder.encode_image(images)
 
 
-def test_no_texts_is_a_sentence(encoder):
+def test_no_texts_is_a_user_error(encoder):
     with pytest.raises(UserError, match="was given no texts"):
         encoder.encode_text([])

@@ -1,4 +1,4 @@
-"""Attention and its own backward pass, against loops in float64 and against autodiff of JAX's attention."""
+"""Attention and its custom VJP, compared with loops in float64 and with autodiff of JAX's attention."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ def by_loops(fused, heads, causal):
     for b, t, n in np.ndindex(batch, tokens, heads):
         seen, head = slice(0, t + 1 if causal else tokens), slice(n * size, (n + 1) * size)
         scores = k[b, seen, head] @ q[b, t, head] / np.sqrt(size)
-        shares = np.exp(scores - scores.max())
-        out[b, t, head] = shares / shares.sum() @ v[b, seen, head]
+        weights = np.exp(scores - scores.max())
+        out[b, t, head] = weights / weights.sum() @ v[b, seen, head]
     return out
 
 
-def of_jax(fused, heads, causal):
+def jax_attention(fused, heads, causal):
     batch, tokens, width = fused.shape
     q, k, v = (x.reshape(batch, tokens, heads, -1) for x in jnp.split(fused, 3, axis=-1))
     return jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(batch, tokens, width // 3)
@@ -46,33 +46,33 @@ def test_values_and_gradients(batch, tokens, width, heads, causal):
     with jax.enable_x64(True):
         fused = jnp.asarray(random(batch, tokens, 3 * width))
         np.testing.assert_allclose(attend(fused, heads, causal), by_loops(fused, heads, causal), rtol=1e-12, atol=1e-14)
-        ours, theirs = (gradient(f, fused, heads, causal) for f in (attend, of_jax))
-        # JAX's softmax is float32 whatever the input.
+        ours, theirs = (gradient(f, fused, heads, causal) for f in (attend, jax_attention))
+        # JAX's softmax is float32 for every input dtype.
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_gradient_is_the_slope_of_the_loops(causal):
+def test_the_gradient_equals_finite_differences(causal):
     with jax.enable_x64(True):
         fused, step = random(1, 4, 12), 1e-6
         out_bar = np.random.default_rng(1).standard_normal((1, 4, 4))
         slopes = np.zeros_like(fused)
-        for place in np.ndindex(fused.shape):
-            there = np.zeros_like(fused)
-            there[place] = step
-            up, down = (by_loops(fused + sign * there, 2, causal) for sign in (1, -1))
-            slopes[place] = ((up - down) * out_bar).sum() / (2 * step)
+        for index in np.ndindex(fused.shape):
+            change = np.zeros_like(fused)
+            change[index] = step
+            up, down = (by_loops(fused + sign * change, 2, causal) for sign in (1, -1))
+            slopes[index] = ((up - down) * out_bar).sum() / (2 * step)
         np.testing.assert_allclose(gradient(attend, jnp.asarray(fused), 2, causal), slopes, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e3])
-def test_scores_that_are_equal_or_huge(scale):
+def test_equal_and_huge_scores(scale):
     fused = jnp.asarray(random(2, 6, 24, scale=scale, dtype=np.float32))
     np.testing.assert_allclose(attend(fused, 2, True), by_loops(np.float64(fused), 2, True), rtol=1e-3, atol=1e-3)
     assert np.isfinite(gradient(attend, fused, 2, True)).all()
 
 
-def test_half_precision_stays_near_to_single():
+def test_half_precision_is_close_to_single():
     fused = jnp.asarray(random(2, 6, 24, dtype=np.float32)).astype(jnp.bfloat16)
     for ours, exact in (
         (attend(fused, 2, True), attend(fused.astype(jnp.float32), 2, True)),
@@ -82,7 +82,7 @@ def test_half_precision_stays_near_to_single():
         np.testing.assert_allclose(ours.astype(jnp.float32), exact, atol=0.03)
 
 
-def test_what_a_token_must_not_see_has_no_gradient():
+def test_later_tokens_have_no_gradient_under_the_causal_mask():
     fused = jnp.asarray(random(1, 5, 12, dtype=np.float32))
     found = jax.grad(lambda x: attend(x, 2, True)[:, :3].sum())(fused)
     assert not found[:, 3:].any() and found[:, :3].any()

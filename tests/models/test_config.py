@@ -1,4 +1,4 @@
-"""What a model's config may say: mistakes end in one line."""
+"""Mistakes in a model's config are errors of one line."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -36,8 +36,8 @@ def build(preset="mu", **changes):
         ({"image__mlp_width": -1}, "model.image.mlp_width=-1 must be at least 0"),
         ({"image__width": 0}, "model.image.width=0 must be at least 1"),
         ({"text__ln_eps": 0.0}, "model.text.ln_eps=0.0 must be a small positive number"),
-        ({"image__patch_dropout": 1.0}, "model.image.patch_dropout=1.0 must be 0 or more, and less than 1"),
-        ({"image__patch_dropout": -0.1}, "model.image.patch_dropout=-0.1 must be 0 or more"),
+        ({"image__patch_dropout": 1.0}, "model.image.patch_dropout=1.0 must be at least 0 and less than 1"),
+        ({"image__patch_dropout": -0.1}, "model.image.patch_dropout=-0.1 must be at least 0"),
         ({"image__projection": False}, "leaves features of width 32, and model.embed_dim is 16: make them equal"),
         ({"image__pixel_mean": (0.5, 0.5)}, r"model.image.pixel_mean=\(0.5, 0.5\) must be three numbers"),
         ({"image__pixel_std": (0.5, 0.0, 0.5)}, "must be positive: pixels are divided by it"),
@@ -48,8 +48,17 @@ def test_mistakes(changes, message):
         build(**changes)
 
 
-def test_a_yes_that_is_no_bool():
+def test_a_switch_must_be_a_bool():
     config = get_preset("mu").to_dict()
     config["image"]["pre_norm"] = "no"
     with pytest.raises(UserError, match=r"model.image.pre_norm='no' must be True or False"):
         build_towers(ConfigDict(config), VOCAB, EOT)
+
+
+@pytest.mark.parametrize("key", ["image.resize", "image.tower", "image.patch_size", "text.dtype", "text.width"])
+def test_a_missing_key_is_named(key):
+    section, name = key.split(".")
+    config = get_preset("mu")
+    del config[section][name]
+    with pytest.raises(UserError, match=f"model.{section} needs {name}: add it, or choose a preset"):
+        build_towers(config, VOCAB, EOT)

@@ -1,4 +1,4 @@
-"""Towers against PyTorch's, transformers' CLIPModel and SiglipModel, by what these made of the same weights."""
+"""Towers compared with transformers' CLIPModel and SiglipModel: embeddings and gradients of the same weights."""
 
 import functools
 
@@ -9,12 +9,12 @@ import pytest
 from tests.golden import towers
 
 pytestmark = pytest.mark.xdist_group("models_golden")
-IN_ONE = {"q_proj": "in_proj", "kv_proj": "in_proj"}  # of the pooling head: one map in PyTorch
+FUSED = {"q_proj": "in_proj", "kv_proj": "in_proj"}  # in the pooling head: one layer in PyTorch
 
 
 @functools.cache
 def found(case):
-    """Embeddings, and the gradient of their product with the given directions."""
+    """Embeddings, and the gradient of the sum of their products with fixed directions."""
     model, given, along = towers.towers(case), towers.inputs(case), towers.directions(case)
 
     def score(params):
@@ -27,17 +27,17 @@ def found(case):
 
 @pytest.mark.parametrize("name", ["image_embeds", "text_embeds"])
 @pytest.mark.parametrize("case", towers.CASES)
-def test_embeddings_are_pytorchs(case, name):
+def test_embeddings_equal_pytorchs(case, name):
     np.testing.assert_allclose(found(case)[0][name], towers.golden()[case][name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", towers.CASES)
-def test_gradients_are_as_large_as_pytorchs(case):
+def test_gradient_norms_equal_pytorchs(case):
     squares = {}
     for path, leaf in found(case)[1].items():
-        name = "/".join(IN_ONE.get(part, part) for part in path.split("/"))
+        name = "/".join(FUSED.get(part, part) for part in path.split("/"))
         squares[name] = squares.get(name, 0.0) + float((np.asarray(leaf, np.float64) ** 2).sum())
     expected = towers.golden()[case]["gradient_norms"]
-    assert squares.keys() == expected.keys()  # no parameter is left over on either side
+    assert squares.keys() == expected.keys()  # both have the same parameters
     for name, norm in expected.items():
         np.testing.assert_allclose(np.sqrt(squares[name]), norm, rtol=1e-4, atol=1e-5, err_msg=name)

@@ -1,4 +1,4 @@
-"""Distribution heads: who has them, what their norms do, and a model that is nothing else, trained and loaded."""
+"""Distribution heads: which models have them, their batch norms, and a model with only heads, trained and loaded."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("heads")
 
 
 class Flat(nn.Module):
-    """A tower that compiles at once: a matrix times its input, and another times that."""
+    """A tower that compiles fast: two linear layers."""
 
     image_size: int = 8
     context_length: int = 6
@@ -59,7 +59,7 @@ def flat_variables(inputs=tuple(OUTPUTS)):
     return flat_towers().init(jax.random.key(0), inputs, flat_batch(), method="compute")
 
 
-def test_each_array_is_what_its_tower_makes_of_its_input():
+def test_each_output_is_its_tower_applied_to_its_input():
     towers, batch, given = flat_towers(), flat_batch(), flat_variables()
     found = towers.apply(given, tuple(OUTPUTS), batch, method="compute")
     assert tuple(sorted(found)) == tuple(sorted(OUTPUTS))
@@ -75,7 +75,7 @@ def test_each_array_is_what_its_tower_makes_of_its_input():
     assert not np.array_equal(found["image_logits"], found["text_logits"])
 
 
-def test_heads_exist_where_they_are_needed_and_change_no_tower():
+def test_heads_exist_only_for_objectives_that_need_them_and_leave_the_towers_unchanged():
     def made(name):
         objective = build(name)
         init = make_init(flat_towers(), objective, setup.make_optimizer(OPTIMIZER, lambda step: 0.1))
@@ -92,7 +92,7 @@ def test_heads_exist_where_they_are_needed_and_change_no_tower():
     assert set(towers["image_head"]) == {"hidden0", "norm0", "hidden1", "norm1", "prototypes", "norm_out"}
 
 
-OPTIMIZER = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0})
+OPTIMIZER = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""})
 
 
 def test_both_towers_exist_for_an_objective_that_reads_one():
@@ -103,7 +103,7 @@ def test_both_towers_exist_for_an_objective_that_reads_one():
 
 
 @pytest.mark.parametrize(("name", "moves"), [("nclip", False), ("xclip", True)])
-def test_gradients_reach_trunk_and_heads_and_the_projection_only_with_clip(name, moves):
+def test_gradients_reach_trunk_and_heads_but_the_projection_only_with_clip(name, moves):
     objective, towers = build(name), flat_towers()
     params = {"towers": flat_variables()["params"], "scalars": {key: jnp.float32(2.6) for key in objective.scalars}}
     gradients = make_gradients(towers, objective, make_mesh(jax.devices()[:1]))
@@ -116,7 +116,7 @@ def test_gradients_reach_trunk_and_heads_and_the_projection_only_with_clip(name,
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_tower_has_a_trunk_for_its_head(preset):
+def test_every_preset_has_towers_with_heads(preset):
     towers = build_towers(get_preset(preset), vocab_size=64, eot_id=63)
     side, length = towers.image.image_size, towers.text.context_length
     images, tokens = jnp.zeros((2, side, side, 3), jnp.uint8), jnp.zeros((2, length), jnp.int32)
@@ -150,12 +150,12 @@ def test_a_head_in_numpy(train):
     np.testing.assert_allclose(found[0] if train else found, head_in_numpy(moved, x, train), rtol=1e-4, atol=1e-5)
 
 
-def test_rows_that_are_much_alike_get_distributions_that_are_not():
-    """As the features of a new tower are; without normalising over the batch all rows would share a distribution."""
+def test_similar_rows_get_different_distributions():
+    """A new tower's features are similar: without batch normalisation all rows would have the same distribution."""
     rng = np.random.default_rng(0)
-    alike = (rng.normal(size=16) + 0.01 * rng.normal(size=(64, 16))).astype(np.float32)
+    similar = (rng.normal(size=16) + 0.01 * rng.normal(size=(64, 16))).astype(np.float32)
     head = DistributionHead(prototypes=8, hidden_width=16, hidden_layers=1)
-    logits, _ = head.apply(head.init(jax.random.key(0), alike), alike, True, mutable=["batch_stats"])
+    logits, _ = head.apply(head.init(jax.random.key(0), similar), similar, True, mutable=["batch_stats"])
     np.testing.assert_allclose(np.std(np.asarray(logits), axis=0), 1, rtol=0.05)
     assert len(set(np.argmax(np.asarray(logits), axis=1))) == 8
 
@@ -177,20 +177,14 @@ def test_distributions_as_embeddings():
         ({"prototype": 8}, r"unknown key of model.heads: 'prototype'. Did you mean 'prototypes'\?"),
     ],
 )
-def test_heads_that_make_no_sense(heads, message):
+def test_invalid_heads(heads, message):
     config = get_preset("mu")
     config.heads = ConfigDict(heads)
     with pytest.raises(UserError, match=message):
         build_towers(config, 64, 63)
 
 
-def test_a_model_described_before_there_were_heads():
-    config = get_preset("mu")
-    del config.heads, config.embeds
-    assert build_towers(config, 64, 63).embeds == "projection"
-
-
-def test_terms_added_to_another_objective_bring_their_heads():
+def test_terms_added_to_another_objective_add_their_heads():
     parts = setup.build(mu("clip", extra="0.1 nclip_cross_entropy + 0.1 nclip_smoothness"))
     assert parts.config.model.embeds == "projection"
     init = make_init(parts.towers, parts.objective, parts.optimizer)
@@ -199,7 +193,8 @@ def test_terms_added_to_another_objective_bring_their_heads():
 
 def test_nclip_is_trained_evaluated_reported_and_loaded(tmp_path):
     config = mu("nclip")
-    config.model.image = {"tower": "convnet", "image_size": 32, "patch_size": 4, "widths": (8,), "depths": (0,)}
+    config.model.image = get_preset("emoji").image
+    config.model.image.update({"image_size": 32, "widths": (8,), "depths": (0,)})
     config.model.text.layers, config.eval.metrics, config.eval.report_split = 1, ("retrieval",), "val"
     config.eval.train_splits, config.checkpoint.best_metric, config.checkpoint.every = (), "", "2 steps"
     config.log.diagnostics = config.log.tensorboard = False
@@ -212,6 +207,6 @@ def test_nclip_is_trained_evaluated_reported_and_loaded(tmp_path):
     encoder = rankclip_jax.load(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     for embeds in (encoder.encode_image(images), encoder.encode_text(["fox", "the moon", "a boat"])):
-        assert embeds.shape == (3, 32)  # as many as there are prototypes
+        assert embeds.shape == (3, 32)  # the number of prototypes
         np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, rtol=1e-5)
         assert np.all(embeds >= 0)

@@ -1,4 +1,4 @@
-"""Towers start as OpenAI's do: normal where its code says so, PyTorch's defaults elsewhere."""
+"""Initial weights are like OpenAI's: normal where its code draws them, PyTorch's defaults elsewhere."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import pytest
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.vit import VisionTransformer
 
-pytestmark = pytest.mark.xdist_group("models_init")  # both towers are made once
+pytestmark = pytest.mark.xdist_group("models_init")  # each tower is built once
 WIDTH, LAYERS = 192, 4
 
 
@@ -47,7 +47,7 @@ def test_text_weights_start_normal(path, std):
     found = leaf(initial_text(), path)
     assert found.std() == pytest.approx(std, rel=0.03)
     assert abs(found.mean()) < 0.05 * std
-    assert np.mean(np.abs(found) < std) == pytest.approx(0.683, abs=0.02)  # a normal's share, not a uniform's
+    assert np.mean(np.abs(found) < std) == pytest.approx(0.683, abs=0.02)  # normal, not uniform
     assert np.abs(found).max() > 2.8 * std
 
 
@@ -78,7 +78,7 @@ def test_pytorch_defaults_start_uniform(tower, path, bound):
 
 
 @pytest.mark.parametrize("tower", [initial_text, initial_image])
-def test_layers_start_different_and_the_rest_at_zero_or_one(tower):
+def test_layers_start_different_and_norms_and_biases_at_one_and_zero(tower):
     blocks = tower()["transformer"]["blocks"]
     for name in ("in_proj", "out_proj"):
         np.testing.assert_array_equal(blocks["attn"][name]["bias"], 0)

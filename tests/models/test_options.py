@@ -1,4 +1,4 @@
-"""Options of how towers train and compute: patch dropout, a dtype of one tower, pixel statistics."""
+"""Options of the towers: patch dropout, a dtype for one tower, pixel statistics."""
 
 import functools
 
@@ -15,6 +15,7 @@ from rankclip_jax.models.transformer import Transformer
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.training.gradcache import make_forward
+from rankclip_jax.training.options import StepOptions
 from tests.golden import towers as small
 
 pytestmark = pytest.mark.xdist_group("models_options")
@@ -33,35 +34,35 @@ def build(case, **changes):
 
 
 def numbered(rows=5, tokens=17):
-    """Tokens that say which row and which place they are of."""
-    places = jnp.broadcast_to(jnp.arange(tokens)[None, :, None], (rows, tokens, 1))
-    return jnp.concatenate([jnp.broadcast_to(jnp.arange(rows)[:, None, None], places.shape), places], axis=-1)
+    """Tokens that hold their row and their position, int32 [rows, tokens, 2]."""
+    positions = jnp.broadcast_to(jnp.arange(tokens)[None, :, None], (rows, tokens, 1))
+    return jnp.concatenate([jnp.broadcast_to(jnp.arange(rows)[:, None, None], positions.shape), positions], axis=-1)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.5, 8), (0.25, 4), (0.3, 5), (1.0, 16), (0.01, 1)])
-def test_a_share_of_the_patches_is_kept_and_the_class_token_always(share, kept):
+def test_a_fraction_of_the_patches_is_kept_and_always_the_class_token(share, kept):
     found = np.asarray(keep_some(numbered(), share, jax.random.key(0), first=1))
     assert found.shape == (5, 1 + kept, 2)
-    for row, (rows, places) in enumerate(found.transpose(0, 2, 1)):
-        assert set(rows) == {row} and places[0] == 0
-        assert len(set(places[1:])) == kept and set(places[1:]) <= set(range(1, 17))  # none twice
+    for row, (rows, positions) in enumerate(found.transpose(0, 2, 1)):
+        assert set(rows) == {row} and positions[0] == 0
+        assert len(set(positions[1:])) == kept and set(positions[1:]) <= set(range(1, 17))  # none twice
 
 
-def test_each_row_and_each_key_draws_its_own_and_the_same_again():
+def test_rows_and_keys_draw_different_patches_and_a_key_the_same_ones_again():
     draw = jax.jit(lambda key: keep_some(numbered(), 0.5, key)[..., 1])
     one, again, other = (np.sort(draw(jax.random.key(seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any(1).all() and len({tuple(row) for row in one}) == 5
 
 
-def test_every_patch_is_kept_as_often():
+def test_every_patch_is_kept_equally_often():
     found = np.asarray(keep_some(numbered(4000, 8), 0.25, jax.random.key(0))[..., 1])
     counts = np.bincount(found.ravel(), minlength=8)
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(4000 * 0.25 * 0.75)
 
 
 def seen(model, case, train):
-    """How many tokens each transformer of the towers is given."""
+    """The number of tokens that each transformer reads."""
     found, given, params = [], small.inputs(case), small.params(case)
 
     def watch(call, args, kwargs, context):
@@ -89,8 +90,8 @@ def test_towers_drop_patches_in_training_only(case, first):
     assert seen(build(case), case, train=True) == [first + 16, length]
 
 
-def test_dropping_patches_that_are_all_alike_changes_nothing():
-    """Whole patches go, with their positions: what is left is read as it was. (Pooled without a class token.)"""
+def test_dropping_equal_patches_changes_nothing():
+    """Whole patches are dropped with their positions, and the others are unchanged. (Pooled without class token.)"""
     model, params = build("siglip", image__patch_dropout=0.5), small.params("siglip")
     same = params["image"] | {"positional_embedding": np.ones((16, 32), np.float32)}
     params, given = params | {"image": same}, np.full((3, 32, 32, 3), 200, np.uint8)
@@ -115,12 +116,12 @@ def test_dropping_patches_that_are_all_alike_changes_nothing():
     np.testing.assert_allclose(compute(given, False, key), whole, atol=1e-6)
 
 
-def test_each_training_step_draws_other_patches():
-    """From the config to the forward pass of a step, which depends on nothing but seed and step."""
+def test_each_training_step_draws_different_patches():
+    """The forward pass of a step depends only on the seed and the step."""
     config = small.config("clip")
     config.image.patch_dropout = 0.5
     model, batch = build_towers(config, small.VOCAB, small.EOT), small.inputs("clip")
-    forward = make_forward(model, ("image_embeds",), make_mesh(jax.devices()[:1]), seed=3)
+    forward = make_forward(model, ("image_embeds",), make_mesh(jax.devices()[:1]), StepOptions(seed=3))
     params = small.params("clip")
     embed = jax.jit(lambda step: forward(params, {}, batch, step)[0]["image_embeds"])
     first, again, second = (embed(step) for step in (0, 0, 1))
@@ -128,7 +129,7 @@ def test_each_training_step_draws_other_patches():
     assert np.abs(first - second).max() > 1e-3
 
 
-# A dtype of one tower, pixel statistics.
+# A dtype for one tower, pixel statistics.
 
 
 @functools.cache
@@ -160,8 +161,8 @@ def test_a_towers_own_dtype_overrides_the_shared_one():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-def test_pixels_are_normalised_as_the_config_says():
-    """SigLIP's statistics map 0 to -1 and 255 to 1; the golden file of `siglip` depends on them, too."""
+def test_pixels_are_normalised_by_the_config():
+    """SigLIP's statistics map 0 to -1 and 255 to 1; the golden file of `siglip` depends on them too."""
     config = get_preset("SigLIP-B/16")
     model = build_towers(config, small.VOCAB, small.EOT)
     assert model.pixel_mean == model.pixel_std == (0.5, 0.5, 0.5)

@@ -1,4 +1,4 @@
-"""Position embeddings of another size: PyTorch's numbers, the class token, what cannot be."""
+"""Position embeddings for other sizes: PyTorch's values, the class token, errors."""
 
 import json
 
@@ -11,8 +11,8 @@ from tests.golden import positions
 
 
 @pytest.mark.parametrize("case", positions.CASES)
-def test_grids_are_resized_as_pytorch_does(case):
-    """Its bicubic with antialiasing, also where one side grows and the other shrinks, and far."""
+def test_grids_are_resized_like_pytorchs(case):
+    """Bicubic with antialiasing, also if one side grows and the other shrinks, and for large factors."""
     old, new = positions.CASES[case]
     found = resize_grid(positions.grid(old), new)
     assert found.dtype == np.float32
@@ -25,7 +25,7 @@ def rows(count, width=3):
 
 
 @pytest.mark.parametrize("class_token", [True, False])
-def test_the_class_token_stays_and_patches_are_resized(class_token):
+def test_the_class_token_is_unchanged_and_patches_are_resized(class_token):
     given = rows(16 + class_token)
     found = fit_image_positions(given, image_size=48, patch_size=8, class_token=class_token)
     assert found.shape == (36 + class_token, 3)
@@ -35,23 +35,23 @@ def test_the_class_token_stays_and_patches_are_resized(class_token):
     np.testing.assert_array_equal(found[first:], expected)
 
 
-def test_a_linear_field_stays_one():
-    """What says where a patch is says it on the finer grid, too: rows and columns are not mixed up."""
+def test_a_linear_field_stays_linear():
+    """Rows and columns are not mixed up."""
     y, x = np.meshgrid((np.arange(8) + 0.5) / 8, (np.arange(8) + 0.5) / 8, indexing="ij")
     found = fit_image_positions(np.float32([y.ravel(), x.ravel()]).T, 16, 1, class_token=False).reshape(16, 16, 2)
     fine = (np.arange(16) + 0.5) / 16
-    inner = slice(4, 12)  # borders bend
+    inner = slice(4, 12)  # bicubic is not linear at the borders
     np.testing.assert_allclose(found[inner, inner, 0], np.tile(fine[inner, None], (1, 8)), atol=1e-6)
     np.testing.assert_allclose(found[inner, inner, 1], np.tile(fine[None, inner], (8, 1)), atol=1e-6)
 
 
-def test_the_same_size_is_the_same_numbers():
+def test_the_same_size_changes_nothing():
     given = rows(17)
     np.testing.assert_array_equal(fit_image_positions(given, 32, 8, class_token=True), given)
     np.testing.assert_array_equal(fit_text_positions(given, 17), given)
 
 
-def test_a_shorter_context_keeps_the_first():
+def test_a_shorter_context_keeps_the_first_positions():
     given = rows(9)
     np.testing.assert_array_equal(fit_text_positions(given, 4), given[:4])
 
@@ -61,13 +61,13 @@ def test_a_shorter_context_keeps_the_first():
     [
         (
             lambda: fit_text_positions(rows(9), 10),
-            "context_length=10 is more than the 9 positions that the weights know",
+            "context_length=10 is more than the 9 positions of the weights: use at most 9",
         ),
-        (lambda: fit_image_positions(rows(16), 32, 8, True), "15 position embeddings after the class token's are no"),
-        (lambda: fit_image_positions(rows(15), 32, 8, False), "15 position embeddings are no square grid"),
+        (lambda: fit_image_positions(rows(16), 32, 8, True), "15 position embeddings after the class token's are"),
+        (lambda: fit_image_positions(rows(15), 32, 8, False), "15 position embeddings are not a square grid"),
         (lambda: fit_image_positions(rows(1), 32, 8, True), "0 position embeddings"),
     ],
 )
-def test_what_cannot_be(call, message):
+def test_sizes_that_do_not_fit(call, message):
     with pytest.raises(UserError, match=message):
         call()

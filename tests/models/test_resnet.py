@@ -1,4 +1,4 @@
-"""CLIP's ResNet: against OpenAI's own, batch normalisation by hand, sizes and start of the real ones."""
+"""CLIP's ResNet: compared with OpenAI's, batch normalisation by hand, sizes and initial weights of the presets."""
 
 import functools
 
@@ -17,7 +17,7 @@ from tests.golden import make_resnet as golden
 
 pytestmark = pytest.mark.xdist_group("models_resnet")  # functions compiled once
 
-# Last key of a parameter here, to OpenAI's.
+# Last key of a parameter here: OpenAI's.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -27,7 +27,7 @@ def openai_name(path) -> str:
 
 
 def to_openai(x: np.ndarray) -> np.ndarray:
-    """Kernels [H, W, in, out] and [in, out] in PyTorch's layout; the rest as it is."""
+    """Kernels [H, W, in, out] in PyTorch's layout; other arrays unchanged."""
     return x.transpose(3, 2, 0, 1) if x.ndim == 4 else x
 
 
@@ -41,7 +41,7 @@ def tower() -> ModifiedResNet:
 
 @functools.cache
 def variables():
-    """Those of the golden file: its shapes must be ours."""
+    """The weights of the golden file, with the shapes of our tower."""
     images = jnp.zeros((1, golden.IMAGE_SIZE, golden.IMAGE_SIZE, 3))
     shapes = jax.eval_shape(tower().init, jax.random.key(0), images)
 
@@ -57,7 +57,7 @@ def variables():
 
 @functools.cache
 def results():
-    """Features in evaluation and in training, the running statistics after it, and the gradients."""
+    """Features in evaluation and in training, the running statistics after training, and the gradients."""
     images = np.float32(golden.random_images())
 
     @jax.jit
@@ -76,14 +76,14 @@ def distance(expected, found) -> float:
     return float(np.linalg.norm(np.ravel(found) - np.ravel(expected)) / np.linalg.norm(expected))
 
 
-def test_features_are_openais():
+def test_features_equal_openais():
     expected = golden.read()
     assert distance(expected["eval"], results()[0]) < 1e-5
     assert distance(expected["train"], results()[1]) < 1e-5
     assert distance(expected["train"], expected["eval"]) > 0.1
 
 
-def test_running_statistics_are_openais():
+def test_running_statistics_equal_openais():
     expected = {k.removeprefix("running/"): v for k, v in golden.read().items() if k.startswith("running/")}
     found = {openai_name(path): leaf for path, leaf in jax.tree.leaves_with_path(results()[2])}
     assert found.keys() == expected.keys()
@@ -91,7 +91,7 @@ def test_running_statistics_are_openais():
         assert distance(expected[name], value) < 1e-5, name
 
 
-def test_gradients_are_openais():
+def test_gradients_equal_openais():
     expected = {k.removeprefix("gradient/"): v for k, v in golden.read().items() if k.startswith("gradient/")}
     found = {}
     for path, leaf in jax.tree.leaves_with_path(results()[3]):
@@ -99,7 +99,7 @@ def test_gradients_are_openais():
     assert found.keys() == expected.keys()
     largest = max(probes[0] for probes in expected.values())
     for name, gradient in found.items():
-        if expected[name][0] > 1e-6 * largest:  # a key's bias has none, in theory
+        if expected[name][0] > 1e-6 * largest:  # the gradient of a key's bias is 0 in theory
             assert distance(expected[name], golden.probes(name, gradient)) < 1e-4, name
 
 
@@ -107,7 +107,7 @@ def test_gradients_are_openais():
 
 
 def normalise(x, groups=1, train=True, stats=None, scale=1.0, bias=0.0, dtype=jnp.float32):
-    """(output, new statistics) of a norm whose running statistics are `stats`, (mean, var)."""
+    """(output, new statistics) of a norm with the running statistics `stats`, (mean, var)."""
     mean, var = stats or (np.zeros(x.shape[-1]), np.ones(x.shape[-1]))
     given = {
         "params": {"scale": jnp.full(x.shape[-1], scale), "bias": jnp.full(x.shape[-1], bias)},
@@ -138,7 +138,7 @@ def test_training_normalises_with_the_batch_and_moves_the_running_statistics_by_
     np.testing.assert_allclose(new["var"], 0.9 * np.arange(1, 6) + 0.1 * var, rtol=1e-5)
 
 
-def test_evaluation_uses_the_running_statistics_and_leaves_them():
+def test_evaluation_uses_the_running_statistics_and_does_not_change_them():
     x, mean, var = feature_map(), np.arange(5.0), np.arange(1.0, 6.0)
     found, new = normalise(x, train=False, stats=(mean, var))
     np.testing.assert_allclose(found, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-5, atol=1e-5)
@@ -147,7 +147,7 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them():
     np.testing.assert_array_equal(alone[0], found[2])
 
 
-def test_groups_are_batches_of_their_own():
+def test_groups_are_separate_batches():
     x = feature_map()
     found, new = normalise(x, groups=4)
     parts = [by_hand(x[i : i + 2]) for i in range(0, 8, 2)]
@@ -174,7 +174,7 @@ def test_average_pool_by_hand():
 
 
 class Normed(nn.Module):
-    """A tower that compiles at once: a matrix times its input, normalised."""
+    """A tower that compiles fast: a linear layer and a batch norm."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -182,15 +182,15 @@ class Normed(nn.Module):
         return BatchNorm(name="bn")(x, train)
 
 
-def test_two_views_move_the_running_statistics_one_after_the_other():
-    """As two calls of a model in PyTorch do."""
+def test_two_views_update_the_running_statistics_one_after_the_other():
+    """Like two calls of a model in PyTorch."""
     towers = TwoTowers(Normed(), Normed())
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8)
     batch = {"images": images[0], "augmented_images": images[1], "tokens": jnp.arange(24).reshape(4, 6)}
     start = towers.init(jax.random.key(0), batch["images"], batch["tokens"])
 
-    def update(stats, *needs, **given):
-        apply = functools.partial(towers.apply, start | {"batch_stats": stats}, needs, batch | given)
+    def update(stats, *outputs, **given):
+        apply = functools.partial(towers.apply, start | {"batch_stats": stats}, outputs, batch | given)
         return apply(train=True, method="compute", mutable=["batch_stats"])[1]["batch_stats"]["image"]["bn"]
 
     both = update(start["batch_stats"], "image_embeds", "image_embeds_augmented", "text_embeds")
@@ -218,7 +218,7 @@ def shapes(preset):
     return jax.eval_shape(towers.init, jax.random.key(0), images, tokens)
 
 
-# Counted with OpenAI's model.py, less its temperature.
+# Counted with OpenAI's model.py, without its temperature.
 COUNTS = {
     "RN50": (38_316_896, 63_690_240),
     "RN101": (56_259_936, 63_428_096),
@@ -227,7 +227,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("preset", COUNTS)
-def test_parameters_are_as_many_as_openais(preset):
+def test_presets_have_openais_number_of_parameters(preset):
     found = shapes(preset)["params"]
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert (count(found["image"]), count(found["text"])) == COUNTS[preset]
@@ -258,7 +258,7 @@ def test_a_block_starts_as_its_shortcut():
         assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.1)
 
 
-def test_the_attention_pool_starts_as_openais():
+def test_the_attention_pool_starts_like_openais():
     width = 256
     pool = AttentionPool(4, 64, jnp.float32).init(jax.random.key(0), jnp.ones((1, 3, 3, width)))["params"]
     for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
@@ -273,14 +273,14 @@ def test_the_attention_pool_starts_as_openais():
     ("changes", "message"),
     [
         ({"batch_norm": "synced"}, r"unknown model\.image\.batch_norm 'synced'.*global, local"),
-        ({"layers": (3, 4, 6)}, r"model\.image\.layers=\(3, 4, 6\) must be four numbers of blocks"),
+        ({"layers": (3, 4, 6)}, r"model\.image\.layers=\(3, 4, 6\) must be the blocks of four stages"),
         ({"layers": (3, 4, 0, 3)}, r"at least 1 each"),
         ({"image_size": 48}, r"model\.image\.image_size=48 must be a multiple of 32"),
         ({"width": 5}, r"model\.image\.width=5 must be even"),
-        ({"heads": 3}, r"model\.image\.heads=3 does not divide the 128 channels of the last map"),
+        ({"heads": 3}, r"model\.image\.heads=3 does not divide the 128 channels of the last feature map"),
         ({"patch_size": 8}, r"patch_size"),
     ],
 )
-def test_sizes_that_do_not_go_together(changes, message):
+def test_sizes_that_contradict_each_other(changes, message):
     with pytest.raises(UserError, match=message):
         build_towers(small(**changes), 64, 63)

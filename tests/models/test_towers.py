@@ -1,4 +1,4 @@
-"""Towers: values against numpy, what texts can see, precision, rematerialisation, sizes."""
+"""Towers: values compared with numpy, which tokens a text sees, precision, rematerialisation, sizes."""
 
 import functools
 import math
@@ -69,11 +69,11 @@ def test_activations():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_layer_norm_is_pytorchs(dtype):
-    """eps 1e-5 inside the root, and a variance that survives a large mean, whatever the towers compute in."""
+def test_layer_norm_equals_pytorchs(dtype):
+    """eps 1e-5 inside the root, and a variance that is exact for a large mean, in every dtype of the towers."""
     rng = np.random.default_rng(0)
     x = np.concatenate([1e-3 * rng.normal(size=(1, 64)), 300 + rng.normal(size=(1, 64)), rng.normal(size=(1, 64))])
-    x = np.asarray(jnp.asarray(x, dtype).astype(jnp.float32), np.float64)  # what the dtype can hold
+    x = np.asarray(jnp.asarray(x, dtype).astype(jnp.float32), np.float64)  # rounded to the dtype
     expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
     norm = layer_norm("norm", dtype)
     found = norm.apply(norm.init(jax.random.key(0), jnp.zeros((1, 64))), jnp.asarray(x, dtype))
@@ -95,7 +95,7 @@ def float64(params):
 
 
 def block_in_numpy(params, x, heads, causal):
-    """A pre-norm block with QuickGELU in float64, from CLIP's description."""
+    """A pre-norm block with QuickGELU in float64, written from CLIP's description."""
     tokens, width = x.shape
     queries, keys, values = np.split(dense(params["attn"]["in_proj"], norm(params["ln_1"], x)), 3, axis=1)
     mixed = []
@@ -110,13 +110,13 @@ def block_in_numpy(params, x, heads, causal):
 
 
 def shaken(params, size):
-    """Weights larger than at the start, so that attention is far from uniform, and biases and scales that matter."""
+    """Weights with noise: attention is far from uniform, and biases and scales have an effect."""
     noise = np.random.default_rng(1)
     return jax.tree.map(lambda p: p + np.float32(size) * noise.normal(size=p.shape).astype(np.float32), params)
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_block_against_numpy(causal):
+def test_block_equals_numpy(causal):
     block = Block(4, causal, "quick_gelu", text_block_init(32, 2), jnp.float32)
     x = np.random.default_rng(0).normal(size=(1, 9, 32)).astype(np.float32)
     params = jax.jit(block.init)(jax.random.key(1), x)["params"]
@@ -126,8 +126,8 @@ def test_block_against_numpy(causal):
     np.testing.assert_allclose(found[0], expected, rtol=2e-4, atol=2e-4)
 
 
-def test_image_tower_against_numpy():
-    """Patches row by row after the class token; the projection of what that token became."""
+def test_image_tower_equals_numpy():
+    """Patches are in row order after the class token, whose output is projected."""
     tower, heads = VisionTransformer(8, 4, width=16, layers=2, heads=2, embed_dim=6), 2
     image = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
     params = shaken(jax.jit(tower.init)(jax.random.key(0), image[None])["params"], 0.2)
@@ -156,7 +156,7 @@ def test_unit_norm_of_zeros_has_a_finite_gradient():
 
 
 class Pixels(nn.Module):
-    """An image tower that shows what it was given."""
+    """An image tower that returns its input."""
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -164,7 +164,7 @@ class Pixels(nn.Module):
         return images.reshape(images.shape[0], -1)
 
 
-def test_images_are_normalised_as_clips():
+def test_images_are_normalised_like_clips():
     image = np.uint8([[[[0, 128, 255]]]])
     towers = TwoTowers(image=Pixels(), text=Pixels())
     found = towers.apply({}, image, method="encode_image")
@@ -172,7 +172,7 @@ def test_images_are_normalised_as_clips():
     np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), rtol=1e-5)
 
 
-# What a text can see.
+# Which tokens a text sees.
 
 
 @functools.cache
@@ -182,14 +182,14 @@ def encode_text():
     return lambda *texts: np.asarray(encode(np.int32([[*text, *[0] * (16 - len(text))] for text in texts])))
 
 
-def test_nothing_after_the_end_is_seen():
+def test_tokens_after_the_end_of_text_have_no_effect():
     plain, padded, second_end = encode_text()((62, 5, 6, EOT), (62, 5, 6, EOT, 9, 0, 9), (62, 5, 6, EOT, EOT, 7, EOT))
     np.testing.assert_array_equal(plain, padded)
     np.testing.assert_array_equal(plain, second_end)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_everything_before_the_end_is_seen(position):
+def test_every_token_before_the_end_of_text_has_an_effect(position):
     text = [62, 5, 6, EOT]
     changed = [*text]
     changed[position] = 9
@@ -197,10 +197,10 @@ def test_everything_before_the_end_is_seen(position):
     assert np.abs(plain - other).max() > 1e-3
 
 
-def test_order_matters_and_the_end_may_come_last():
-    there, back, full = encode_text()((62, 5, 6, EOT), (62, 6, 5, EOT), (62, *[5] * 14, EOT))
-    assert np.abs(there - back).max() > 1e-3
-    assert np.abs(there - full).max() > 1e-3
+def test_order_matters_and_the_end_of_text_may_be_the_last_token():
+    forward, backward, full = encode_text()((62, 5, 6, EOT), (62, 6, 5, EOT), (62, *[5] * 14, EOT))
+    assert np.abs(forward - backward).max() > 1e-3
+    assert np.abs(forward - full).max() > 1e-3
 
 
 @functools.cache
@@ -223,12 +223,12 @@ def test_bfloat16_towers_keep_parameters_and_embeddings_in_float32():
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
         cosines = np.sum(np.asarray(rows) * np.asarray(exact[name]), axis=1)
         assert cosines.min() > 0.995
-        assert np.abs(rows - exact[name]).max() > 1e-4  # it was really computed in bfloat16
+        assert np.abs(rows - exact[name]).max() > 1e-4  # bfloat16 was really used
 
 
 @functools.cache
 def gradient_with_remat(remat):
-    """The compiled gradient of mu by its parameters, and what memory it needs beside them."""
+    """The gradient with respect to the parameters of mu, and the bytes of temporary memory of its computation."""
     plain, params = mu()
     towers = build(image__remat=remat, text__remat=remat)
     given = inputs(plain, 32)
@@ -241,7 +241,7 @@ def gradient_with_remat(remat):
 def test_remat_changes_no_gradient(remat):
     (expected, _), (found, _) = gradient_with_remat("none"), gradient_with_remat(remat)
     for path, leaf in jax.tree.leaves_with_path(expected):
-        # Every parameter matters, too, but a part of this bias: the softmax cancels the key's.
+        # Every leaf has a gradient.
         assert np.abs(leaf).max() > 1e-6, jax.tree_util.keystr(path)
     difference = jax.tree.map(jnp.subtract, found, expected)
     assert optax.tree.norm(difference) <= 1e-6 * optax.tree.norm(expected)
@@ -282,7 +282,7 @@ def test_presets_build(name):
     assert {rows.shape for rows in shapes.values()} == {(2, PRESETS[name][0])}
 
 
-# As transformers' definition counts them, less the learned scale (and SigLIP's bias), which are the objective's.
+# Counts of transformers' models, without the logit scale (and SigLIP's bias), which belong to the objective.
 @pytest.mark.parametrize(
     ("name", "vocab_size", "parameters"),
     [
@@ -295,5 +295,5 @@ def test_presets_build(name):
         ("SigLIP-B/16", 32_000, 203_155_970 - 2),
     ],
 )
-def test_presets_have_the_size_of_the_published_models(name, vocab_size, parameters):
+def test_presets_have_the_number_of_parameters_of_the_published_models(name, vocab_size, parameters):
     assert count(abstract_params(build(name, vocab_size=vocab_size, eot_id=vocab_size - 1))) == parameters

@@ -1,4 +1,4 @@
-"""ALIP: vectors, brute force, running means, what carries no gradient, extremes, blocks, devices, a resumed run."""
+"""ALIP: vectors, brute force, running means, extremes, blocks, devices."""
 
 import json
 import math
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.xdist_group("alip")
 
 VECTORS = sorted(VECTOR_FILES.glob("*.json"))
 BRANCHES = {"alip_text": "text_embeds", "alip_caption": "caption_embeds"}
-# Running means among the cosines of `triples`, so that some samples are above them and some below.
+# Running means within the range of the cosines of `triples`: some samples are above them, some below.
 STATE = {"alip_text": {"consistency": 0.6, "match": 0.5}, "alip_caption": {"consistency": 0.6, "match": 0.4}}
 ONE = {name: {"consistency": 1.0, "match": 1.0} for name in BRANCHES}
 
 
 def triples(batch, dim=16, dtype=np.float32):
-    """Embeddings of images, texts and second captions, related and in a cone."""
+    """Embeddings of images, texts and second captions, related and in a narrow cone."""
     embeds = checks.pairs(batch, dim, dtype=np.float64)
     noise = np.random.default_rng(5).normal(size=(batch, dim))
     embeds["caption_embeds"] = unit(embeds["text_embeds"] + 0.3 * noise)
@@ -33,12 +33,12 @@ def triples(batch, dim=16, dtype=np.float32):
 
 def evaluate(embeds, scale=14.3, state=STATE, *, block_rows=0, devices=1, **changes):
     """The objective of these embeddings and running means."""
-    objective, f = checks._compiled("alip", tuple(sorted(changes.items())), block_rows, devices)
+    objective, f = checks.compiled("alip", tuple(sorted(changes.items())), block_rows, devices)
     embeds = {key: jnp.asarray(value) for key, value in embeds.items()}
     dtype = jnp.promote_types(embeds["image_embeds"].dtype, jnp.float32)
     state = {name: state[name] for name in objective.initial_state()}
-    numbers = {"logit_scale": math.log(scale)}, objective.weights(jnp.int32(0)), state
-    scalars, weights, state = jax.tree.map(lambda x: jnp.asarray(x, dtype), numbers)
+    values = {"logit_scale": math.log(scale)}, objective.weights(jnp.int32(0)), state
+    scalars, weights, state = jax.tree.map(lambda x: jnp.asarray(x, dtype), values)
     return f(embeds, scalars, weights, state, jnp.int32(0))
 
 
@@ -47,7 +47,7 @@ def cosines(a, b):
 
 
 def weights_of(embeds, branch, state, exponents=(2.0, 2.0), momentum=0.99):
-    """Weight of every sample, one by one, and the running means after the batch."""
+    """Weight of each sample, in a loop, and the running means after the batch."""
     v, t, c = (np.asarray(embeds[f"{name}_embeds"], np.float64) for name in ("image", "text", "caption"))
     y = {"alip_text": t, "alip_caption": c}[branch]
     means = {
@@ -63,7 +63,7 @@ def weights_of(embeds, branch, state, exponents=(2.0, 2.0), momentum=0.99):
 
 
 def weighted_clip(image, other, logit_scale, weights):
-    """1/B sum_i w_i 1/2 [CE_i + CE_i'] by loops; loss and gradients with respect to its first three arguments."""
+    """1/B sum_i w_i 1/2 [CE_i + CE_i'] in loops: loss, and gradients with respect to the first three arguments."""
     v, y, s, batch = np.asarray(image, np.float64), np.asarray(other, np.float64), np.exp(logit_scale), len(image)
     scores, loss, d_scores = s * v @ y.T, 0.0, np.zeros((batch, batch))
     for i in range(batch):
@@ -76,7 +76,7 @@ def weighted_clip(image, other, logit_scale, weights):
 
 
 def oracle(embeds, logit_scale, state=STATE, **how):
-    """Loss of each branch, gradients of their sum by name, running means after the batch."""
+    """Loss of each branch, {name: gradient} of their sum, and running means after the batch."""
     gradients = {name: np.zeros(np.shape(x)) for name, x in embeds.items()} | {"logit_scale": 0.0}
     losses, means = {}, {}
     for branch, name in BRANCHES.items():
@@ -89,7 +89,7 @@ def oracle(embeds, logit_scale, state=STATE, **how):
 
 
 def assert_agrees(result, expected, tolerance, rounding=0.0):
-    """Relative agreement, but for the `rounding` of one utility, which cancels where all pairs are right."""
+    """Relative agreement up to `rounding`, that of one utility: the loss is smaller than it if all pairs are right."""
     losses, gradients, means = expected
     assert float(result.loss) == pytest.approx(sum(losses.values()), rel=tolerance, abs=rounding)
     for name, loss in losses.items():
@@ -130,7 +130,7 @@ def test_vectors(path, dtype):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 1e-5)])
 def test_against_brute_force(dtype, tolerance):
     embeds = triples(12)
-    # Samples on both sides of the gate.
+    # Some samples are above the running mean, some below.
     assert 0 < (cosines(embeds["text_embeds"], embeds["caption_embeds"]) < 0.6).sum() < 12
     for scale in (1.0, 14.3, 100.0):
         with jax.enable_x64(dtype == np.float64):
@@ -141,7 +141,7 @@ def test_against_brute_force(dtype, tolerance):
 
 
 def test_the_gradient_of_the_oracle():
-    """The formula of the gradient is that of the loss, with the weights held as they are."""
+    """The gradient formula is the derivative of the loss formula, with constant weights."""
     embeds, logit_scale = triples(5, 4, np.float64), np.float64(math.log(7.0))
     weights = {branch: weights_of(embeds, branch, STATE[branch])[0] for branch in BRANCHES}
 
@@ -189,7 +189,7 @@ def test_means_start_at_one_and_are_updated_before_use():
     assert 0.97 < float(state["alip_text"]["match"]) < 1
 
 
-def test_both_branches_know_the_same_consistency():
+def test_both_branches_have_the_same_consistency():
     state = evaluate(triples(12), state=ONE).state
     assert float(state["alip_text"]["consistency"]) == float(state["alip_caption"]["consistency"])
 
@@ -199,7 +199,7 @@ def test_one_branch_alone():
     both = evaluate(embeds)
     text = evaluate(embeds, caption_weight=0.0)
     assert float(text.loss) == pytest.approx(float(both.terms["alip_text"]), rel=1e-6)
-    assert not np.any(text.d_embeds["caption_embeds"])  # it weighs, and weights carry no gradient
+    assert not np.any(text.d_embeds["caption_embeds"])  # it enters the weights only, which carry no gradient
     caption = evaluate(embeds, text_weight=0.0)
     assert float(caption.loss) == pytest.approx(float(both.terms["alip_caption"]), rel=1e-6)
     assert not np.any(caption.d_embeds["text_embeds"])
@@ -251,7 +251,7 @@ def test_gradients_are_finite_at_the_extremes():
                 checks.assert_finite(evaluate(embeds | {"caption_embeds": other}, 100.0, state))
 
 
-def test_all_equal_embeddings_pull_nowhere():
+def test_all_equal_embeddings_have_no_gradient():
     row = np.repeat(triples(1)["image_embeds"], 12, axis=0)
     result = evaluate(dict.fromkeys(triples(1), row), 100.0)
     assert float(result.loss) == pytest.approx(2 * math.log(12), rel=1e-5)  # consistent, so of full weight

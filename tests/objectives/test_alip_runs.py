@@ -1,4 +1,4 @@
-"""ALIP in a run, which may be stopped and continued, and its options."""
+"""ALIP in a run that stops and resumes, and its options."""
 
 import functools
 import math
@@ -16,7 +16,6 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.training import setup
-from rankclip_jax.training.inputs import batch_keys
 from rankclip_jax.training.step import abstract_state, create_state, make_init, make_train_step
 from tests.support.objective_checks import build
 
@@ -24,11 +23,11 @@ from tests.support.objective_checks import build
 pytestmark = pytest.mark.xdist_group("alip")
 
 
-# A run stopped and continued.
+# A run that stops and resumes.
 
 
 class Flat(nn.Module):
-    """A tower that compiles at once: its input, flattened, times a matrix."""
+    """A tower that compiles fast: the flattened input times a matrix."""
 
     image_size: int = 64
     context_length: int = 16
@@ -49,12 +48,9 @@ def small_run():
 
 def steps(state, first, last):
     parts, step_fn = small_run()
-    data, inputs = parts.config.data, batch_keys(parts.objective.inputs)
-    options = {"batch_size": 8, "seed": 0, "image_size": 64, "augment": data.augment, "num_threads": 0}
-    with Loader(parts.dataset.train, parts.tokenizer, inputs=inputs, start_step=first, **options) as loader:
+    with Loader(parts.dataset.train, parts.tokenizer, parts.loader_options, first) as loader:
         for _ in range(first, last):
-            batch = next(loader)
-            state, metrics = step_fn(state, put_batch({name: batch[name] for name in inputs}, parts.mesh))
+            state, metrics = step_fn(state, put_batch(next(loader), parts.mesh))
     return state, metrics
 
 
@@ -73,7 +69,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     resumed, again = steps(restored, 2, 4)
     assert tree_digests(resumed) == tree_digests(straight)
     assert float(again["loss"]) == float(metrics["loss"])
-    # Means that begin anew, as in the released code, are another run.
+    # A run that forgets the means, as the released code does, has a different result.
     forgetful, _ = steps(restored | {"objective": parts.objective.initial_state()}, 2, 4)
     assert tree_digests(forgetful["params"]) != tree_digests(straight["params"])
 
@@ -90,7 +86,7 @@ def test_equations():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_weight": -1.0}, r"objective\.text_weight=-1\.0: a weight is a number from 0 up"),
+        ({"text_weight": -1.0}, r"objective\.text_weight=-1\.0: a weight must be finite and at least 0"),
         ({"text_weight": 0.0, "caption_weight": 0.0}, "text_weight=0 and caption_weight=0: raise one"),
         ({"momentum": 1.5}, r"objective\.momentum=1\.5: it must be a finite number from 0 to 1\."),
         ({"momentum": math.nan}, r"objective\.momentum=nan: it must be a finite number from 0 to 1\."),

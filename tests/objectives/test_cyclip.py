@@ -11,7 +11,7 @@ from tests.support import objective_checks as checks
 from tests.support.objective_checks import build, distance, evaluate, pairs
 
 TERMS = ("clip", "cyclip_in_modal", "cyclip_cross")
-# D < B takes the Gram matrices, D >= B the rows.
+# D < B uses Gram matrices, D >= B uses rows.
 SHAPES = pytest.mark.parametrize(("batch", "dim"), [(12, 4), (12, 12), (6, 16)])
 
 
@@ -47,7 +47,7 @@ def test_against_the_printed_formula(batch, dim, term):
 
 
 def test_both_terms_at_once_add_up():
-    """They share their sums: a shared pull-back must give each its own gradient."""
+    """They share their sums, but each must get its own gradient."""
     for dim in (4, 16):
         embeds = pairs(12, dim)
         result = evaluate("cyclip", embeds, weights={"clip": 0.0, "cyclip_in_modal": 0.25, "cyclip_cross": 2.0})
@@ -58,7 +58,7 @@ def test_both_terms_at_once_add_up():
 
 @pytest.mark.parametrize("dim", [8, 64])
 @pytest.mark.parametrize("term", TERMS[1:])
-def test_nothing_cancels_where_pairs_nearly_match(dim, term):
+def test_precision_if_pairs_nearly_match(dim, term):
     rng = np.random.default_rng(0)
     image = checks.unit(rng.normal(size=(64, dim)))
     embeds = {"image_embeds": image, "text_embeds": checks.unit(image + 1e-3 * rng.normal(size=(64, dim)))}
@@ -70,8 +70,8 @@ def test_nothing_cancels_where_pairs_nearly_match(dim, term):
     assert distance(result.d_embeds["text_embeds"], d_text) < 1e-6
 
 
-def test_the_usual_expansion_would_cancel():
-    """So that the test above is one: same data, float32, |V'V|^2 + |T'T|^2 - 2 |V'T|^2."""
+def test_the_usual_expansion_is_imprecise():
+    """Shows that the test above is hard: same data, float32, |V'V|^2 + |T'T|^2 - 2 |V'T|^2."""
     rng = np.random.default_rng(0)
     image = checks.unit(rng.normal(size=(64, 8)))
     text = checks.unit(image + 1e-3 * rng.normal(size=(64, 8)))
@@ -110,15 +110,15 @@ def test_matching_pairs_cost_nothing():
 
 
 def test_no_product_of_the_whole_batch():
-    """With D < B not even blocks of rows are multiplied for the cyclic terms: CLIP's two products are all."""
-    objective, f = checks._compiled("cyclip", (), 8, 1)
+    """With D < B the cyclic terms multiply no blocks of rows: the two products are CLIP's."""
+    objective, f = checks.compiled("cyclip", (), 8, 1)
     shape = {name: jax.ShapeDtypeStruct((64, 16), "float32") for name in objective.inputs}
     scalar = jax.ShapeDtypeStruct((), "float32")
     text = f.lower(shape, {"logit_scale": scalar}, dict.fromkeys(TERMS, scalar)).as_text()
     made = re.findall(r"dot_general.*-> tensor<(\d+)x(\d+)xf32>", text)
     assert ("64", "64") not in made
     assert made.count(("8", "64")) == 2
-    # a'a, b'b and a'b, made once for both terms.
+    # a'a, b'b and a'b, computed once for both terms.
     assert made.count(("16", "16")) == 3
 
 
@@ -180,7 +180,7 @@ def test_weights_and_ablations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_modal_weight": -1.0}, r"objective\.in_modal_weight=-1\.0: a weight is a number from 0 up"),
+        ({"in_modal_weight": -1.0}, r"objective\.in_modal_weight=-1\.0: a weight must be finite and at least 0"),
         ({"cross_weight": float("nan")}, r"objective\.cross_weight=nan: a weight"),
         ({"in_modal_weight": 0.0, "cross_weight": 0.0}, "raise one of them, or use the objective clip"),
     ],

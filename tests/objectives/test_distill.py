@@ -45,7 +45,7 @@ def least_similar(embeds, count):
 
 @pytest.mark.parametrize("step", [0, 50, 100])
 def test_against_brute_force(step):
-    """The differences hold targets and subset still: gradient into them would show."""
+    """The differences keep targets and subset constant, so a gradient into them would be detected."""
     embeds, scalars = pairs(6, 4, dtype=np.float64), {"logit_scale": np.log(9.0)}
     unaligned = least_similar(embeds, {0: 0, 50: 2, 100: 4}[step])
     oracle = distill(unaligned, embeds)
@@ -95,14 +95,14 @@ def test_lowest():
     order = jnp.array([3.0, 1.0, 2.0, 1.0, 5.0])
     chosen = {count: lowest(order, jnp.arange(5), count).tolist() for count in (0, 1, 2, 3, 5)}
     assert chosen[0] == [False] * 5
-    assert chosen[1] == chosen[2] == [False, True, False, True, False]  # a tie comes in whole
+    assert chosen[1] == chosen[2] == [False, True, False, True, False]  # ties are all in or all out
     assert chosen[3] == [False, True, True, True, False]
     assert chosen[5] == [True] * 5
-    assert lowest(order, jnp.array([4, 1]), 3).tolist() == [False, True]  # global numbers of the block's rows
+    assert lowest(order, jnp.array([4, 1]), 3).tolist() == [False, True]  # global indices of the rows
 
 
 def unaligned_rows(batch, step, **how):
-    """Rows without a one-hot target. Pairs are axes: along its own axis only a row's own loss pulls it."""
+    """Rows without a one-hot target. Pair i is axis i: along it, only the loss of row i has a gradient for row i."""
     eye = np.eye(batch, dtype=np.float32)
     weights = {"aligned": 1.0, "distilled": 0.0}
     embeds = {"image_embeds": eye, "text_embeds": eye}
@@ -110,7 +110,7 @@ def unaligned_rows(batch, step, **how):
     return np.flatnonzero(np.diag(result.d_embeds["image_embeds"]) == 0).tolist()
 
 
-def test_random_rows_are_as_many_as_asked_and_others_at_every_step():
+def test_random_rows_have_the_right_count_and_change_at_every_step():
     batch = 16
     for step in (0, 40, 50, 100):
         assert len(unaligned_rows(batch, step)) == round(batch * float(unaligned_share(step, 100, 0.0, 0.5)))
@@ -118,12 +118,12 @@ def test_random_rows_are_as_many_as_asked_and_others_at_every_step():
     draws = [unaligned_rows(batch, step) for step in range(100, 164)]
     often = np.bincount(np.concatenate(draws), minlength=batch)
     assert often.sum() == 64 * 8
-    assert often.min() > 16 and often.max() < 48  # 32 each, give or take 4
+    assert often.min() > 16 and often.max() < 48  # expected 32 each, standard deviation 4
 
 
 def test_random_rows_do_not_depend_on_the_embeddings_or_the_blocks():
     assert unaligned_rows(16, 70, block_rows=4) == unaligned_rows(16, 70)
-    # Those with the lowest numbers of a draw that the step alone decides.
+    # The rows with the lowest values of a draw that depends on the step only.
     key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), 70)
     drawn = np.asarray(jax.random.bits(key, (16,)))
     count = len(unaligned_rows(16, 70))
@@ -131,7 +131,7 @@ def test_random_rows_do_not_depend_on_the_embeddings_or_the_blocks():
 
 
 def test_similar_pairs_keep_their_one_hot_targets():
-    """All pairs match alike, and so all are in: a tie is never cut by the order of the batch."""
+    """All pairs have the same cosine, so all are in: the order of the batch never splits a tie."""
     assert unaligned_rows(16, 0, subset="similarity") == []
     assert unaligned_rows(16, 100, subset="similarity") == list(range(16))
 
@@ -149,7 +149,7 @@ def test_eight_devices_give_what_one_gives():
 
 
 def test_the_order_of_the_batch_changes_nothing():
-    """By similarity; at random it is the places in the batch that are drawn."""
+    """By similarity only: the random subset is drawn by index in the batch."""
     checks.assert_order_is_irrelevant("distill", pairs(44), step=60, subset="similarity")
     checks.assert_order_is_irrelevant("distill", pairs(44), step=0)
 
@@ -188,8 +188,8 @@ def test_equations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"unaligned_start": -0.1}, r"objective\.unaligned_start=-0\.1: it is a share of the batch, from 0 to 1"),
-        ({"unaligned_end": 1.5}, r"objective\.unaligned_end=1\.5: it is a share of the batch"),
+        ({"unaligned_start": -0.1}, r"objective\.unaligned_start=-0\.1: it must be a finite number from 0 to 1"),
+        ({"unaligned_end": 1.5}, r"objective\.unaligned_end=1\.5: it must be a finite number from 0 to 1"),
         ({"target_temperature": -1.0}, r"objective\.target_temperature=-1\.0: it must be a finite number above 0"),
         ({"subset": "randon"}, r"unknown objective.subset 'randon'. Did you mean 'random'\?"),
     ],
@@ -199,11 +199,11 @@ def test_mistakes(changes, message):
         build("distill", **changes)
 
 
-def test_the_seed_of_the_run_chooses_a_random_subset():
+def test_the_random_subset_depends_on_the_seed_of_the_run():
     embeds = pairs(24)
 
     def distilled(seed):
-        objective = build("distill", length=(100, 10, seed), unaligned_start=0.5)
+        objective = build("distill", run=(100, 10, seed), unaligned_start=0.5)
         compute = jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1])))
         weights = {name: jnp.float32(1) for name in TERMS}
         return float(compute(embeds, {"logit_scale": jnp.float32(2.0)}, weights).terms["distilled"])

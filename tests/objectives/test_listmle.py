@@ -1,5 +1,6 @@
-"""ListMLE against hand values and a float64 oracle, at every size of utility; ties, sorts, both recurrences."""
+"""ListMLE against hand values and a float64 oracle, for utilities of any size; ties, NaN, both recurrences."""
 
+import doctest
 import functools
 import math
 
@@ -31,7 +32,7 @@ def loss_and_gradient(loss_fn, utility, reference, cotangent=None):
 
 
 def random_lists(rows, items, scale=1.0, levels=0, seed=0):
-    """Cosines times `scale`, and references; with `levels`, references of so many different values."""
+    """Cosines times `scale`, and references; `levels` is the number of different references, 0 for no ties."""
     rng = np.random.default_rng(seed)
     utility = scale * rng.uniform(-1, 1, (rows, items))
     reference = rng.integers(0, levels, (rows, items)) / 4 if levels else rng.uniform(-1, 1, (rows, items))
@@ -45,7 +46,7 @@ def assert_agrees(found, expected, rtol, atol):
 
 @BOTH
 def test_two_items_by_hand(loss_fn):
-    # Item 1 ranks first: its choice is among both, item 0 is left over and costs nothing.
+    # Item 1 ranks first, chosen among both; item 0 is the last choice and costs nothing.
     loss, gradient = loss_and_gradient(loss_fn, np.float32([[0.5, 2.0]]), np.float32([[-1.0, 1.0]]))
     total = math.exp(0.5) + math.exp(2.0)
     assert loss[0] == pytest.approx(math.log(total) - 2.0, rel=1e-6)
@@ -58,18 +59,18 @@ def test_three_items_by_hand(loss_fn):
     # Order by reference: item 2, item 0, item 1.
     loss, gradient = loss_and_gradient(loss_fn, np.float32([[1.0, 0.0, -1.0]]), np.float32([[0.2, 0.1, 0.3]]))
     a, b, c = math.exp(1.0), 1.0, math.exp(-1.0)
-    everyone, last_two = a + b + c, a + b
-    expected = (math.log(everyone) + 1.0) + (math.log(last_two) - 1.0) + (math.log(b) - 0.0)
+    all_three, last_two = a + b + c, a + b
+    expected = (math.log(all_three) + 1.0) + (math.log(last_two) - 1.0) + (math.log(b) - 0.0)
     assert loss[0] == pytest.approx(expected, rel=1e-6)
-    by_hand = [a / everyone + a / last_two - 1, b / everyone + b / last_two + 1 - 1, c / everyone - 1]
+    by_hand = [a / all_three + a / last_two - 1, b / all_three + b / last_two + 1 - 1, c / all_three - 1]
     np.testing.assert_allclose(gradient[0], by_hand, rtol=1e-5, atol=1e-7)
 
 
 def test_tied_items_share_one_denominator_by_hand():
     utility, reference = np.float32([[1.0, 0.0, -1.0]]), np.float32([[0.5, 0.5, 0.1]])
     loss, _ = loss_and_gradient(listmle_exact, utility, reference)
-    everyone = math.exp(1.0) + 1.0 + math.exp(-1.0)
-    expected = (math.log(everyone) - 1.0) + (math.log(everyone) - 0.0) + (-1.0 + 1.0)
+    all_three = math.exp(1.0) + 1.0 + math.exp(-1.0)
+    expected = (math.log(all_three) - 1.0) + (math.log(all_three) - 0.0) + (-1.0 + 1.0)
     assert loss[0] == pytest.approx(expected, rel=1e-6)
 
 
@@ -94,7 +95,7 @@ def test_one_item_costs_nothing(loss_fn):
 def test_float32_against_the_oracle(scale, levels, items):
     utility, reference = random_lists(5, items, scale, levels)
     found = loss_and_gradient(listmle_exact, utility, reference)
-    # One float32 rounding of a utility of this size moves a gradient by this much.
+    # The effect of one float32 rounding of such a utility on a gradient.
     rounding = 2e-5 + scale * 1e-6
     assert_agrees(found, oracle(utility, reference), rtol=rounding, atol=rounding)
     assert np.isfinite(found[1]).all()
@@ -111,7 +112,7 @@ def test_float64_against_the_oracle(scale):
 
 @pytest.mark.parametrize("best", ["best first", "best last"])
 def test_huge_utilities(best):
-    """+-1e4, where exp overflows in every float: perfect orders cost nothing, reversed ones the differences."""
+    """+-1e4, where exp overflows in every float: a perfect order costs nothing, a reversed one the differences."""
     utility = np.float32([[1e4, 1e4 - 1, 0.0, -1e4]])
     reference = np.float32([[4, 3, 2, 1]]) if best == "best first" else np.float32([[1, 2, 3, 4]])
     loss, gradient = loss_and_gradient(listmle_exact, utility, reference)
@@ -121,7 +122,7 @@ def test_huge_utilities(best):
 
 @BOTH
 def test_equal_utilities(loss_fn):
-    """Every order is equally likely: the loss is log B!, and nothing but position pulls."""
+    """Every order is equally likely: the loss is log B!, and gradients depend on the rank only."""
     items = 7
     utility = np.full((2, items), -55.0, np.float32)
     reference = np.tile(np.arange(items, dtype=np.float32), (2, 1))
@@ -131,7 +132,7 @@ def test_equal_utilities(loss_fn):
     assert gradient[0, -1] == pytest.approx(1 / items - 1, rel=1e-5)
 
 
-def test_everything_equal():
+def test_all_equal_utilities_and_references():
     loss, gradient = loss_and_gradient(listmle_exact, np.ones((3, 5), np.float32), np.ones((3, 5), np.float32))
     np.testing.assert_allclose(loss, 5 * math.log(5), rtol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
@@ -147,7 +148,7 @@ def test_ties_make_the_order_of_the_items_irrelevant():
 
 
 def test_released_ties_keep_their_argsort_order():
-    """The deviation that `exact` mends: which of two equal items ranks higher is their place in the batch."""
+    """Unlike in `exact`, the index in the batch decides which of two equal items ranks higher."""
     utility, reference = np.float32([[2.0, -2.0]]), np.zeros((1, 2), np.float32)
     there, _ = loss_and_gradient(listmle_released, utility, reference)
     back, _ = loss_and_gradient(listmle_released, utility[:, ::-1], reference)
@@ -205,7 +206,13 @@ def test_cotangents_scale_each_row():
     np.testing.assert_allclose(weighted, each * np.float32([[2], [0], [-1]]), rtol=1e-6)
 
 
-# The two recurrences: only one of each pair runs on this backend, so both are called directly.
+def test_the_example_of_the_docstring():
+    example = doctest.DocTestParser().get_doctest(listmle_exact.__doc__, {}, "listmle_exact", None, 0)
+    assert len(example.examples) == 5
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+# The two recurrences: only one form of each runs on this platform, so the test calls both directly.
 
 
 @pytest.mark.parametrize("name", list(RECURRENCES))
@@ -234,7 +241,7 @@ def test_recurrences(name, scale, levels):
     np.testing.assert_allclose(np.exp(x_BC - peak) * share - 1, wanted, rtol=1e-4, atol=1e-4)
 
 
-# What the released epsilon does (docs: objectives, arithmetic).
+# The effect of the released epsilon.
 
 
 def in_modal_lists(scale, batch=128, cosine=0.3):
@@ -251,7 +258,7 @@ def in_modal_lists(scale, batch=128, cosine=0.3):
 
 @pytest.mark.parametrize(("scale", "released", "tolerance"), [(14.3, 0, 0.1), (60.0, -127, 2), (100.0, -127, 0.1)])
 def test_released_epsilon_erases_the_ranking(scale, released, tolerance):
-    """Where s (1 - cos) > 23 each off-diagonal entry is pulled by -1, whatever its rank; `exact` pulls by rank."""
+    """If s (1 - cos) > 23, each off-diagonal entry has gradient -1 for any rank; in `exact` it depends on the rank."""
     utility, reference = in_modal_lists(scale)
     off_diagonal = ~np.eye(128, dtype=bool)
     sums = {}

@@ -1,4 +1,4 @@
-"""What the loss holds in memory: nothing of the size of the batch squared."""
+"""Memory of the loss: no array has the size of the batch squared."""
 
 import math
 import re
@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.objectives.test_objectives import ARITHMETICS, TERMS, compiled
+from tests.objectives.test_objectives import ARITHMETICS, TERMS
+from tests.support import objective_checks as checks
 
 # One worker for all: the tests share compiled functions.
 pytestmark = pytest.mark.xdist_group("objectives")
 
 
-# Memory.
+def compiled(arithmetic, block_rows):
+    return checks.compiled("rankclip", (("arithmetic", arithmetic), ("ramp", "none")), block_rows, devices=1)[1]
 
 
 def sizes_in(jaxpr):
-    """Elements of every array in a jaxpr, those inside loops and calls included."""
+    """The number of elements of each array in a jaxpr, including those inside loops and calls."""
     for equation in jaxpr.eqns:
         yield from (math.prod(var.aval.shape) for var in equation.outvars)
         for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
@@ -35,7 +37,7 @@ def inputs(batch, dim):
 @ARITHMETICS
 def test_no_array_of_the_whole_batch_squared(arithmetic):
     batch, block = 512, 32
-    # Both directions of both ranking terms are stacked; the indices of a gather are pairs.
+    # Both directions of a ranking term are stacked; the indices of a gather are pairs.
     limit = 2 * 4 * block * batch
     traced = compiled(arithmetic, block).trace(*inputs(batch, 8))
     sizes = list(sizes_in(traced.jaxpr.jaxpr))

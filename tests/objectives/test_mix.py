@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.objectives import OBJECTIVES, TERMS, RunInfo, build_objective, objective_config
 from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.parallel.mesh import make_mesh
+from tests.support import objective_checks as checks
 
 pytestmark = pytest.mark.xdist_group("objective_mix")
 
 
 def build(name="clip", **changes):
-    return build_objective(ConfigDict(objective_config(name).to_dict() | changes), RunInfo(100, 10))
+    return checks.build(name, **changes)
 
 
 def weights_at(objective, step=0):
@@ -49,7 +49,7 @@ def test_a_sum_of_terms():
         assert weights_at(objective, step) == pytest.approx(expected)
 
 
-def test_weights_that_move():
+def test_weights_with_schedules():
     objective = build(
         extra="0.5 rank_cross:ramp + siglip : linear_down + 2 cyclip_cross:linear_up + soft_targets:constant"
     )
@@ -66,8 +66,8 @@ def test_weights_that_move():
         assert weights_at(objective, step) == pytest.approx(expected)
 
 
-def test_parts_of_objectives_add_up_to_them():
-    """SoftCLIP and self-distillation put together from their terms."""
+def test_objectives_are_the_sums_of_their_terms():
+    """SoftCLIP and self-distillation, built from their terms."""
     for name, base, extra in (
         ("softclip", "clip", "soft_targets + soft_negatives"),
         ("distill", "siglip", "aligned + distilled"),
@@ -97,7 +97,7 @@ def test_the_ramp_of_the_objective_stays():
     assert weights_at(objective, 50) == {"clip": 1.0, "rank_cross": 1.5, "cyclip_in_modal": 0.25}
 
 
-def test_a_shared_scalar_keeps_the_objectives_start_and_range():
+def test_a_shared_scalar_keeps_the_initial_value_and_range_of_the_objective():
     for name, extra, added in (("clip", "siglip", {"logit_bias"}), ("siglip", "clip", set())):
         alone, mixed = build(name), build(name, extra=extra)
         assert mixed.scalars["logit_scale"] == alone.scalars["logit_scale"]
@@ -111,14 +111,14 @@ def test_nothing_to_add(text):
 
 
 def test_every_listed_term_can_be_added():
-    """To an objective of which it is no part; each is made with the defaults of its own objective."""
+    """To an objective that lacks it, with the default options of its own objective."""
     for term in TERMS:
         name = "clip" if term != "clip" else "siglip"
         assert term in build(name, extra=f"0.5 {term}").terms
 
 
 def test_options_of_an_objective_are_not_those_of_added_terms():
-    """`top_k` of this objective is about its own term; the added one has the default."""
+    """`top_k` of this objective applies to its own term; the added term has the default."""
     objective = build("rankclip", in_modal_weight=0.0, top_k=1, extra="rank_in_modal")
     alone = evaluate(build("clip", extra="rank_in_modal"))
     assert float(evaluate(objective).terms["rank_in_modal"]) == pytest.approx(
@@ -129,7 +129,12 @@ def test_options_of_an_objective_are_not_those_of_added_terms():
 def test_a_config_without_the_option():
     config = objective_config("clip")
     del config["extra"]
-    assert build_objective(config, RunInfo(100, 10)).equation == "L = CLIP"
+    with pytest.raises(UserError, match="'clip' also needs extra"):
+        build_objective(config, RunInfo(100, 10))
+
+
+def test_every_term_is_registered_by_one_objective():
+    assert len(TERMS) == sum(len(recipe.terms) for recipe in OBJECTIVES.values())
 
 
 @pytest.mark.parametrize(
@@ -137,12 +142,15 @@ def test_a_config_without_the_option():
     [
         ("0.25 rank_crosss", r"unknown term 'rank_crosss'. Did you mean 'rank_cross'\? Known: .*rank_cross"),
         ("0 rank_crosss", "unknown term 'rank_crosss'"),
-        ("-0.5 rank_cross", "'-0.5 rank_cross' is no weighted term; write weights and names, as in '0.25 rank_cross"),
-        ("0.25 rank_cross +", "'' is no weighted term"),
-        ("rank_cross, siglip", "'rank_cross, siglip' is no weighted term"),
-        ("1.2.3 rank_cross", "'1.2.3 rank_cross' is no weighted term"),
-        ("0.25", "'0.25' is no weighted term"),
-        ("rank_cross + 2 rank_cross", "names 'rank_cross' twice; add the weights up"),
+        (
+            "-0.5 rank_cross",
+            "'-0.5 rank_cross' is not a weighted term; write weights and names, as in '0.25 rank_cross",
+        ),
+        ("0.25 rank_cross +", "'' is not a weighted term"),
+        ("rank_cross, siglip", "'rank_cross, siglip' is not a weighted term"),
+        ("1.2.3 rank_cross", "'1.2.3 rank_cross' is not a weighted term"),
+        ("0.25", "'0.25' is not a weighted term"),
+        ("rank_cross + 2 rank_cross", "names 'rank_cross' twice; add the two weights"),
         ("rank_cross:rmp", "unknown schedule of 'rank_cross' in objective.extra 'rmp'. Did you mean 'ramp'"),
         ("0.5 clip", "adds 'clip', which is part of objective 'clip' already"),
     ],

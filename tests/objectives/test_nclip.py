@@ -1,4 +1,4 @@
-"""nCLIP and xCLIP: brute force, limits, extremes, what is gathered, blocks, devices, order, heads, weights."""
+"""nCLIP and xCLIP: brute force, limits, extremes, gathered arrays, blocks, devices, order, weights."""
 
 import math
 
@@ -20,7 +20,7 @@ LOGITS = ("image_logits", "text_logits")
 
 
 def logits(batch, prototypes=10, spread=1.0, dtype=np.float32):
-    """Logits of related images and texts; the larger `spread`, the sharper their distributions."""
+    """Logits of related images and texts; a larger `spread` makes sharper distributions."""
     rng = np.random.default_rng(3)
     image = rng.normal(size=(batch, prototypes))
     text = 0.6 * image + 0.8 * rng.normal(size=(batch, prototypes))
@@ -98,7 +98,7 @@ def test_the_gradient_of_the_oracle():
 
 
 def test_bounds():
-    """Sharp, equal within pairs and spread over all prototypes is best; one prototype for all is not."""
+    """The best distributions are sharp, equal within pairs, and use all prototypes; one prototype for all is worse."""
     spread = 100 * np.eye(12, dtype=np.float32)
     best = evaluate("nclip", dict.fromkeys(LOGITS, spread))
     assert float(best.loss) == pytest.approx(-math.log(12), rel=1e-5)
@@ -110,7 +110,7 @@ def test_bounds():
 
 
 def test_cross_entropy_has_gradient_through_both_arguments():
-    """At q = p, H(p, q) alone would still pull p to sharper distributions: dH(p, p)/dp is not zero."""
+    """At q = p the gradient is that of H(p, p), which is not zero and makes p sharper."""
     embeds = logits(12)
     both = evaluate("nclip", dict.fromkeys(LOGITS, embeds["image_logits"]), weights=only("nclip_cross_entropy"))
     sharp = evaluate("nclip", dict.fromkeys(LOGITS, embeds["image_logits"]), weights=only("nclip_sharpness"))
@@ -139,7 +139,7 @@ def test_gradients_are_finite_at_the_extremes(spread):
     image = spread * embeds["image_logits"]
     equal = np.repeat(image[:1], 12, axis=0)
     unused = image.copy()
-    unused[:, 4] = -1e4  # a prototype that no row uses, exactly
+    unused[:, 4] = -1e4  # a prototype with probability exactly 0 in all rows
     for first, second in ((image, spread * embeds["text_logits"]), (equal, equal), (image, -image), (unused, unused)):
         checks.assert_finite(evaluate("nclip", dict(zip(LOGITS, (first, second), strict=True))))
 
@@ -180,24 +180,24 @@ def test_blocks_of_rows_change_nothing(name, block_rows):
 
 EIGHT = """
 import jax
-from tests.support.objective_checks import _compiled, build, distance, evaluate, pairs, whole_gradient
+from tests.support.objective_checks import build, compiled, distance, evaluate, pairs, whole_gradient
 from tests.objectives.test_nclip import logits
-everything = pairs(32) | logits(32)
+embeds_of_both = pairs(32) | logits(32)
 for name in ("nclip", "xclip"):
-    embeds = {key: everything[key] for key in build(name).inputs}
+    embeds = {key: embeds_of_both[key] for key in build(name).inputs}
     one, eight = (evaluate(name, embeds, block_rows=2, devices=devices) for devices in (1, 8))
     assert distance(eight.loss, one.loss) < 1e-6, (eight.loss, one.loss)
     assert distance(whole_gradient(eight), whole_gradient(one)) < 1e-5
-f = _compiled("nclip", (), 2, 8)[1]
+f = compiled("nclip", (), 2, 8)[1]
 weights = dict.fromkeys(build("nclip").terms, 1.0)
-text = f.lower({key: everything[key] for key in build("nclip").inputs}, {}, weights).compile().as_text()
+text = f.lower({key: embeds_of_both[key] for key in build("nclip").inputs}, {}, weights).compile().as_text()
 assert "all-reduce" in text and "all-gather" not in text
 print("same")
 """
 
 
 def test_eight_devices_give_what_one_gives():
-    """The means of the distributions are of the global batch, and logits stay where they are."""
+    """The mean distributions are over the global batch, and logits are not gathered."""
     code, out, err = processes.run(EIGHT, devices=8)
     assert (code, out) == (0, "same\n"), err
 
@@ -241,10 +241,14 @@ def test_equations(name, changes, equation):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("nclip", {"sharpness_weight": -1.0}, r"objective\.sharpness_weight=-1\.0: a weight is a number from 0 up"),
-        ("nclip", {"smoothness_weight": math.nan}, r"objective\.smoothness_weight=nan: a weight is a number"),
-        ("xclip", {"clip_weight": 0.0}, "'xclip' is both clip and nclip: give both weights"),
-        ("xclip", {"nclip_weight": 0.0}, "'xclip' is both clip and nclip: give both weights"),
+        (
+            "nclip",
+            {"sharpness_weight": -1.0},
+            r"objective\.sharpness_weight=-1\.0: a weight must be finite and at least 0",
+        ),
+        ("nclip", {"smoothness_weight": math.nan}, r"objective\.smoothness_weight=nan: a weight must be finite"),
+        ("xclip", {"clip_weight": 0.0}, "'xclip' is both clip and nclip: set both weights above 0"),
+        ("xclip", {"nclip_weight": 0.0}, "'xclip' is both clip and nclip: set both weights above 0"),
     ],
 )
 def test_mistakes(name, changes, message):

@@ -1,4 +1,4 @@
-"""CLIP and RankCLIP as wholes: oracle, extremes, duplicates, permutations, blocks, dtypes, memory."""
+"""CLIP and RankCLIP: oracle, extremes, duplicates, permutations, blocks, dtypes."""
 
 import functools
 import math
@@ -7,70 +7,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import RunInfo, build_objective, objective_config
-from rankclip_jax.objectives.rows import CPU_BLOCK_ELEMENTS, SMALLEST_BLOCK, block_size, loss_and_gradients
+from rankclip_jax.objectives import rows
+from rankclip_jax.objectives.rows import (
+    BLOCK_ELEMENTS,
+    CPU_BLOCK_ELEMENTS,
+    SMALLEST_BLOCK,
+    block_size,
+    loss_and_gradients,
+)
 from rankclip_jax.parallel.mesh import make_mesh
+from tests.support import objective_checks as checks
 from tests.support import oracles
+from tests.support.objective_checks import assert_finite, distance, unit, whole_gradient
 
 # One worker for all: the tests share compiled functions.
 pytestmark = pytest.mark.xdist_group("objectives")
 
 TERMS = ("clip", "rank_cross", "rank_in_modal")
-DEFAULTS = objective_config("rankclip").to_dict() | {"ramp": "none"}
 ARITHMETICS = pytest.mark.parametrize("arithmetic", ["exact", "released"])
 
 
 def build(**changes):
-    return build_objective(ConfigDict(DEFAULTS | changes), RunInfo(100, 10))
+    return checks.build("rankclip", ramp="none", **changes)
 
 
-@functools.cache
-def compiled(arithmetic="exact", block_rows=0, name="rankclip"):
-    objective = build(arithmetic=arithmetic, name=name)
-    return jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:1]), block_rows))
+def evaluate(image, text, scale, weights=None, name="rankclip", **how):
+    """The objective of these embeddings, with weight 1 for each term or with `weights`."""
+    embeds = {"image_embeds": image, "text_embeds": text}
+    if name == "clip":
+        return checks.evaluate("clip", embeds, scale, **how)
+    weights = weights or dict.fromkeys(TERMS, 1.0)
+    return checks.evaluate(name, embeds, scale, weights=weights, **{"ramp": "none", "arithmetic": "exact"} | how)
 
 
-def evaluate(image, text, scale, weights=None, **how):
-    """The objective of these embeddings with every term's weight 1, or `weights`."""
-    image, text = jnp.asarray(image), jnp.asarray(text)
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
-    terms = ("clip",) if how.get("name") == "clip" else TERMS
-    weights = weights or dict.fromkeys(terms, 1.0)
-    return compiled(**how)(
-        {"image_embeds": image, "text_embeds": text},
-        {"logit_scale": jnp.asarray(math.log(scale), dtype)},
-        {name: jnp.asarray(weight, dtype) for name, weight in weights.items()},
-    )
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def pairs(batch, dim=16, seed=0):
-    """Unit-norm float32 embeddings of related images and texts, in a cone as real ones are."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(size=(batch, dim)) + rng.normal(size=dim)
-    text = image / 2 + rng.normal(size=(batch, dim))
-    return unit(image).astype(np.float32), unit(text).astype(np.float32)
-
-
-def whole_gradient(result):
-    parts = [*(result.d_embeds[name] for name in sorted(result.d_embeds)), *result.d_scalars.values()]
-    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
-
-
-def distance(found, expected):
-    """Relative L2 distance of two gradients."""
-    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
-
-
-def assert_finite(result):
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+def pairs(batch, dim=16):
+    return tuple(checks.pairs(batch, dim).values())
 
 
 # Against the oracle.
@@ -95,7 +68,7 @@ def test_two_pairs_by_hand():
     result = evaluate(image, text, 3.0)
     row = math.log(math.exp(3.0) + 1) - 3.0
     assert float(result.terms["clip"]) == pytest.approx(row, rel=1e-5)
-    # Two directions of two rows each, all in the right order, over 32 B * B.
+    # Two directions of two rows each, all in the right order, / (32 B * B).
     assert float(result.terms["rank_cross"]) == pytest.approx(4 * row / (32 * 4), rel=1e-5)
     assert float(result.terms["rank_in_modal"]) == pytest.approx(4 * row / (32 * 4), rel=1e-5)
 
@@ -105,7 +78,7 @@ def test_random_embeddings_are_at_the_level_of_chance():
     image, text = (unit(rng.normal(size=(128, 512))).astype(np.float32) for _ in range(2))
     result = evaluate(image, text, 1.0)
     assert float(result.terms["clip"]) == pytest.approx(math.log(128), abs=0.01)
-    # At scale 1 all orders are nearly alike: log B! a row.
+    # At scale 1 all orders are about equally likely: log B! per row.
     assert float(result.terms["rank_cross"]) == pytest.approx(2 * math.lgamma(129) / (32 * 128), rel=0.01)
 
 
@@ -157,11 +130,11 @@ def test_gradients_are_finite_at_the_limits_of_the_scale(arithmetic, scale, kind
     assert_finite(evaluate(image, text, scale, arithmetic=arithmetic))
 
 
-def test_all_equal_embeddings_pull_nowhere():
+def test_all_equal_embeddings_have_no_gradient():
     image, _ = pairs(1)
     result = evaluate(np.repeat(image, 24, axis=0), np.repeat(image, 24, axis=0), 100.0)
     assert float(result.terms["clip"]) == pytest.approx(math.log(24), rel=1e-5)
-    # All in one tie group: each position costs log B; two directions over 32 B.
+    # All in one tie group: each item costs log B; two directions, / 32 B.
     assert float(result.terms["rank_in_modal"]) == pytest.approx(2 * math.log(24) / 32, rel=1e-4)
     assert np.abs(whole_gradient(result)).max() < 1e-3
 
@@ -182,7 +155,7 @@ def test_nan_reaches_every_term(arithmetic, side):
     assert all(np.isnan(value) for value in (result.loss, *result.terms.values()))
 
 
-# The order of the batch, and what is in it twice.
+# The order of the batch, and duplicates.
 
 
 @pytest.mark.parametrize("block_rows", [0, 1, 4])
@@ -204,7 +177,7 @@ def assert_order_is_irrelevant(image, text, scale, block_rows):
     assert float(permuted.d_scalars["logit_scale"]) == pytest.approx(float(result.d_scalars["logit_scale"]), rel=1e-4)
 
 
-# A block of one row is a matrix-vector product, whose low bits XLA gives to no two columns alike.
+# A block of one row is a matrix-vector product, in which XLA gives equal columns different low bits.
 @pytest.mark.parametrize("block_rows", [0, 1, 2])
 @pytest.mark.parametrize(("batch", "dim"), [(12, 16), (98, 128)])
 def test_duplicate_pairs_get_equal_gradients(batch, dim, block_rows):
@@ -218,8 +191,8 @@ def test_duplicate_pairs_get_equal_gradients(batch, dim, block_rows):
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 6])
-def test_captions_that_occur_twice_tie(block_rows):
-    """The oracle ties by construction; sorted rounding errors would move the gradient by per cents."""
+def test_duplicate_captions_tie(block_rows):
+    """Duplicates tie in the oracle. Without ties, rounding errors would change the gradient by several percent."""
     image, text = pairs(12)
     text[7], text[11] = text[0], text[4]
     expected = oracles.rankclip_terms(image, text, math.log(30.0))
@@ -232,18 +205,35 @@ def test_captions_that_occur_twice_tie(block_rows):
 
 
 def test_block_size():
-    assert block_size(256, 256) == 256  # all rows at once where memory allows
-    assert block_size(1024, 1024) == CPU_BLOCK_ELEMENTS // 1024
-    assert block_size(4096, 4096) == SMALLEST_BLOCK
-    assert block_size(97, 97) == 97
-    assert block_size(15, 2**20) == 3  # 4 would fit, but does not divide
-    assert block_size(1021, 1021) == CPU_BLOCK_ELEMENTS // 1021  # a prime: some rows are left over
-    assert block_size(5, 2**30) == 1
-    assert block_size(12, 48, requested=5) == 5
-    assert block_size(12, 48, requested=50) == 12
+    on_cpu = functools.partial(block_size, platform="cpu")
+    assert on_cpu(256, 256) == 256  # all rows at once if memory allows
+    assert on_cpu(1024, 1024) == CPU_BLOCK_ELEMENTS // 1024
+    assert on_cpu(4096, 4096) == SMALLEST_BLOCK
+    assert on_cpu(97, 97) == 97
+    assert on_cpu(15, 2**20) == 3  # 4 would fit, but does not divide the rows
+    assert on_cpu(1021, 1021) == CPU_BLOCK_ELEMENTS // 1021  # a prime: the last block is smaller
+    assert on_cpu(5, 2**30) == 1
+    assert on_cpu(12, 48, requested=5) == 5
+    assert on_cpu(12, 48, requested=50) == 12
 
 
-def test_rows_left_over_are_a_smaller_block():
+def test_block_size_follows_the_platform():
+    assert block_size(4096, 4096, platform="tpu") == block_size(4096, 4096, platform="gpu") == BLOCK_ELEMENTS // 4096
+
+
+def test_the_platform_is_that_of_the_mesh(monkeypatch):
+    """Not that of the default backend: a mesh of CPU devices on a machine with a GPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    platforms = []
+    monkeypatch.setattr(rows, "block_size", lambda *_, platform, **how: platforms.append(platform) or 4)
+    f = loss_and_gradients(build(), make_mesh(jax.devices()[:1]))
+    embeds = dict.fromkeys(("image_embeds", "text_embeds"), jax.ShapeDtypeStruct((8, 4), jnp.float32))
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    jax.eval_shape(f, embeds, {"logit_scale": scalar}, dict.fromkeys(TERMS, scalar))
+    assert platforms == ["cpu"]
+
+
+def test_remaining_rows_are_a_smaller_block():
     image, text = pairs(14)
     whole = evaluate(image, text, 14.3)
     for block_rows in (3, 5, 50):

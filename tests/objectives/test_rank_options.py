@@ -1,141 +1,50 @@
-"""RankCLIP's options: position weights and top k with ties, one list of all pairs, own pairs, fixed and detached."""
-
-import functools
-import math
+"""RankCLIP's options: rank weights and top k with ties, one list of all pairs, lists without their own pairs."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.objectives.rank_terms import without_own
-from rankclip_jax.objectives.rank_weights import RankWeights
-from rankclip_jax.objectives.rows import loss_and_gradients
-from rankclip_jax.parallel.mesh import make_mesh
+from tests.support import objective_checks as checks
+from tests.support.objective_checks import unit
+from tests.support.oracles import rank_term
 
 # One worker for all: the tests share compiled functions.
 pytestmark = pytest.mark.xdist_group("rankclip_options")
 
 TERMS = ("clip", "rank_cross", "rank_in_modal")
-BATCH = 16  # of all tests alike: they share compiled functions
-CHOICES = [(0, "log"), (1, "none"), (3, "none"), (3, "log"), (8, "log"), (100, "none")]
-POSITIONS = pytest.mark.parametrize("positions", [RankWeights(*choice) for choice in CHOICES])
+BATCH = 16  # the same in all tests, which share compiled functions
 
 
-# The oracle: sets and one rank at a time, in float64.
+def build(**changes):
+    return checks.build("rankclip", **{"ramp": "none"} | changes)
 
 
-def item_weights(reference, top_k, decay):
-    """Weight of each item of one list: the mean over the ranks its tie group takes, the group at rank k whole."""
-    weights = []
-    for value in reference:
-        best = 1 + sum(reference > value)
-        ranks = range(best, best + sum(reference == value))
-        each = [1 / math.log(rank + 1) if decay == "log" else 1.0 for rank in ranks]
-        weights.append(sum(each) / len(each) if top_k == 0 or best <= top_k else 0.0)
-    return np.array(weights)
+def evaluate(image, text, scale, term=None, dtype=np.float32, **how):
+    """The objective with `term` only, or with all terms; `how` as in `objective_checks.evaluate`."""
+    embeds = {"image_embeds": np.asarray(image, dtype), "text_embeds": np.asarray(text, dtype)}
+    weights = {name: float(term in (None, name)) for name in TERMS}
+    return checks.evaluate("rankclip", embeds, scale, weights=weights, ramp="none", **how)
 
 
-def oracle(utility, reference, top_k=0, decay="none"):
-    """Loss [C] and gradient [C, B]: sum_k w_k [log D_k - u_k], D_k over the set {l: ref_l <= ref_k}."""
-    losses, gradients = [], []
-    for u, ref in zip(np.float64(utility), np.float64(reference), strict=True):
-        w = item_weights(ref, top_k, decay)
-        shares = np.array([np.where(ref <= value, np.exp(u - u.max()), 0) for value in ref])
-        log_d = np.log(shares.sum(axis=1)) + u.max()
-        losses.append(np.sum(w * (log_d - u)))
-        gradients.append(w @ (shares / shares.sum(axis=1, keepdims=True)) - w)
-    return np.array(losses), np.array(gradients)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def loss_and_gradient(loss_fn, utility, reference, positions):
-    loss, pull = jax.vjp(lambda u: loss_fn(u, reference, positions), utility)
-    return loss, pull(jnp.ones_like(loss))[0]
-
-
-def lists(rows, items, scale, levels=0, seed=0):
-    rng = np.random.default_rng(seed)
-    utility = scale * rng.uniform(-1, 1, (rows, items))
-    reference = rng.integers(0, levels, (rows, items)) / 4 if levels else rng.uniform(-1, 1, (rows, items))
-    return utility.astype(np.float32), reference.astype(np.float32)
-
-
-def assert_close(found, expected, tolerance):
-    for value, wanted in zip(found, expected, strict=True):
-        np.testing.assert_allclose(value, wanted, rtol=tolerance, atol=tolerance)
-
-
-# The objective.
-
-
-def build(length=(100, 10), **changes):
-    config = objective_config("rankclip").to_dict() | {"ramp": "none"} | changes
-    return build_objective(ConfigDict(config), RunInfo(*length))
-
-
-@functools.cache
-def compiled(block_rows, **changes):
-    return jax.jit(loss_and_gradients(build(**changes), make_mesh(jax.devices()[:1]), block_rows))
-
-
-def evaluate(image, text, scale, term=None, dtype=jnp.float32, block_rows=0, **changes):
-    """The objective with only `term`, or with all of them."""
-    return compiled(block_rows, **changes)(
-        {"image_embeds": jnp.asarray(image, dtype), "text_embeds": jnp.asarray(text, dtype)},
-        {"logit_scale": jnp.asarray(math.log(scale), dtype)},
-        {name: jnp.asarray(float(term in (None, name)), dtype) for name in TERMS},
-    )
-
-
-def pairs(batch, dim=16, seed=0):
-    """Unit-norm embeddings of related images and texts; the first two texts, and images 2 and 3, are equal."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(size=(batch, dim)) + rng.normal(size=dim)
-    text = image / 2 + rng.normal(size=(batch, dim))
+def pairs(batch, dim=16):
+    """Unit-norm embeddings of related images and texts; texts 0 and 1 are equal, and images 2 and 3."""
+    image, text = checks.pairs(batch, dim).values()
     if batch > 3:
         image[3], text[1] = image[2], text[0]
-    return tuple((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (image, text))
-
-
-def term_oracle(image, text, scale, term, scope="row", diagonal=True, **positions):
-    """(loss, d_image, d_text, d_log_scale) of a ranking term in float64."""
-    v, t = np.float64(image), np.float64(text)
-    if term == "rank_cross":
-        first, second = v @ t.T, t @ v.T
-    else:
-        first, second = v @ v.T, t @ t.T
-    batch = len(v)
-    keep = np.ones((batch, batch), bool) if diagonal else ~np.eye(batch, dtype=bool)
-    shape = (1, -1) if scope == "batch" else (batch, -1)
-    total, d = 0.0, []
-    for utility, reference in ((first, second), (second, first)):
-        # Duplicates must tie, whatever order their products were summed in.
-        u, ref = scale * utility[keep].reshape(shape), np.round(reference[keep].reshape(shape), 6)
-        loss, gradient = oracle(u, ref, **positions)
-        full = np.zeros((batch, batch))
-        full[keep] = gradient.ravel() / (32 * batch**2)
-        total += loss.sum() / (32 * batch**2)
-        d.append(full)
-    if term == "rank_cross":
-        d_v, d_t = scale * (d[0] @ t + d[1].T @ t), scale * (d[0].T @ v + d[1] @ v)
-    else:
-        d_v, d_t = scale * (d[0] + d[0].T) @ v, scale * (d[1] + d[1].T) @ t
-    return total, d_v, d_t, scale * ((d[0] * first).sum() + (d[1] * second).sum())
+    return image, text
 
 
 def distance(found, expected):
-    found, expected = (np.concatenate([np.ravel(np.float64(x)) for x in parts]) for parts in (found, expected))
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    return checks.distance(*(np.concatenate([np.ravel(x) for x in parts]) for parts in (found, expected)))
 
 
 def gradients(result):
     return [result.d_embeds["image_embeds"], result.d_embeds["text_embeds"], result.d_scalars["logit_scale"]]
 
 
-# Each costs a compilation; more combinations are among the lists above and the vectors below.
+# (options of the objective, options of the oracle). Each costs a compilation; tests/objectives/research has more.
 OPTIONS = [
     ({"position_weight": "log", "top_k": 5}, {"decay": "log", "top_k": 5}),
     ({"include_diagonal": False}, {"diagonal": False}),
@@ -153,7 +62,7 @@ def test_options_against_the_oracle(changes, how, block_rows):
     image, text = pairs(BATCH)
     for term in TERMS[1:]:
         result = evaluate(image, text, 14.3, term, block_rows=block_rows, **changes)
-        loss, *expected = term_oracle(image, text, 14.3, term, **how)
+        loss, *expected = rank_term(image, text, 14.3, term, **how)
         assert float(result.loss) == pytest.approx(loss, rel=1e-5)
         assert distance(gradients(result), expected) < 1e-4
 
@@ -162,10 +71,10 @@ def test_options_in_float64():
     changes, how = OPTIONS[1]
     with jax.enable_x64(True):
         image, text = (np.float64(x) for x in pairs(BATCH))
-        image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+        image, text = unit(image), unit(text)
         for term in TERMS[1:]:
-            result = evaluate(image, text, 14.3, term, jnp.float64, **changes)
-            loss, *expected = term_oracle(image, text, 14.3, term, **how)
+            result = evaluate(image, text, 14.3, term, np.float64, **changes)
+            loss, *expected = rank_term(image, text, 14.3, term, **how)
             assert float(result.loss) == pytest.approx(loss, rel=1e-10)
             assert distance(gradients(result), expected) < 1e-10
 

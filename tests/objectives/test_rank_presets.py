@@ -12,16 +12,8 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.parallel.mesh import make_mesh
-from tests.objectives.test_rank_options import (
-    BATCH,
-    TERMS,
-    build,
-    distance,
-    evaluate,
-    gradients,
-    pairs,
-    term_oracle,
-)
+from tests.objectives.test_rank_options import BATCH, TERMS, build, distance, evaluate, gradients, pairs
+from tests.support.oracles import rank_term
 from tests.support.paths import VECTORS
 
 # One worker for all: the tests share compiled functions.
@@ -45,12 +37,12 @@ def test_detached_scale_leaves_the_scale_to_clip():
     image, text = pairs(BATCH)
     for term in TERMS[1:]:
         result = evaluate(image, text, 14.3, term, detach_scale=True)
-        loss, *expected = term_oracle(image, text, 14.3, term)
+        loss, *expected = rank_term(image, text, 14.3, term)
         assert float(result.loss) == pytest.approx(loss, rel=1e-5)
         assert distance(gradients(result)[:2], expected[:2]) < 1e-4
         assert float(result.d_scalars["logit_scale"]) == 0.0
-    everything, clip = (evaluate(image, text, 14.3, term, detach_scale=True) for term in (None, "clip"))
-    assert float(everything.d_scalars["logit_scale"]) == pytest.approx(float(clip.d_scalars["logit_scale"]), rel=1e-5)
+    all_terms, clip = (evaluate(image, text, 14.3, term, detach_scale=True) for term in (None, "clip"))
+    assert float(all_terms.d_scalars["logit_scale"]) == pytest.approx(float(clip.d_scalars["logit_scale"]), rel=1e-5)
     assert float(clip.d_scalars["logit_scale"]) != 0.0
 
 
@@ -61,7 +53,7 @@ def test_the_released_preset():
     assert objective.name == "rankclip_released"
     assert objective.equation == "L = CLIP + clip(3 (e-1)/(E-1), 0, 2) (cross + in_modal), released ListMLE"
     assert [weight_at(objective, step)["rank_cross"] for step in (0, 10, 69)] == [0.0, 0.5, 2.0]
-    with pytest.raises(UserError, match="needs 2 epochs or more, not 1"):
+    with pytest.raises(UserError, match="needs at least 2 epochs, not 1"):
         build_objective(config, RunInfo(10, 10))
 
 
@@ -102,9 +94,9 @@ def test_equations(changes, equation):
         ({"position_weight": "ln"}, "unknown objective.position_weight 'ln'. Known: log, none."),
         ({"top_k": -1}, "objective.top_k=-1 must be a whole number"),
         ({"top_k": 2.5}, "objective.top_k=2.5 must be a whole number"),
-        ({"fixed_weight": -1.0}, "objective.fixed_weight=-1.0 must be above 0"),
-        ({"fixed_weight": float("nan")}, "objective.fixed_weight=nan must be above 0"),
-        ({"fixed_weight": 0.5, "ramp": "step"}, "fixed_weight=0.5 has no meaning with objective.ramp='step'"),
+        ({"fixed_weight": -1.0}, "objective.fixed_weight=-1.0: it must be a finite number above 0"),
+        ({"fixed_weight": float("nan")}, "objective.fixed_weight=nan: it must be a finite number above 0"),
+        ({"fixed_weight": 0.5, "ramp": "step"}, "fixed_weight=0.5 has no effect with objective.ramp='step'"),
     ],
 )
 def test_mistakes(changes, message):

@@ -46,15 +46,15 @@ def test_against_brute_force(batch):
 
 
 def test_the_gradient_of_the_oracle():
-    """The formula of the gradient above is that of the loss above."""
+    """The gradient formula above is the derivative of the loss formula above."""
     embeds, scalars = pairs(5, 4, dtype=np.float64), {"logit_scale": math.log(7.0), "logit_bias": -3.0}
     with jax.enable_x64(True):
         result = evaluate("siglip", embeds, 7.0, bias=-3.0)
     checks.assert_gradient_of(lambda e, s: siglip(e, s)[0], result, embeds, scalars)
 
 
-def test_right_answers_cost_nothing_and_wrong_ones_their_logit():
-    """Where exponentials overflow or vanish the loss is linear or nothing, to the last bit."""
+def test_loss_of_certain_answers():
+    """If exponentials overflow or vanish, the loss is linear or exactly zero."""
     eye = np.eye(4, dtype=np.float32)
     right = evaluate("siglip", {"image_embeds": eye, "text_embeds": eye}, 1000.0, bias=-500.0)
     assert float(right.loss) == 0.0
@@ -93,7 +93,7 @@ def test_images_are_not_gathered():
 
 
 def test_no_array_of_the_whole_batch_squared():
-    objective, f = checks._compiled("siglip", (), 8, 1)
+    objective, f = checks.compiled("siglip", (), 8, 1)
     shape = {name: jax.ShapeDtypeStruct((64, 16), "float32") for name in objective.inputs}
     scalar = jax.ShapeDtypeStruct((), "float32")
     text = f.lower(shape, dict.fromkeys(objective.scalars, scalar), {"siglip": scalar}).as_text()
@@ -121,9 +121,11 @@ def test_the_scale_is_clamped_on_request_and_the_bias_never(clamp, expected):
         assert float(scalars["logit_bias"]) == -1e6
 
 
-def test_a_scale_that_starts_elsewhere_is_not_shared_silently():
+def test_terms_must_agree_on_a_shared_scale():
     terms = {"clip": CLIP} | build("siglip").terms
-    with pytest.raises(UserError, match=r"'clip' has another start or range for the learned scalar 'logit_scale'"):
+    with pytest.raises(
+        UserError, match=r"'clip' has another initial value or range for the learned scalar 'logit_scale'"
+    ):
         Objective("both", "", terms, lambda step: {})
 
 
@@ -139,7 +141,7 @@ def test_equation():
     [
         ({"initial_scale": 0.0}, r"objective\.initial_scale=0\.0: it must be a finite number above 0"),
         ({"initial_scale": math.inf}, r"objective\.initial_scale=inf: it must be a finite number above 0"),
-        ({"initial_scale": 200.0, "clamp_scale": True}, "initial_scale=200 is outside 1 to 100, where clamp"),
+        ({"initial_scale": 200.0, "clamp_scale": True}, "initial_scale=200 is outside the range 1 to 100 of clamp"),
         ({"initial_bias": math.nan}, r"objective\.initial_bias=nan: it must be a finite number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""SoftCLIP: brute force, what carries gradient, extremes, blocks, devices, options."""
+"""SoftCLIP: brute force, detached targets, extremes, blocks, devices, options."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def soft(term, divergence, teacher):
 
 @pytest.mark.parametrize("divergence", ["symmetric", "forward"])
 def test_against_brute_force(divergence):
-    """The differences hold the targets still: gradient into them would show."""
+    """The differences keep the targets constant, so a gradient into them would be detected."""
     embeds, scalars = pairs(6, 4, dtype=np.float64), {"logit_scale": np.log(9.0)}
     for term in TERMS[1:]:
         oracle = soft(term, divergence, embeds)
@@ -72,15 +72,15 @@ def test_float32(scale):
 
 
 def test_predictions_equal_to_the_targets_cost_nothing():
-    """Texts equal to their images, and the scale at 1 / temperature."""
+    """Texts equal their images, and the scale is 1 / temperature."""
     image = pairs(12)["image_embeds"]
     result = evaluate("softclip", {"image_embeds": image, "text_embeds": image}, 1 / 0.07, weights=only("soft_targets"))
     assert abs(float(result.loss)) < 1e-6
     assert np.abs(checks.whole_gradient(result)).max() < 1e-4
 
 
-def test_the_positive_has_no_part_in_the_negatives():
-    """Negatives alone: the loss does not see how well a pair itself matches."""
+def test_the_negatives_term_ignores_the_positive():
+    """The term does not depend on the cosine of the pair itself."""
     eye = np.eye(5, 8, dtype=np.float32)
     matching = evaluate("softclip", {"image_embeds": eye, "text_embeds": eye}, 14.3)
     opposite = evaluate("softclip", {"image_embeds": eye, "text_embeds": -eye}, 14.3)
@@ -89,7 +89,7 @@ def test_the_positive_has_no_part_in_the_negatives():
     assert float(opposite.terms["soft_targets"]) > 1.0
 
 
-def test_one_pair_and_two_pairs_have_no_negatives_to_weigh():
+def test_one_and_two_pairs_have_zero_loss_of_negatives():
     for batch in (1, 2):
         result = evaluate("softclip", pairs(batch), weights=only("soft_negatives"))
         assert float(result.loss) == 0.0
@@ -143,7 +143,7 @@ def test_equations(changes, equation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"soft_weight": -1.0}, r"objective\.soft_weight=-1\.0: a weight is a number from 0 up"),
+        ({"soft_weight": -1.0}, r"objective\.soft_weight=-1\.0: a weight must be finite and at least 0"),
         ({"soft_weight": 0.0, "negatives_weight": 0.0}, "raise one of them, or use the objective clip"),
         ({"target_temperature": 0.0}, r"objective\.target_temperature=0\.0: it must be a finite number above 0"),
         ({"divergence": "symetric"}, r"unknown objective.divergence 'symetric'. Did you mean 'symmetric'\?"),

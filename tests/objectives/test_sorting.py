@@ -1,4 +1,4 @@
-"""The two sorts of lists: only one of them runs on this backend, so both are called directly."""
+"""The two sorts of lists: only one of them runs on this platform, so the tests call both directly."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,9 @@ import pytest
 from rankclip_jax.objectives import sorting
 from tests.objectives.test_listmle import random_lists
 
-# The two sorts, likewise.
-
 
 def sort_rows(sort, reference):
-    """Order and tie ends of float rows, by one of the sorts."""
+    """Order and ends of tie groups of float rows, by one of the sorts."""
     order, ends = jax.jit(lambda x: sort(sorting._ordered_bits(x)))(reference)
     return np.asarray(order), np.asarray(ends)
 
@@ -33,7 +31,7 @@ HARD_ROWS = np.float32(
 @SORTS
 def test_sorts_are_stable_argsorts(sort):
     order, ends = sort_rows(sort, HARD_ROWS)
-    # numpy, too, has -0 == +0, and NaN last. (XLA flushes the subnormals of row 1 to zero, hence `+ 0`.)
+    # numpy also has -0 == +0, and NaN last. XLA flushes the subnormals of row 1 to zero.
     keys = np.where(np.abs(HARD_ROWS) < 1e-38, 0, HARD_ROWS)
     np.testing.assert_array_equal(order, np.argsort(keys, axis=1, kind="stable"))
     assert order.dtype == jnp.int32

@@ -1,4 +1,4 @@
-"""Objective terms against float64 brute-force values and gradients made without JAX."""
+"""Objective terms against float64 brute-force values and gradients, computed without JAX."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from rankclip_jax.parallel.mesh import make_mesh
 from tests.support.paths import VECTORS
 
 FILES = sorted(path.name for path in VECTORS.glob("*.json"))
-# Term of a file: (objective, options that differ from its defaults, its term).
+# {term of a file: (objective, options that differ from its defaults, term of the objective)}
 TERMS = {
     "clip": ("rankclip", {}, "clip"),
     "rank_cross": ("rankclip", {}, "rank_cross"),
@@ -26,7 +26,7 @@ TERMS = {
     "cyclip_cross": ("cyclip", {}, "cyclip_cross"),
     "siglip": ("siglip", {}, "siglip"),
 }
-# Array or learned scalar: keys of its value, in the file or the case, and of its gradient in the case.
+# {array or learned scalar: (key of its value in the file or the case, key of its gradient in the case)}
 ARRAYS = {"image_embeds": ("image", "d_image"), "text_embeds": ("text", "d_text")}
 SCALARS = {"logit_scale": ("log_scale", "d_log_scale"), "logit_bias": ("bias", "d_bias")}
 
@@ -68,7 +68,7 @@ def assert_agrees(result, case, loss_tolerance, gradient_tolerance):
     assert float(result.loss) == pytest.approx(case["loss"], rel=loss_tolerance)
     for name, found in result.d_embeds.items():
         assert relative_l2(found, case[ARRAYS[name][1]]) < gradient_tolerance
-    # A term that does not read the scale has null there.
+    # The gradient is null for a term that does not read the scale.
     wanted = [case[SCALARS[name][1]] or 0.0 for name in result.d_scalars]
     assert relative_l2([*result.d_scalars.values()], wanted) < gradient_tolerance
 

@@ -1,4 +1,4 @@
-"""A folder of sound and broken images, and the commands of `python -m rankclip_jax.data` run on it."""
+"""A folder of sound and broken images, and a function that runs commands of `python -m rankclip_jax.data`."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from absl import flags
 from PIL import Image
 
 from configs import emoji
+from rankclip_jax.data.__main__ import make_tokenizer
 from rankclip_jax.data.commands import command_of
 from tests.data.images.test_decode import CLEAR, COLOURED, encoded
 
@@ -55,7 +56,7 @@ BAD = {
 
 
 def write_folder(folder: Path) -> Path:
-    """Write ROWS: the images, and ``pairs.csv`` that names them."""
+    """Write the images of ROWS, and ``pairs.csv`` with their names and captions."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["filepath", "caption"])
@@ -75,12 +76,12 @@ def config_of(folder, **data):
 
 
 def run_command(capsys, name, config, *arguments) -> str:
-    """Run a command in this process; give what it prints."""
+    """Run a command in this process; return what it prints."""
     command = command_of(name)
     command.define_flags()
     try:
         flags.FLAGS(["test", *arguments])
-        command.run(config)
+        command.run(config, make_tokenizer)
     finally:
         for flag in list(flags.FLAGS.flags_by_module_dict()[command.__name__]):
             delattr(flags.FLAGS, flag.name)

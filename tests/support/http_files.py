@@ -1,25 +1,29 @@
-"""A web server for the files of a folder that answers range requests, and may be made to fail."""
+"""A web server for the files of a folder that answers range requests, and that fails on demand."""
 
 import contextlib
 import http.server
 import os
 import re
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from rankclip_jax.data.storage import remote_files
+
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `folder`; each of the following is 0 for never.
+    """Serves the files of `folder`.
 
     Attributes:
-      refuse_every: of every so many parts asked for, one gets "503 Service Unavailable" the first `failures` times.
-      break_every: of every so many parts, one comes half, then the connection ends, just as often.
-      failures: the limit of either. Which requests fail depends on the parts alone, never on how the
-        requests of several threads follow each other: no part is unlucky more often than that.
-      ignores_ranges: whether whole files are sent whatever is asked for.
-      requests: (path, range asked for) of every request.
+      refuse_every: N: requests for one of N ranges are answered by 503; 0 for none.
+      break_every: N: answers for one of N ranges end in the middle; 0 for none.
+      failures: how often `refuse_every` and `break_every` fail for each range. Which requests fail depends on the
+        ranges only, not on the order of requests from several threads.
+      limited_until: until this `time.monotonic()` all requests are answered by 429 with "Retry-After: 1".
+      ignores_ranges: whether whole files are sent for every request.
+      requests: (path, range) of every request.
     """
 
     daemon_threads = True
@@ -29,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.folder = folder
         self.refuse_every = self.break_every = 0
         self.failures = 2
+        self.limited_until = 0.0
         self.ignores_ranges = False
         self.requests = []
         self.lock = threading.Lock()
@@ -40,7 +45,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each answer would take 40 ms
+    disable_nagle_algorithm = True  # without it, each answer takes 40 ms
     server: Server
 
     def do_GET(self):
@@ -50,22 +55,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             part = zlib.crc32(f"{self.path} {asked}".encode())
             fails = server.requests.count((self.path, asked)) <= server.failures
         file = server.folder / self.path.lstrip("/")
-        if fails and server.refuse_every and part % server.refuse_every == 0:
+        if time.monotonic() < server.limited_until:
+            self._answer(429, b"slow down", {"Retry-After": "1"})
+        elif fails and server.refuse_every and part % server.refuse_every == 0:
             self._answer(503, b"busy")
         elif not file.is_file():
             self._answer(404, b"no such file")
         else:
             data = file.read_bytes()
             status, begin, end = (200, 0, len(data)) if server.ignores_ranges else _range(asked, len(data))
-            about = {"ETag": f'"{os.stat(file).st_mtime_ns}"'}
+            headers = {"ETag": f'"{os.stat(file).st_mtime_ns}"'}
             if status == 206:
-                about["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
+                headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
             broken = fails and server.break_every and part % server.break_every == 0
-            self._answer(status, data[begin:end], about, broken)
+            self._answer(status, data[begin:end], headers, broken)
 
-    def _answer(self, status, body, about=(), broken=False):
+    def _answer(self, status, body, headers=(), broken=False):
         self.send_response(status)
-        for name, value in dict(about).items():
+        for name, value in dict(headers).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -77,12 +84,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _range(asked: str | None, size: int) -> tuple[int, int, int]:
-    """Status and the bytes to send."""
+    """Status, first byte to send, and end of the bytes to send."""
     found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
     if not found:
         return 200, 0, size
     begin, end = int(found[1]), min(size, int(found[2] or size - 1) + 1)
     return (206, begin, end) if begin < size else (416, 0, 0)
+
+
+def retry_quickly(monkeypatch) -> None:
+    """Make the pauses between attempts short, in new sessions too."""
+    monkeypatch.setattr(remote_files, "PAUSES", (0.002,) * len(remote_files.PAUSES))
+    monkeypatch.setattr(remote_files, "BACKOFF", 0.002)
+    monkeypatch.setattr(remote_files, "BACKOFF_MAX", 0.01)
+    monkeypatch.setattr(remote_files, "_local", threading.local())
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the tests of every objective share: embeddings, evaluation, distances, differences, eight devices."""
+"""Shared by the tests of all objectives: embeddings, evaluation, distances, finite differences, eight devices."""
 
 import functools
 import json
@@ -14,26 +14,26 @@ from rankclip_jax.objectives.rows import loss_and_gradients
 from rankclip_jax.parallel.mesh import make_mesh
 from tests.support import processes
 
-LENGTH = (100, 10)  # steps of a run, steps of an epoch
+RUN = (100, 10)  # total steps, steps per epoch
 
 
-def build(name, length=LENGTH, **changes):
-    """The objective of this name with its own defaults and these changes."""
-    return build_objective(ConfigDict(objective_config(name).to_dict() | changes), RunInfo(*length))
+def build(name, run=RUN, **changes):
+    """The objective `name` with its default options and these changes."""
+    return build_objective(ConfigDict(objective_config(name).to_dict() | changes), RunInfo(*run))
 
 
 @functools.cache
-def _compiled(name, changes, block_rows, devices):
+def compiled(name, changes, block_rows, devices):
     objective = build(name, **dict(changes))
     return objective, jax.jit(loss_and_gradients(objective, make_mesh(jax.devices()[:devices]), block_rows))
 
 
 def evaluate(name, embeds, scale=14.3, *, weights=None, step=0, block_rows=0, devices=1, bias=-10.0, **changes):
-    """The objective of embeddings {name: [B, D]}, with the weights it has at `step`, or `weights`.
+    """The objective of embeddings {name: [B, D]}, with its weights at `step`, or with `weights`.
 
-    Compiled once for all calls that differ in nothing but numbers.
+    Calls that differ only in values and `step` share one compilation per shape.
     """
-    objective, f = _compiled(name, tuple(sorted(changes.items())), block_rows, devices)
+    objective, f = compiled(name, tuple(sorted(changes.items())), block_rows, devices)
     embeds = {key: jnp.asarray(value) for key, value in embeds.items()}
     dtype = jnp.promote_types(jnp.result_type(*embeds.values()), jnp.float32)
     values = {"logit_scale": math.log(scale), "logit_bias": bias}
@@ -48,7 +48,7 @@ def unit(rows):
 
 
 def pairs(batch, dim=16, seed=0, dtype=np.float32):
-    """Unit-norm embeddings of related images and texts, in a cone as real ones are."""
+    """Unit-norm embeddings of related images and texts, in a narrow cone like those of trained models."""
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(batch, dim)) + rng.normal(size=dim)
     text = image / 2 + rng.normal(size=(batch, dim))
@@ -78,7 +78,7 @@ def central_differences(f, x, width=1e-6):
 
 
 def assert_gradient_of(oracle, result, embeds, scalars, tolerance=1e-7):
-    """The gradient of `result`, float64, is that of oracle(embeds, scalars) -> float by central differences."""
+    """The gradient of `result` (float64) equals central differences of oracle(embeds, scalars) -> float."""
     for name, value in embeds.items():
         wanted = central_differences(lambda x, name=name: oracle(embeds | {name: x}, scalars), value)
         assert distance(result.d_embeds[name], wanted) < tolerance, name
@@ -97,7 +97,7 @@ def assert_same(result, other, tolerance=1e-5):
 
 
 def assert_order_is_irrelevant(name, embeds, scale=14.3, tolerance=1e-5, **how):
-    """Permuting the batch permutes the gradients, and changes nothing else."""
+    """A permutation of the batch permutes the gradients and changes nothing else."""
     order = np.random.default_rng(1).permutation(len(embeds["image_embeds"]))
     result = evaluate(name, embeds, scale, **how)
     permuted = evaluate(name, {key: x[order] for key, x in embeds.items()}, scale, **how)
@@ -109,7 +109,7 @@ def assert_finite(result):
 
 
 def extremes(batch=24, dim=16):
-    """Embeddings where arithmetic breaks first: related, all equal, opposite, with rows of zeros."""
+    """Embeddings that are hard for the arithmetic: related, all equal, opposite, with rows of zeros."""
     embeds = pairs(batch, dim)
     image = embeds["image_embeds"]
     equal = np.repeat(image[:1], batch, axis=0)
@@ -134,7 +134,7 @@ for name, how in json.loads(sys.argv[1]):
 
 
 def assert_same_on_eight_devices(*cases):
-    """Each case (name, keywords of `evaluate`, `batch`, `dim`) gives on 8 devices what it gives on 1."""
+    """Each case (name, {keywords of `evaluate`, "batch", "dim"}) has the same result on 8 devices as on 1."""
     code, out, err = processes.run(EIGHT, json.dumps(cases), devices=8)
     assert code == 0, err
     found = [[float(word) for word in line.split()] for line in out.splitlines()]

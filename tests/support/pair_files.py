@@ -1,4 +1,4 @@
-"""The same small pairs as files of every format, written by libraries that are not ours."""
+"""The same small pairs as files of every format, written by third-party libraries."""
 
 import csv
 import io
@@ -11,11 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rankclip_jax.data.records import Dataset
+from rankclip_jax.data.sources import assemble
+from rankclip_jax.data.sources.options import FileOptions
+
 COUNT = 24
 
 
+def load(name: str, root: Path | str, **options) -> Dataset:
+    """The data set of some `FileOptions`."""
+    return assemble.load(FileOptions(name=name, root=str(root), **options))
+
+
 def jpeg(number: int, side: int = 20) -> bytes:
-    """An image that tells its number, of a size of its own."""
+    """An image of random pixels; both pixels and height depend on the number."""
     pixels = np.random.default_rng(number).integers(0, 256, (side + number % 5, side, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
@@ -23,12 +32,12 @@ def jpeg(number: int, side: int = 20) -> bytes:
 
 
 def caption(number: int) -> str:
-    """A caption that tells its number, with what separates and quotes in it."""
+    """A caption that contains its number, separators and quotes."""
     return f'image "{number}", drawn\tby é; number {number}'
 
 
 def write_images(folder: Path, count: int = COUNT) -> list[str]:
-    """Images in ``folder/pics``; returns their paths relative to `folder`."""
+    """Write images to ``folder/pics``; return their paths relative to `folder`."""
     (folder / "pics").mkdir(parents=True, exist_ok=True)
     names = [f"pics/{number:03d}.jpg" for number in range(count)]
     for number, name in enumerate(names):
@@ -37,7 +46,7 @@ def write_images(folder: Path, count: int = COUNT) -> list[str]:
 
 
 def write_csv(folder: Path, rows: list[tuple], header=("filepath", "title"), separator=",", name="pairs.csv") -> Path:
-    """By Python's own csv module."""
+    """Write a table with Python's csv module."""
     with (folder / name).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=separator)
         writer.writerow(header)
@@ -57,7 +66,7 @@ def write_parquet(path: Path, columns: dict, group: int = 5, metadata: dict | No
 
 
 def write_all(folder: Path, count: int = COUNT) -> dict[str, str]:
-    """The pairs as every format of files; returns a location for each, by the format's name."""
+    """Write the pairs in every format of files; return the location of each by format name."""
     names = write_images(folder, count)
     numbers = range(count)
     rows = [(name, caption(number)) for number, name in enumerate(names)]
@@ -88,7 +97,7 @@ def write_all(folder: Path, count: int = COUNT) -> dict[str, str]:
 
 
 def write_tars(folder: Path, numbers: range, shards: int = 3) -> Path:
-    """Tars as img2dataset writes them, by Python's own tarfile."""
+    """Write tars in the layout of img2dataset, with Python's tarfile."""
     folder.mkdir()
     size = -(-len(numbers) // shards)
     for shard in range(shards):
@@ -102,7 +111,7 @@ def write_tars(folder: Path, numbers: range, shards: int = 3) -> Path:
 
 
 def write_saved_dataset(folder: Path, numbers: range, split: str = "train") -> Path:
-    """As `datasets.DatasetDict.save_to_disk` leaves it: two shards of Arrow streams and a list of them."""
+    """Write the layout of `datasets.DatasetDict.save_to_disk`: two shards of Arrow streams and a list of them."""
     shards = [range(numbers.start, numbers.start + 10), range(numbers.start + 10, numbers.stop)]
     where = folder / split
     where.mkdir(parents=True)
@@ -119,7 +128,7 @@ def write_saved_dataset(folder: Path, numbers: range, split: str = "train") -> P
 
 
 def write_array_record(path: Path, numbers: range) -> Path:
-    """By the two libraries that the layout is made of, in the words of its description."""
+    """Write ArrayRecord with its own library and msgpack, in the layout that `sources.array_record` describes."""
     import msgpack
     from array_record.python.array_record_module import ArrayRecordWriter
 

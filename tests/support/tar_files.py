@@ -1,4 +1,4 @@
-"""Tars as img2dataset writes them, of small images that tell their number."""
+"""Tars as img2dataset writes them, of small images that differ by their number."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def image(number: int, side: int = 16, format_: str = "JPEG") -> bytes:
-    """An encoded image of blocks of colour."""
+    """An encoded image of four coloured squares."""
     colours = np.random.default_rng(number).integers(0, 256, (2, 2, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(colours.repeat(side // 2, 0).repeat(side // 2, 1)).save(file, format_)
@@ -37,7 +37,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format_: int = t
 
 
 def write_shards(folder: Path, counts: Sequence[int], broken: Sequence[int] = (), first: int = 0) -> list[str]:
-    """Shards 00000.tar ... of so many pairs each; the images of the numbers in `broken` are cut off."""
+    """Write shards 00000.tar ... with `counts` pairs; the images with a number in `broken` are cut off."""
     folder.mkdir(parents=True, exist_ok=True)
     files, number = [], 0
     for shard, count in enumerate(counts, first):

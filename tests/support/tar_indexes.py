@@ -1,4 +1,4 @@
-"""Indexes of tars, opened as most tests open them, and which shards are read for that."""
+"""Opens indexes of tars as most tests do, and records which shards are scanned."""
 
 import os
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ PARTS = (("jpg", "jpeg", "png", "webp"), ("txt",))
 
 
 def opened(files: Sequence[str], **options) -> list[tuple[str, int]]:
-    """The name of each shard, and how many samples it has."""
+    """The name and the number of samples of each shard."""
     return [(os.path.basename(tar.file), len(tar.rows)) for tar in open_indexes(files, PARTS, **options)]
 
 
 def note_scans(monkeypatch) -> list[str]:
-    """Names of the shards that are read from now on."""
-    read, names = build._Build._scan, []
+    """A list to which the names of shards scanned from now on are added."""
+    scan, names = build._Build._scan, []
 
     def noted(self, name, *rest):
         names.append(name)
-        return read(self, name, *rest)
+        return scan(self, name, *rest)
 
     monkeypatch.setattr(build._Build, "_scan", noted)
     return names

@@ -1,4 +1,4 @@
-"""Files as ``torch.save`` and ``torch.jit.save`` write them, made without torch."""
+"""Write files in the format of ``torch.save`` and ``torch.jit.save``, without torch."""
 
 import pickle
 import zipfile
@@ -13,12 +13,12 @@ STORAGES = {"float16": "HalfStorage", "float32": "FloatStorage", "int64": "LongS
 
 
 class Global:
-    """Pickled as a reference to a name in a module, which does not have to exist here."""
+    """Pickled as a reference to a name in a module, which need not exist."""
 
     def __init__(self, module: str, name: str):
         self.module, self.name = module, name
 
-    def __call__(self):  # pickle wants a callable to reduce to
+    def __call__(self):  # pickle requires a callable
         raise AssertionError
 
 
@@ -33,7 +33,7 @@ class Call:
 
 
 class Scripted:
-    """Pickled as a TorchScript module: an object of a class that its archive defines, with attributes."""
+    """Pickled as a TorchScript module: an object with attributes, of a class that its archive defines."""
 
     def __init__(self, kind: str, **attributes: Any):
         self.kind, self.attributes = Global("__torch__", kind), attributes
@@ -44,7 +44,7 @@ class _Storage:
         self.pid = ("storage", Global("torch", STORAGES[array.dtype.name]), key, "cpu", count)
 
 
-class _Pickler(pickle._Pickler):  # the one in Python: its methods can be replaced
+class _Pickler(pickle._Pickler):  # the Python implementation, whose methods can be overridden
     def persistent_id(self, obj: Any) -> Any:
         return obj.pid if isinstance(obj, _Storage) else None
 
@@ -65,13 +65,13 @@ class _Pickler(pickle._Pickler):  # the one in Python: its methods can be replac
 
 
 class Archive:
-    """Tensors added one by one, and what is pickled around them."""
+    """A zip archive of tensors and a pickle that refers to them."""
 
     def __init__(self):
         self.storages: list[np.ndarray] = []
 
     def tensor(self, array: np.ndarray, shape=None, strides=None, offset: int = 0, count: int | None = None) -> Call:
-        """A tensor, contiguous or as said."""
+        """Add a tensor; shape, strides, offset and the storage's element count may be overridden."""
         array = np.asarray(array)
         storage = _Storage(str(len(self.storages)), array, array.size if count is None else count)
         self.storages.append(np.ascontiguousarray(array))
@@ -91,6 +91,6 @@ class Archive:
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """A state dict."""
+    """Write a state dict."""
     archive = Archive()
     return archive.write(path, OrderedDict((name, archive.tensor(array)) for name, array in arrays.items()))

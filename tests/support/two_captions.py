@@ -1,16 +1,18 @@
-"""Images with captions of two kinds and of one, and the names of what is loaded of them."""
+"""Record sources with and without second captions, and augmentations for them."""
 
 import numpy as np
 
-from rankclip_jax.data.records import Record
+from rankclip_jax.data.records import Record, RecordSource
 
 AUGMENT = "shift|color_jitter"
 TEXT = "eda(synonyms=0)"
 PLAIN = ("images", "tokens")
 
 
-class Source:
-    """Images with captions of two kinds; those in `without` lack the second kind."""
+class Source(RecordSource):
+    """100 records with second captions, except the records in `without`."""
+
+    has_second_captions = True
 
     def __init__(self, without=()):
         self.without = frozenset(without)
@@ -33,7 +35,7 @@ class Source:
         return (f"a drawing of {index}", f"a sketch of {index}", f"{index} drawn")
 
 
-class OneKind:
+class OneKind(RecordSource):
     """A source without second captions."""
 
     captions = Source.captions

@@ -1,4 +1,4 @@
-"""The command line in two processes of four devices each: the run of one, and a kill -9 that costs nothing."""
+"""The command line in several processes: the same run as in one, and after a kill -9 the same bits."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,7 @@ FLAGS = (
     "--config.tokenizer.vocab_size=1024",
     "--config.model.text.width=128",  # wide enough for its embeddings to be split
 )
-# What is shared is a minute of set-up; the same across processes without the command line is in test_sharding.
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow]
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 def start_two(workdir, env):
@@ -42,10 +41,29 @@ def two(tmp_path_factory, compile_cache):
     return workdir, results
 
 
+SHORT = ("--config.duration=3", "--config.checkpoint.every=2", "--config.log.diagnostics=False", *FLAGS[2:])
+
+
+def test_two_processes_train_the_run_of_one(tmp_path, compile_cache):
+    """The short form of the slow tests below: one device each, parameters split over both."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, _, err = runs.train(one, *SHORT, env=compile_cache)
+    assert code == 0, err
+    flags = (*SHORT, "--config.mesh.fsdp=2")
+    both = [runs.start(two, *flags, env=compile_cache | own) for own in processes.environments(2)]
+    results = processes.finish_all(both, 240)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "report: " in results[0][1] and "report: " not in results[1][1]
+    expected, found = ([line["train/loss"] for line in losses(workdir)] for workdir in (one, two))
+    assert len(found) == 3 and found == pytest.approx(expected, rel=1e-4)
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+
+
 def losses(workdir) -> list[dict[str, float]]:
     return [line for line in runs.history(workdir) if "train/loss" in line]
 
 
+@pytest.mark.slow
 def test_one_process_speaks_for_all(two):
     workdir, ((_, first, _), (_, second, _)) = two
     assert "8 x cpu, 2 process(es), mesh {'replica': 1, 'fsdp': 8}" in first and "report: " in first
@@ -53,6 +71,7 @@ def test_one_process_speaks_for_all(two):
     assert [line["step"] for line in losses(workdir)] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_the_metrics_of_one_process(one, two):
     expected, found = losses(one), losses(two[0])
     assert [line.keys() for line in found] == [line.keys() for line in expected]
@@ -72,12 +91,14 @@ def test_the_metrics_of_one_process(one, two):
     assert max(worst.values()) < 1e-3, worst
 
 
+@pytest.mark.slow
 def test_each_process_writes_its_part(two):
     parts = [two[0] / "checkpoints" / str(STEPS) / "state" / f"ocdbt.process_{index}" / "d" for index in (0, 1)]
     sizes = [sum(path.stat().st_size for path in part.iterdir()) for part in parts]
     assert min(sizes) > 0.3 * max(sizes), sizes
 
 
+@pytest.mark.slow
 def test_what_eight_devices_trained_loads_on_one(two):
     encoder = rankclip_jax.load(two[0])
     with np.load(two[0] / "embeddings.npz") as kept:
@@ -85,6 +106,7 @@ def test_what_eight_devices_trained_loads_on_one(two):
         np.testing.assert_allclose(encoder.encode_text(texts), kept["text_embeds"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_of_two_is_killed(two, tmp_path, compile_cache):
     both = start_two(tmp_path, compile_cache)
     try:

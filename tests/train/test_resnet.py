@@ -84,11 +84,11 @@ def test_all_of_the_state_moves_and_is_kept(whole):
 
 
 def test_what_is_evaluated_is_what_is_loaded_the_average_with_running_statistics(whole, less_compiling):
-    encoder, images = rankclip_jax.load(whole), load_emoji(None).evals["val"].images
+    encoder, images = rankclip_jax.load(whole), load_emoji().evals["val"].images
     found = encoder.encode_image(images)
     with np.load(whole / "embeddings.npz") as kept:
         np.testing.assert_array_equal(found.astype(np.float16), kept["image_embeds"])
     np.testing.assert_allclose(encoder.encode_image(images[:3]), found[:3], atol=1e-6)  # whatever is beside it
     last = runs.arrays(whole, STEPS)
-    mean = encoder.model_state["batch_stats"]["image"]["bn1"]["mean"]
+    mean = encoder.weights.model_state["batch_stats"]["image"]["bn1"]["mean"]
     np.testing.assert_array_equal(mean, last["['ema']['model_state']['batch_stats']['image']['bn1']['mean']"])

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -18,18 +17,11 @@ pytestmark = pytest.mark.xdist_group("resume")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, compile_cache):
-    """The run that nobody interrupts."""
+    """The run that is never interrupted."""
     workdir = tmp_path_factory.mktemp("whole")
     code, _, err = runs.train(workdir, *FLAGS, env=compile_cache)
     assert code == 0, err
     return workdir
-
-
-@pytest.fixture
-def chance():
-    seed = time.time_ns()
-    print(f"seed {seed}")  # of the moments chosen here; pytest shows it when a test fails
-    return random.Random(seed)
 
 
 def assert_same_run(whole, workdir):
@@ -43,6 +35,18 @@ def assert_same_run(whole, workdir):
     assert runs.checkpoint_steps(workdir)[-3:] == runs.checkpoint_steps(whole)[-3:]
 
 
+def kill_at(step, workdir, env, *flags):
+    """Start the run, or continue it, and kill it as soon as it has logged `step`."""
+    runs.kill_when(runs.start(workdir, *FLAGS, *flags, env=env), lambda: runs.last_step(workdir) >= step)
+
+
+def finish(workdir, env):
+    """Run to the end; return what was printed."""
+    code, out, err = runs.train(workdir, *FLAGS, env=env)
+    assert code == 0, err
+    return out, err
+
+
 def test_the_log_of_a_whole_run(whole):
     lines = runs.history(whole)
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, STEPS + 1))
@@ -52,61 +56,60 @@ def test_the_log_of_a_whole_run(whole):
     assert np.mean([line["train/clip"] for line in lines if "train/clip" in line][-5:]) < lines[0]["train/clip"]
 
 
-def test_killed_once(whole, tmp_path, chance, compile_cache):
-    step = chance.randint(1, STEPS - 1)
-    runs.kill_when(runs.start(tmp_path, *FLAGS, env=compile_cache), lambda: runs.last_step(tmp_path) >= step)
-    complete = runs.checkpoint_steps(tmp_path)
-    print(f"killed at step {runs.last_step(tmp_path)}, wanted {step}; checkpoints {complete}")
-    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
-    assert code == 0, err
-    assert (f"resumed from step {complete[-1]}" if complete else "new, seed 0") in out
-    assert_same_run(whole, tmp_path)
-
-
-def test_killed_twice_with_the_newest_checkpoint_damaged(whole, tmp_path, chance, compile_cache):
-    first, second = chance.randint(15, 24), chance.randint(29, STEPS - 1)
-    for step in (first, second):
-        runs.kill_when(runs.start(tmp_path, *FLAGS, env=compile_cache), lambda at=step: runs.last_step(tmp_path) >= at)
-        print(f"killed at step {runs.last_step(tmp_path)}, wanted {step}")
+def test_killed_with_the_newest_checkpoint_damaged(whole, tmp_path, compile_cache):
+    kill_at(24, tmp_path, compile_cache)
     *_, older, newest = runs.checkpoint_steps(tmp_path)
     flip(biggest_file(tmp_path / "checkpoints" / str(newest) / "state"))
-    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
-    assert code == 0, err
+    out, err = finish(tmp_path, compile_cache)
     assert f"warning: checkpoint {newest} is damaged" in err and f"resumed from step {older}" in out
     assert (tmp_path / "checkpoints" / f"{newest}.damaged").is_dir()
     assert_same_run(whole, tmp_path)
 
 
-def test_killed_before_there_is_anything_to_resume(whole, tmp_path, chance, compile_cache):
-    none_till_the_end = ("--config.checkpoint.every=0", "--config.checkpoint.keep=1")
-    for is_time in (
-        (tmp_path / "config.json").exists,
-        (tmp_path / "tokenizer").exists,
-        lambda: runs.last_step(tmp_path) >= chance.randint(1, STEPS),
-    ):
-        runs.kill_when(runs.start(tmp_path, *FLAGS, *none_till_the_end, env=compile_cache), is_time)
-        assert runs.checkpoint_steps(tmp_path) == []
-    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
-    assert code == 0 and "new, seed 0" in out, err
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 6, 7, 17, 28, 39])
+def test_killed_once(whole, tmp_path, compile_cache, step):
+    kill_at(step, tmp_path, compile_cache)
+    complete = runs.checkpoint_steps(tmp_path)
+    out, _ = finish(tmp_path, compile_cache)
+    assert (f"resumed from step {complete[-1]}" if complete else "new, seed 0") in out
     assert_same_run(whole, tmp_path)
 
 
-def test_a_finished_run_only_evaluates_again(whole, tmp_path, compile_cache):
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_five_times(whole, tmp_path, compile_cache, seed):
+    for step in sorted(random.Random(seed).sample(range(1, STEPS), 5)):
+        kill_at(step, tmp_path, compile_cache)
+    finish(tmp_path, compile_cache)
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_before_there_is_anything_to_resume(whole, tmp_path, compile_cache):
+    none_till_the_end = ("--config.checkpoint.every=0", "--config.checkpoint.keep=1")
+    for exists in ((tmp_path / "config.json").exists, (tmp_path / "tokenizer").exists):
+        runs.kill_when(runs.start(tmp_path, *FLAGS, *none_till_the_end, env=compile_cache), exists)
+        assert runs.checkpoint_steps(tmp_path) == []
+    for step in (1, 20, STEPS - 1):
+        kill_at(step, tmp_path, compile_cache, *none_till_the_end)
+        assert runs.checkpoint_steps(tmp_path) == []
+    out, _ = finish(tmp_path, compile_cache)
+    assert "new, seed 0" in out
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_finished_run_is_only_evaluated_again(whole, tmp_path, compile_cache):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     for lost in ("eval.json", "report.html", "embeddings.npz"):
         (tmp_path / lost).unlink()
     log = (tmp_path / "metrics.jsonl").read_bytes()
-    code, out, err = runs.train(tmp_path, *FLAGS, env=compile_cache)
+    changed = ("--config.eval.metrics=('retrieval', 'geometry')", "--config.data.prefetch=1")  # reach no weight
+    code, out, err = runs.train(tmp_path, *FLAGS, *changed, env=compile_cache)
     assert code == 0, err
     assert "at its end: nothing to train, only evaluated again" in out and "step " not in err
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     assert (tmp_path / "report.html").exists() and (tmp_path / "embeddings.npz").exists()
-    assert_same_run(whole, tmp_path)
-
-
-def test_what_reaches_no_weight_may_change(whole, tmp_path, compile_cache):
-    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    changed = ("--config.eval.metrics=('retrieval', 'geometry')", "--config.data.prefetch=1")
-    code, _, err = runs.train(tmp_path, *FLAGS, *changed, env=compile_cache)
-    assert code == 0, err
-    assert "val/alignment" in json.loads((tmp_path / "eval.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "eval.json").read_text())["metrics"]
+    before = json.loads((whole / "eval.json").read_text())["metrics"]
+    assert "val/alignment" in metrics and metrics.items() >= before.items()

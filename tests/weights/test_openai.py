@@ -1,4 +1,4 @@
-"""State dicts of OpenAI's models: what shapes and archives tell, and what has to be said."""
+"""State dicts of OpenAI's models: what follows from shapes and archives, and what the user must give."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from rankclip_jax.weights.export import export
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.foreign import array_shapes
 from rankclip_jax.weights.formats.mapping import to_theirs
-from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.open_clip_table import rules
 from rankclip_jax.weights.formats.source import read_source
 from tests.golden import make_resnet
 from tests.support import torch_files
@@ -21,11 +21,8 @@ from tests.weights.test_import import assert_same
 pytestmark = pytest.mark.xdist_group("weights")
 
 
-# OpenAI's state dicts.
-
-
 def openai_state(config, vocab_size):
-    """A state dict with OpenAI's keys, half precision; numbers are functions of the names."""
+    """A state dict with OpenAI's keys and random float16 tensors."""
 
     class Vocabulary:
         eot_id = vocab_size - 1
@@ -45,8 +42,8 @@ def vit():
     return config
 
 
-def test_openai_archives_tell_everything(tmp_path):
-    """What OpenAI released is a TorchScript archive, with three numbers that a state dict of Python has not."""
+def test_openai_archives_determine_everything(tmp_path):
+    """OpenAI released TorchScript archives with three integers that a plain state dict does not have."""
     state = openai_state(vit(), 49_408)
     archive = torch_files.Archive()
     tree = {}
@@ -62,8 +59,10 @@ def test_openai_archives_tell_everything(tmp_path):
     assert (image.image_size, image.patch_size, image.width, image.layers, image.heads) == (32, 16, 64, 2, 1)
     assert (text.context_length, text.width, text.layers, text.heads) == (10, 64, 1, 1)
     assert image.activation == text.activation == "quick_gelu" and model.tokenizer.is_clip_vocabulary
-    np.testing.assert_array_equal(model.params["towers"]["image"]["proj"], state["visual.proj"].astype(np.float32))
-    kernel = model.params["towers"]["image"]["transformer"]["blocks"]["attn"]["in_proj"]["kernel"]
+    np.testing.assert_array_equal(
+        model.weights.params["towers"]["image"]["proj"], state["visual.proj"].astype(np.float32)
+    )
+    kernel = model.weights.params["towers"]["image"]["transformer"]["blocks"]["attn"]["in_proj"]["kernel"]
     np.testing.assert_array_equal(kernel[1].T, state["visual.transformer.resblocks.1.attn.in_proj_weight"])
 
 
@@ -74,7 +73,7 @@ def scripted(tree):
 
 def test_a_bare_state_dict_needs_its_activation(tmp_path):
     path = torch_files.save(tmp_path / "x.pt", openai_state(vit(), 49_408))
-    with pytest.raises(UserError, match=r"does not tell its activation: add --activation=quick_gelu"):
+    with pytest.raises(UserError, match=r"does not determine the activation: add --activation=quick_gelu"):
         read_source(path)
     with pytest.raises(UserError, match=r"--activation='relu' is unknown"):
         read_source(path, activation="relu")
@@ -82,7 +81,7 @@ def test_a_bare_state_dict_needs_its_activation(tmp_path):
 
 
 def test_openai_resnet(tmp_path):
-    """Features of OpenAI's own ResNet, by way of a state dict with its keys."""
+    """Features equal those of OpenAI's ResNet for a state dict with its keys."""
     config = get_preset("mu-rn")
     config.embed_dim = make_resnet.EMBED_DIM
     config.image.update(make_resnet.SIZES | {"image_size": make_resnet.IMAGE_SIZE})
@@ -95,7 +94,10 @@ def test_openai_resnet(tmp_path):
     model = read_source(torch_files.save(tmp_path / "rn.pt", state), activation="quick_gelu")
     assert model.config.image.to_dict().items() >= dict(config.image, batch_norm="global").items()
     tower = build_towers(model.config, 49_408, 49_407).image
-    variables = {"params": model.params["towers"]["image"], "batch_stats": model.model_state["batch_stats"]["image"]}
+    variables = {
+        "params": model.weights.params["towers"]["image"],
+        "batch_stats": model.weights.model_state["batch_stats"]["image"],
+    }
     found = jax.jit(tower.apply)(variables, make_resnet.random_images().astype(np.float32))
     expected = make_resnet.read()["eval"].reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

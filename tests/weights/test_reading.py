@@ -1,4 +1,4 @@
-"""Weights files of every kind, sound and hostile: arrays, or one line, and nothing in them is ever run."""
+"""Weights files of every format, valid and hostile: arrays or an error of one line, and no code is run."""
 
 import json
 import zipfile
@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.weights.formats.reading import read_tensors
+from rankclip_jax.weights.formats.tensor_files import read_tensors
 from tests.support import torch_files
 from tests.support.torch_files import Archive, Call, Global, Scripted
 
@@ -18,7 +18,7 @@ A = np.arange(6, dtype=np.float32).reshape(2, 3)
 H = np.float16([0.5, -2])
 
 
-def same(found, expected):
+def assert_same(found, expected):
     assert set(found) == set(expected)
     for name, array in expected.items():
         assert found[name].dtype == array.dtype
@@ -28,11 +28,11 @@ def same(found, expected):
 def test_safetensors(tmp_path):
     arrays = {"a": A, "b": np.array(3, np.float32), "c": A.astype(ml_dtypes.bfloat16)}
     save_file(arrays, tmp_path / "x.safetensors")
-    same(read_tensors(tmp_path / "x.safetensors"), arrays)
+    assert_same(read_tensors(tmp_path / "x.safetensors"), arrays)
 
 
 def test_a_state_dict(tmp_path):
-    same(read_tensors(torch_files.save(tmp_path / "x.pt", {"a": A, "h": H})), {"a": A, "h": H})
+    assert_same(read_tensors(torch_files.save(tmp_path / "x.pt", {"a": A, "h": H})), {"a": A, "h": H})
 
 
 def test_strides_and_offsets(tmp_path):
@@ -44,7 +44,9 @@ def test_strides_and_offsets(tmp_path):
         "number": archive.tensor(np.int64(7)),
     }
     found = read_tensors(archive.write(tmp_path / "x.pt", content))
-    same(found, {"transposed": A.T, "part": A.ravel()[4:], "none": np.zeros((0, 3), np.float32), "number": np.array(7)})
+    assert_same(
+        found, {"transposed": A.T, "part": A.ravel()[4:], "none": np.zeros((0, 3), np.float32), "number": np.array(7)}
+    )
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
@@ -52,20 +54,20 @@ def test_a_training_checkpoint(tmp_path, key):
     archive = Archive()
     moments = {"state": {0: {"exp_avg": archive.tensor(A)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     content = {"epoch": 3, "name": "x", key: {"module.a": archive.tensor(A)}, "optimizer": moments}
-    same(read_tensors(archive.write(tmp_path / "x.pt", content)), {"a": A})
+    assert_same(read_tensors(archive.write(tmp_path / "x.pt", content)), {"a": A})
 
 
 def test_parameters(tmp_path):
     archive = Archive()
     wrapped = Call(Global("torch._utils", "_rebuild_parameter"), archive.tensor(A), True, OrderedDict())
-    same(read_tensors(archive.write(tmp_path / "x.pt", {"a": wrapped})), {"a": A})
+    assert_same(read_tensors(archive.write(tmp_path / "x.pt", {"a": wrapped})), {"a": A})
 
 
 def test_a_scripted_module(tmp_path):
     archive = Archive()
     conv = Scripted("torch.nn.Conv2d", training=False, weight=archive.tensor(A), stride=[1, 2])
     root = Scripted("CLIP", visual=Scripted("Visual", conv1=conv), logit_scale=archive.tensor(H), name="ViT")
-    same(read_tensors(archive.write(tmp_path / "x.pt", root)), {"visual.conv1.weight": A, "logit_scale": H})
+    assert_same(read_tensors(archive.write(tmp_path / "x.pt", root)), {"visual.conv1.weight": A, "logit_scale": H})
 
 
 def test_shards(tmp_path):
@@ -73,15 +75,15 @@ def test_shards(tmp_path):
     torch_files.save(tmp_path / "2.bin", {"h": H})
     index = tmp_path / "x.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "h": "2.bin"}}))
-    same(read_tensors(index), {"a": A, "h": H})
+    assert_same(read_tensors(index), {"a": A, "h": H})
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "h": "3.bin"}}))
     with pytest.raises(UserError, match=r"no weights at .*3\.bin"):
         read_tensors(index)
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}))
-    with pytest.raises(UserError, match="promises 'b', which none of its files has"):
+    with pytest.raises(UserError, match="lists the tensor 'b', but no file holds it"):
         read_tensors(index)
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
-    with pytest.raises(UserError, match="not a file beside it"):
+    with pytest.raises(UserError, match="not a file in the same folder"):
         read_tensors(index)
 
 
@@ -90,15 +92,17 @@ def test_code_is_not_run(tmp_path, module, name):
     ran = tmp_path / "ran"
     content = {"a": Archive().tensor(A), "b": Call(Global(module, name), f"touch {ran}")}
     path = Archive().write(tmp_path / "x.pt", content)
-    with pytest.raises(UserError, match=rf"x\.pt names {module}\.{name}, which is no tensor: files with code"):
+    with pytest.raises(
+        UserError, match=rf"x\.pt refers to {module}\.{name}, which is not part of a tensor: files with code"
+    ):
         read_tensors(path)
     assert not ran.exists()
 
 
-def test_what_the_reader_offers_cannot_be_called_into_other_modules(tmp_path):
-    """A dotted name would walk from an admitted module to any other."""
+def test_dotted_names_in_allowed_modules_are_rejected(tmp_path):
+    """A dotted name could lead from an allowed module to any other."""
     path = Archive().write(tmp_path / "x.pt", {"b": Call(Global("collections", "OrderedDict.fromkeys"), "ab")})
-    with pytest.raises(UserError, match=r"collections\.OrderedDict\.fromkeys, which is no tensor"):
+    with pytest.raises(UserError, match=r"collections\.OrderedDict\.fromkeys, which is not part of a tensor"):
         read_tensors(path)
 
 
@@ -114,14 +118,14 @@ def test_what_the_reader_offers_cannot_be_called_into_other_modules(tmp_path):
         {"count": 7},
     ],
 )
-def test_nothing_outside_of_a_storage_is_read(tmp_path, view):
+def test_nothing_outside_a_storage_is_read(tmp_path, view):
     archive = Archive()
     path = archive.write(tmp_path / "x.pt", {"a": archive.tensor(A, **view)})
-    with pytest.raises(UserError, match="reaches outside of its storage"):
+    with pytest.raises(UserError, match="exceeds its storage"):
         read_tensors(path)
 
 
-def test_compressed_tensors_are_refused(tmp_path):
+def test_compressed_tensors_are_rejected(tmp_path):
     archive = Archive()
     path = archive.write(tmp_path / "x.pt", {"a": archive.tensor(A)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(UserError, match="holds compressed tensors"):
@@ -135,38 +139,38 @@ def cut(path, share):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.99])
-def test_what_is_cut_short(tmp_path, share):
+def test_truncated_files(tmp_path, share):
     big = {"a": np.zeros((64, 64), np.float32), "b": A}
     save_file(big, tmp_path / "x.safetensors")
     for path in (tmp_path / "x.safetensors", torch_files.save(tmp_path / "x.pt", big)):
-        with pytest.raises(UserError, match=r"cut short or damaged|no file that torch\.save wrote"):
+        with pytest.raises(UserError, match=r"truncated or damaged|was not written by torch\.save"):
             read_tensors(cut(path, share))
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("x.pt", b"hello", r"no file that torch\.save wrote"),
-        ("x.pt", b"\x80\x02\x8a\nl\xfc\x9cF", "PyTorch's format from before 1.6"),
-        ("x.safetensors", b"hello, world", "cut short or damaged"),
+        ("x.pt", b"hello", r"was not written by torch\.save"),
+        ("x.pt", b"\x80\x02\x8a\nl\xfc\x9cF", "PyTorch's format before version 1.6"),
+        ("x.safetensors", b"hello, world", "truncated or damaged"),
         ("x.index.json", b"{", "is damaged"),
         ("x.index.json", b"[]", "holds no JSON object"),
         ("x.index.json", b"{}", "no weight_map"),
     ],
 )
-def test_what_is_no_weights(tmp_path, name, content, message):
+def test_files_without_weights(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_tensors(tmp_path / name)
 
 
-def test_archives_of_something_else(tmp_path):
+def test_archives_without_weights(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
         file.writestr("readme.txt", "hello")
     with pytest.raises(UserError, match=r"has no data\.pkl"):
         read_tensors(tmp_path / "x.pt")
     archive = Archive()
-    with pytest.raises(UserError, match="holds no tensors by name"):
+    with pytest.raises(UserError, match="holds no named tensors"):
         read_tensors(archive.write(tmp_path / "y.pt", archive.tensor(A)))
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as file:
         file.writestr("archive/data.pkl", b"\x80\x02garbage")

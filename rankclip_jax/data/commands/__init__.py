@@ -1,16 +1,19 @@
-"""Commands on data: each module has ``define_flags()`` and ``run(config)``, with `config` the whole config."""
+"""Commands on data: each module has ``define_flags()`` and ``run(config, make_tokenizer)``.
+
+`config` is the whole config, `make_tokenizer(config, train)` builds the tokenizer of a new run.
+"""
 
 import importlib
 from types import ModuleType
 
 from rankclip_jax.errors import lookup
 
-# Name, and the line that help shows.
+# Name, and the line of the help text.
 COMMANDS = {
-    "preview": "some pairs as the towers get them, and a grid of their images",
-    "validate": "decode everything; write a list of what is broken, for config.data.quarantine",
-    "stats": "counts, sizes of images, lengths of captions, repeated captions, the digest that a run stores",
-    "bench": "pairs per second of each stage, and which one limits",
+    "preview": "print pairs as the towers get them, and write a grid of their images",
+    "validate": "decode all pairs; write a list of the broken ones, for config.data.quarantine",
+    "stats": "counts, image sizes, caption lengths, repeated captions, the digest that a run stores",
+    "bench": "pairs per second of each stage, and the slowest stage",
     "index": "index tars now rather than when training starts",
     "convert": "write the training pairs as ArrayRecord files, for fast random access",
     "captions": "write second captions, for objectives such as ALIP",
@@ -18,6 +21,6 @@ COMMANDS = {
 
 
 def command_of(name: str) -> ModuleType:
-    """The module of a command; imported when it is used, because some need libraries that take a second."""
+    """The module of a command, imported on use: some need libraries that load slowly."""
     lookup(COMMANDS, name, "command")
     return importlib.import_module(f"{__name__}.{name}")

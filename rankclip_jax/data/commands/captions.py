@@ -1,21 +1,22 @@
-"""`captions`: write second captions for objectives such as ALIP, as `config.data.second_captions` reads them.
+"""`captions`: write second captions for objectives such as ALIP, to be named in `config.data.second_captions`.
 
-``--by=keywords`` makes a sentence of the words of a caption that carry content. ``--by=MODEL`` asks a captioning
-model of the `transformers` library, a folder or a name on the hub, such as Salesforce/blip-image-captioning-base
-(needs `pip install -e '.[torch]'`). Run again, it goes on after the last line that is there.
+``--by=keywords`` makes a sentence from the content words of a caption. ``--by=MODEL`` runs an image captioning model
+of the `transformers` library, a folder or a name on the hub, such as Salesforce/blip-image-captioning-base (needs
+``pip install -e '.[torch]'``). If the file exists already, the command continues after its last line.
 """
 
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from rankclip_jax.data.commands.sections import sections_of
+from rankclip_jax.data.commands.sections import MakeTokenizer, sections_of
 from rankclip_jax.data.images.decode import decode
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.formats import FORMATS
@@ -27,89 +28,100 @@ KEYWORDS = "keywords"
 
 
 def define_flags() -> None:
-    """Flags of this command."""
-    flags.DEFINE_string("out", "second_captions.jsonl", "the file to write, or to go on with")
+    """Define the flags of this command."""
+    flags.DEFINE_string("out", "second_captions.jsonl", "file to write or to continue")
     flags.DEFINE_string("by", KEYWORDS, "keywords, or the folder or name of a captioning model")
-    flags.DEFINE_string("template", "an image of {}", "keywords: the sentence that they are put into")
-    flags.DEFINE_integer("keywords", 5, "keywords: at most so many", lower_bound=1)
-    flags.DEFINE_integer("batch", 32, "pairs at a time", lower_bound=1)
-    flags.DEFINE_integer("max_tokens", 30, "model: length of a caption", lower_bound=1)
+    flags.DEFINE_string("template", "an image of {}", "keywords: the sentence; they replace {}")
+    flags.DEFINE_integer("keywords", 5, "keywords: maximum number per caption", lower_bound=1)
+    flags.DEFINE_integer("batch", 32, "pairs per batch", lower_bound=1)
+    flags.DEFINE_integer("max_tokens", 30, "model: maximum number of tokens of a caption", lower_bound=1)
 
 
-def run(config: ConfigDict) -> None:
-    """Caption every pair to train on; those that cannot be read are left out."""
-    given, out = flags.FLAGS, Path(flags.FLAGS.out)
+def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
+    """Caption all training pairs; those that cannot be read are skipped."""
+    out, by, template = Path(flags.FLAGS.out), flags.FLAGS.by, flags.FLAGS.template
+    max_words, max_tokens, batch_size = flags.FLAGS.keywords, flags.FLAGS.max_tokens, flags.FLAGS.batch
     if config.data.name not in FORMATS:
-        raise UserError(f"data {config.data.name!r} come with their captions: name your own in config.data.train.")
-    pairs = [section.pairs for section in sections_of(config) if section.name.startswith("train")]
-    if not pairs:
-        raise UserError("config.data.train is empty: name what to caption there.")
-    caption = _by_keywords if given.by == KEYWORDS else _by_model(given.by)
-    if given.by == KEYWORDS and given.template.count("{}") != 1:
-        raise UserError(f"--template={given.template!r} must have one {{}}, where the keywords go.")
-    done, skipped = _known_keys(out), 0
-    total = sum(map(len, pairs))
-    written = 0
+        raise UserError(f"data {config.data.name!r} have captions already: name your own data in config.data.train.")
+    sources = [section.pairs for section in sections_of(config) if section.name.startswith("train")]
+    if not sources:
+        raise UserError("config.data.train is empty: name the pairs to caption there.")
+    if by == KEYWORDS and template.count("{}") != 1:
+        raise UserError(f"--template={template!r} must have one {{}}, which the keywords replace.")
+    caption = _by_keywords(template, max_words) if by == KEYWORDS else _by_model(by, max_tokens)
+    done = _known_keys(out)
     try:
-        with open(out, "a", encoding="utf-8") as file, tqdm(total=total, unit="pair", leave=False, delay=1) as bar:
-            for source in pairs:
-                for start in range(0, len(source), given.batch):
-                    numbers = [i for i in range(start, min(start + given.batch, len(source)))]
-                    bar.update(len(numbers))
-                    lines = _lines(source, [i for i in numbers if source.key(i) not in done], caption)
-                    file.writelines(line for line in lines if line)
-                    written, skipped = written + sum(map(bool, lines)), skipped + lines.count("")
+        with open(out, "a", encoding="utf-8") as file:
+            counts = [_write(file, source, caption, done, batch_size) for source in sources]
     except OSError as error:
-        raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in a folder that exists.") from None
-    print(f"{written:,} second captions written to {out}, {len(done):,} were there, {skipped:,} pairs cannot be read")
+        raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
+    written, skipped = np.sum(counts, axis=0)
+    print(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs cannot be read")
     print(f"train with them: --config.data.second_captions={out}")
 
 
-def _lines(source: PairSource, numbers: Sequence[int], caption: Captioner) -> list[str]:
-    """A line for each of the pairs, "" for one that cannot be read."""
-    if not numbers:
+def _write(file: IO, source: PairSource, caption: Captioner, done: set[str], batch_size: int) -> tuple[int, int]:
+    """Write the captions of one source, except for the keys in `done`; return the numbers of written and skipped."""
+    written = skipped = 0
+    with tqdm(total=len(source), unit="pair", leave=False, delay=1) as bar:
+        for start in range(0, len(source), batch_size):
+            indices = range(start, min(start + batch_size, len(source)))
+            lines = _lines(source, [index for index in indices if source.key(index) not in done], caption)
+            file.writelines(filter(None, lines))
+            written, skipped = written + sum(map(bool, lines)), skipped + lines.count("")
+            bar.update(len(indices))
+    return written, skipped
+
+
+def _lines(source: PairSource, indices: Sequence[int], caption: Captioner) -> list[str]:
+    """One line for each pair, "" for a pair that cannot be read."""
+    if not indices:
         return []
     try:
-        texts = caption(source, numbers)
+        captions = caption(source, indices)
     except Exception as error:
-        if len(numbers) > 1:  # one of them is to blame
-            return [line for number in numbers for line in _lines(source, [number], caption)]
-        tqdm.write(f"{source.key(numbers[0])} left out: {error}")
+        if len(indices) > 1:  # find the pair that fails
+            return [line for index in indices for line in _lines(source, [index], caption)]
+        tqdm.write(f"{source.key(indices[0])} skipped: {error}")
         return [""]
-    made = zip(numbers, texts, strict=True)
-    return [json.dumps({"key": source.key(i), "second_caption": text}, ensure_ascii=False) + "\n" for i, text in made]
+    rows = [{"key": source.key(i), "second_caption": text} for i, text in zip(indices, captions, strict=True)]
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
 
 
 def _known_keys(out: Path) -> set[str]:
-    """Keys that the file has; a last line that was cut off in the middle is removed."""
+    """Keys in the file, whose last line is removed if it is incomplete."""
     if not out.exists():
         return set()
     data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(out, len(whole))
+    complete = data[: data.rfind(b"\n") + 1]
+    if len(complete) < len(data):
+        os.truncate(out, len(complete))
     try:
-        return {json.loads(line)["key"] for line in whole.splitlines()}
+        return {json.loads(line)["key"] for line in complete.splitlines()}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"--out={out} holds something else than second captions: name another file.") from None
+        raise UserError(f"--out={out} is not a file of second captions: name another file.") from None
 
 
-def _by_keywords(source: PairSource, numbers: Sequence[int]) -> list[str]:
-    return [sentence(source.captions(i), flags.FLAGS.template, flags.FLAGS.keywords) for i in numbers]
+def _by_keywords(template: str, max_words: int) -> Captioner:
+    return lambda source, indices: [sentence(source.captions(i), template, max_words) for i in indices]
 
 
-def sentence(captions: Sequence[str], template: str, most: int) -> str:
-    """The first content words of all captions in one sentence: "an image of dog, snow and field"."""
+def sentence(captions: Sequence[str], template: str, max_words: int) -> str:
+    """The first content words of all captions, in one sentence: "an image of dog, snow and field".
+
+    Raises:
+      ValueError: there is no content word.
+    """
     words = [word for caption in captions for word in letters(caption).split() if word not in STOP_WORDS]
-    chosen = list(dict.fromkeys(words))[:most]
+    chosen = list(dict.fromkeys(words))[:max_words]
     if not chosen:
         raise ValueError(f"no keyword in {captions!r}")
     together = " and ".join(filter(None, (", ".join(chosen[:-1]), chosen[-1])))
     return template.replace("{}", together)
 
 
-def _by_model(name: str) -> Captioner:
-    """A captioner that asks a model of `transformers`."""
+def _by_model(name: str, max_tokens: int) -> Captioner:
+    """A captioner that runs a model of `transformers`."""
     try:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -123,11 +135,11 @@ def _by_model(name: str) -> Captioner:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
 
-    def caption(source: PairSource, numbers: Sequence[int]) -> list[str]:
-        images = [np.asarray(decode(source.image_bytes(i))) for i in numbers]
+    def caption(source: PairSource, indices: Sequence[int]) -> list[str]:
+        images = [np.asarray(decode(source.image_bytes(i))) for i in indices]
         inputs = processor(images=images, return_tensors="pt").to(device)
         with torch.inference_mode():
-            made = model.generate(**inputs, max_new_tokens=flags.FLAGS.max_tokens)
-        return [text.strip() for text in processor.batch_decode(made, skip_special_tokens=True)]
+            tokens = model.generate(**inputs, max_new_tokens=max_tokens)
+        return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
 
     return caption

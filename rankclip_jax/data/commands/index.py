@@ -1,28 +1,31 @@
-"""`index`: build the indexes of tars now, rather than when training starts."""
+"""`index`: index tars now rather than when training starts."""
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax.data.sources.assemble import SPLITS, places_of, reader_options
-from rankclip_jax.data.sources.formats import FORMATS, module_of
-from rankclip_jax.data.storage import locations
+from rankclip_jax.data.commands.sections import MakeTokenizer
+from rankclip_jax.data.sources.assemble import locations_of
+from rankclip_jax.data.sources.formats import FORMATS, files_of, module_of
+from rankclip_jax.data.sources.options import FileOptions, parse
 
 
 def define_flags() -> None:
-    """Flags of this command."""
-    flags.DEFINE_bool("rebuild", False, "index again what has an index")
+    """Define the flags of this command."""
+    flags.DEFINE_bool("rebuild", False, "build existing indexes again")
 
 
-def run(config: ConfigDict) -> None:
-    """Index every place of ``config.data`` whose format has indexes."""
-    places = places_of(config.data) if config.data.name in FORMATS else {}
-    found = 0
-    for split in SPLITS:
-        for place in places.get(split, ()):
-            module, options = module_of(place), reader_options(config.data)
-            if hasattr(module, "index"):
-                files = locations.expand(place.location, options.root, FORMATS[place.format].extensions)
-                print(f"{split} {place.location}\n{module.index(files, options, flags.FLAGS.rebuild)}")
-                found += 1
-    if not found:
+def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
+    """Index every location of ``config.data`` whose format has indexes."""
+    rebuild = flags.FLAGS.rebuild
+    options = parse(FileOptions, config.data) if config.data.name in FORMATS else None
+    wanted = [
+        (split, location)
+        for split, found in (locations_of(options) if options else {}).items()
+        for location in found
+        if FORMATS[location.format].has_index
+    ]
+    for split, location in wanted:
+        files = files_of(location, options.root)
+        print(f"{split} {location.path}\n{module_of(location).index(files, options, rebuild)}")
+    if not wanted:
         print(f"nothing to index: {config.data.name} is read without an index.")

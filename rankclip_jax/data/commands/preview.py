@@ -1,4 +1,4 @@
-"""`preview`: some pairs as the towers get them, in words and as a grid of images."""
+"""`preview`: pairs as the towers get them, as text and as a grid of images."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.commands.grid import image_grid
-from rankclip_jax.data.commands.sections import tokenizer_of, training_set
+from rankclip_jax.data.commands.sections import MakeTokenizer, make_loader, training_set
 from rankclip_jax.data.images.types import height_width
-from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import PLAIN
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
@@ -18,62 +18,42 @@ SHOWN_CAPTIONS = 5
 
 
 def define_flags() -> None:
-    """Flags of this command."""
-    flags.DEFINE_integer("pairs", 5, "how many pairs", lower_bound=1)
-    flags.DEFINE_string("out", "preview.png", "the image to write")
+    """Define the flags of this command."""
+    flags.DEFINE_integer("pairs", 5, "number of pairs", lower_bound=1)
+    flags.DEFINE_string("out", "preview.png", "image file to write")
 
 
-def run(config: ConfigDict) -> None:
-    """Print and draw the first pairs of a run's data, augmented as the run would do it."""
+def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
+    """Print and draw the first pairs of a run, augmented as in the run."""
+    num_pairs, out = flags.FLAGS.pairs, Path(flags.FLAGS.out)
     dataset = training_set(config)
-    tokenizer = tokenizer_of(config, dataset.train)
-    batch = _batch(config, dataset.train, tokenizer)
+    train, tokenizer = dataset.train, make_tokenizer(config, dataset.train)
+    sizes = {"batch_size": min(num_pairs, len(train)), "num_threads": 0, "prefetch": 0}
+    with make_loader(config, train, tokenizer, (*PLAIN, "index"), **sizes) as loader:
+        batch = next(loader)
     print(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))
-    titles = []
     for index, image, tokens in zip(batch["index"], batch["images"], batch["tokens"], strict=True):
-        titles.append(tokenizer.decode(tokens))
-        print("\n" + _in_words(dataset.train, int(index), image, tokens, tokenizer))
-    out = Path(flags.FLAGS.out)
+        print("\n" + _as_text(train, int(index), image, tokens, tokenizer))
     try:
-        image_grid(batch["images"], titles).save(out)
+        image_grid(batch["images"], [tokenizer.decode(tokens) for tokens in batch["tokens"]]).save(out)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot write --out={out} ({error}); name a .png or .jpg in a folder that exists.") from None
+        raise UserError(f"cannot write --out={out} ({error}): name a .png or .jpg in an existing folder.") from None
     print(f"\nimages as the image tower gets them: {out}")
 
 
-def _batch(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    data = config.data
-    loader = Loader(
-        train,
-        tokenizer,
-        batch_size=min(flags.FLAGS.pairs, len(train)),
-        seed=config.seed,
-        image_size=config.model.image.image_size,
-        augment=data.augment,
-        text_augment=data.text_augment,
-        resize=config.model.image.get("resize", "crop"),
-        num_threads=0,
-        prefetch=0,
-        max_bad_fraction=1.0,
-    )
-    with loader:
-        return next(loader)
-
-
-def _in_words(train: RecordSource, index: int, image: np.ndarray, tokens: np.ndarray, tokenizer: Tokenizer) -> str:
+def _as_text(train: RecordSource, index: int, image: np.ndarray, tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     try:
         record = train[index]
-    except Exception as error:  # only where even its many substitutes are bad
-        return f"{train.key(index)}\n  cannot be read ({error}), nor the records in its place: see `validate`"
+    except Exception as error:  # the loader found no readable substitute either
+        return f"{train.key(index)}\n  cannot be read ({error}), nor can the records that replace it: see `validate`"
     old, new = (" x ".join(map(str, height_width(image)[::-1])) for image in (record.image, image))
     lines = [("image", f"{old} pixels, to the tower {new}")]
-    lines += _some("caption", record.captions) + _some("second", record.second_captions)
-    drawn = tokenizer.decode(tokens)
+    lines += _first("caption", record.captions) + _first("second", record.second_captions)
     used = int(np.argmax(tokens == tokenizer.eot_id)) + 1
-    lines.append(("tokens", f"{used} of {tokenizer.context_length}: {drawn}"))
+    lines.append(("tokens", f"{used} of {tokenizer.context_length}: {tokenizer.decode(tokens)}"))
     return "\n".join([record.key, *(f"  {name:<8} {value}" for name, value in lines)])
 
 
-def _some(name: str, captions: tuple[str, ...]) -> list[tuple[str, str]]:
+def _first(name: str, captions: tuple[str, ...]) -> list[tuple[str, str]]:
     rest = len(captions) - SHOWN_CAPTIONS
     return [(name, caption) for caption in captions[:SHOWN_CAPTIONS]] + ([("", f"and {rest} more")] if rest > 0 else [])

@@ -1,8 +1,8 @@
-"""What the commands walk over: the pairs of every place that a config names, before anything is left out."""
+"""What the commands share: the pairs that a config names, the loader, and work in threads with a progress bar."""
 
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -10,40 +10,52 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
+from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import PLAIN, loader_options
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.assemble import open_parts
 from rankclip_jax.data.sources.formats import FORMATS
+from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
 
 T = TypeVar("T")
+MakeTokenizer = Callable[[ConfigDict, RecordSource], Tokenizer]  # the tokenizer of a new run
 CHUNK = 64  # pairs that a thread takes at a time
-PERMUTATION_SEED = 0  # of samples
+SAMPLE_SEED = 0
 
 
 class Section(NamedTuple):
-    """The pairs of one place.
+    """The pairs of one location in the config.
 
     Attributes:
-      name: "train", "val" or "test", with the place where there are several.
-      pairs: all of them, quarantined or held out ones too.
+      name: "train", "val" or "test"; if that has several locations, followed by the location.
+      pairs: all of them, quarantined and held-out ones too.
     """
 
     name: str
     pairs: PairSource
 
 
-class EncodedRecords:
-    """Records in memory as a `PairSource`: images as PNG files."""
+class EncodedRecords(PairSource):
+    """Records in memory as a `PairSource`, images encoded as PNG."""
 
     def __init__(self, records: RecordSource):
-        self._records = records
-        self.key, self.captions = records.key, records.captions
+        self._records, self.has_second_captions = records, records.has_second_captions
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def key(self, index: int) -> str:
+        return self._records.key(index)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._records.captions(index)
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return self._records.second_captions(index)
 
     def image_bytes(self, index: int) -> bytes:
         buffer = io.BytesIO()
@@ -52,57 +64,64 @@ class EncodedRecords:
 
 
 def sections_of(config: ConfigDict) -> list[Section]:
-    """Every place of ``config.data``; of an embedded set its training records."""
+    """The pairs of every location in ``config.data``; for an embedded data set, its training records."""
     lookup(SOURCES, config.data.name, "data source")
     if config.data.name not in FORMATS:
         return [Section("train", EncodedRecords(SOURCES[config.data.name](config.data).train))]
     found = []
-    for split, parts in open_parts(config.data).items():
-        found += [Section(split if len(parts) == 1 else f"{split} {p.place.location}", p.pairs) for p in parts]
+    for split, parts in open_parts(parse(FileOptions, config.data)).items():
+        found += [Section(split if len(parts) == 1 else f"{split} {p.location.path}", p.pairs) for p in parts]
     return found
 
 
 def training_set(config: ConfigDict) -> Dataset:
-    """What `config` trains on; `UserError` where it only evaluates."""
+    """The data set of `config`; `UserError` if it has no training data."""
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
     if not len(dataset.train):
-        raise UserError("config.data.train is empty, and this command is about what is trained on: name it.")
+        raise UserError("config.data.train is empty: name the training data, which this command reads.")
     return dataset
 
 
-def tokenizer_of(config: ConfigDict, train: RecordSource) -> Tokenizer:
-    """The tokenizer that a new run of `config` would have."""
-    from rankclip_jax.training.init_from import read_initial
-    from rankclip_jax.training.setup import build_tokenizer
+def make_loader(
+    config: ConfigDict,
+    train: RecordSource,
+    tokenizer: Tokenizer,
+    keys: Sequence[str] = PLAIN,
+    *,
+    batch_size: int,
+    num_threads: int,
+    prefetch: int,
+) -> Loader:
+    """The loader of a run of `config`, without a limit for bad records."""
+    sizes = {"batch_size": batch_size, "num_threads": num_threads, "prefetch": prefetch}
+    return Loader(train, tokenizer, loader_options(config, keys, **sizes, max_bad_fraction=1.0))
 
-    return build_tokenizer(config, train, None, initial=read_initial(config, None))
 
-
-def sample(count: int, wanted: int) -> np.ndarray:
-    """int, so many of `count` numbers by a fixed permutation, in ascending order; 0 wants all."""
-    if not wanted or wanted >= count:
+def sample(count: int, size: int) -> np.ndarray:
+    """int [size], ascending: indices below `count`, drawn with a fixed seed; all of them if `size` is 0."""
+    if not size or size >= count:
         return np.arange(count)
-    return np.sort(np.random.default_rng(PERMUTATION_SEED).choice(count, wanted, replace=False))
+    return np.sort(np.random.default_rng(SAMPLE_SEED).choice(count, size, replace=False))
 
 
-def in_parallel(
-    work: Callable[[np.ndarray], T], numbers: np.ndarray, threads: int, title: str, unit: str = "pair"
-) -> Iterator[T]:
-    """`work` of consecutive chunks of `numbers`, in their order, with a progress bar; few chunks are in memory."""
-    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
-    bar = tqdm(total=len(numbers), desc=title, unit=unit, leave=False, delay=1)
+def in_parallel(work: Callable[[np.ndarray], T], indices: np.ndarray, threads: int, title: str) -> Iterator[T]:
+    """`work` of consecutive chunks of `indices`, in their order, with a progress bar.
+
+    At most 4 results per thread wait in memory.
+    """
+    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+    bar = tqdm(total=len(indices), desc=title, unit="pair", leave=False, delay=1)
     with ThreadPoolExecutor(threads) as pool, bar:
-        waiting: list[Any] = []
+        waiting: list[tuple[int, Future]] = []
         for chunk in chunks:
             waiting.append((len(chunk), pool.submit(work, chunk)))
             if len(waiting) > 4 * threads:
-                yield _finished(waiting.pop(0), bar)
+                yield _finished(*waiting.pop(0), bar)
         for job in waiting:
-            yield _finished(job, bar)
+            yield _finished(*job, bar)
 
 
-def _finished(job: tuple[int, Any], bar: tqdm) -> Any:
-    size, future = job
+def _finished(size: int, future: Future, bar: tqdm) -> Any:
     result = future.result()
     bar.update(size)
     return result

@@ -1,13 +1,15 @@
-"""`validate`: decode every pair, and list those that cannot be used.
+"""`validate`: decode all pairs, and list those that cannot be used.
 
-A pair goes on the list when it would be replaced in training (its image or caption cannot be read), or when its
-image is smaller than ``--min_side``. With ``--strict`` so does what is usable but odd: over-long captions, of
-which the end is cut off, and animations, of which the first frame is taken.
+A pair is listed if its image or caption cannot be read (training would replace it), or if its image is smaller than
+``--min_side``. With ``--strict`` two kinds of unusual but usable pairs are listed too: captions longer than the text
+tower's context, which are cut, and animations, of which the first frame is used.
 """
 
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rankclip_jax.data.commands.sections import EncodedRecords, Section, in_parallel, sections_of, tokenizer_of
+from rankclip_jax.data.commands.sections import EncodedRecords, MakeTokenizer, in_parallel, sections_of
 from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, open_image
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
@@ -24,24 +26,25 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
 
 ORIENTATION = 0x0112  # of EXIF
-OVER_LONG, ANIMATED = "over-long caption", "animation"
-ODD = (OVER_LONG, ANIMATED)
+OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
+STRICT = (OVER_LONG, ANIMATED)
+# Unusual properties of usable pairs, and how they are handled.
 HANDLED = {
     OVER_LONG: "the end is cut off",
-    ANIMATED: "the first frame is taken",
-    "CMYK": "becomes RGB",
-    "palette": "becomes RGB",
-    "grey": "becomes RGB",
-    "16 bits": "the high 8 are taken",
-    "transparency": "is dropped: what is painted under it shows",
-    "EXIF orientation": "is not applied, as in CLIP's pipeline",
-    "key of several pairs": "in quarantine, it leaves out all of them",
+    ANIMATED: "the first frame is used",
+    "CMYK": "converted to RGB",
+    "palette": "converted to RGB",
+    "grey": "converted to RGB",
+    "16 bits": "the high 8 bits are used",
+    "transparency": "dropped: the colours below it are used",
+    "EXIF orientation": "not applied, as in CLIP's pipeline",
+    REPEATED: "quarantine of this key skips all of them",
 }
 SHOWN = 3  # keys for each reason
 
 
 class Finding(NamedTuple):
-    """What is wrong with a pair: a kind to count by, and the whole reason."""
+    """A pair to list: a kind for counting, and the full reason."""
 
     key: str
     kind: str
@@ -49,93 +52,92 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was found in some pairs: the bad ones, how many are odd or handled, and a hash of every key."""
+    """Result for a chunk of pairs: pairs to list, counts of unusual properties (keys of `HANDLED`), hashes of keys."""
 
     bad: list[Finding]
-    notes: Counter
+    unusual: Counter
     hashes: np.ndarray
 
 
 def define_flags() -> None:
-    """Flags of this command."""
-    flags.DEFINE_string("out", "quarantine.jsonl", "the list to write")
-    flags.DEFINE_integer("threads", os.cpu_count() or 1, "threads that read and decode", lower_bound=1)
-    flags.DEFINE_integer("min_side", 16, "images with a shorter side go on the list", lower_bound=1)
+    """Define the flags of this command."""
+    flags.DEFINE_string("out", "quarantine.jsonl", "file to write")
+    flags.DEFINE_integer("threads", os.cpu_count() or 1, "number of reading and decoding threads", lower_bound=1)
+    flags.DEFINE_integer("min_side", 16, "images with a shorter side in pixels are listed", lower_bound=1)
     flags.DEFINE_bool("strict", False, "also list over-long captions and animations")
 
 
-def run(config: ConfigDict) -> None:
-    """Walk over every place of ``config.data``, quarantined pairs included."""
-    out = Path(flags.FLAGS.out)
+def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
+    """Check the pairs of every location in ``config.data``, quarantined ones too."""
+    out, threads = Path(flags.FLAGS.out), flags.FLAGS.threads
+    min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
     sections = sections_of(config)
-    tokenizer = tokenizer_of(config, DecodedRecords(sections[0].pairs))
-    found, notes, hashes = [], Counter(), []
+    tokenizer = make_tokenizer(config, DecodedRecords(sections[0].pairs))
+    bad, unusual, hashes = [], Counter(), []
     try:
         with replaced_file(out) as file:
-            for section in sections:
-                for report in _examine(section, tokenizer):
-                    found += [Finding(*finding) for finding in report.bad]
-                    notes += report.notes
+            for name, pairs in sections:
+                work = partial(_report, pairs, tokenizer, min_side, strict)
+                for report in in_parallel(work, np.arange(len(pairs)), threads, f"validating {name}"):
+                    bad += report.bad
+                    unusual += report.unusual
                     hashes.append(report.hashes)
                     file.writelines(_line(finding) for finding in report.bad)
     except OSError as error:
-        raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in a folder that exists.") from None
-    notes["key of several pairs"] = _repeated(np.concatenate(hashes))
-    is_set = isinstance(sections[0].pairs, EncodedRecords)
-    _print(found, notes, sum(len(section.pairs) for section in sections), out, is_set)
+        raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
+    unusual[REPEATED] = int((np.unique(np.concatenate(hashes), return_counts=True)[1] > 1).sum())
+    print(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
+    print("\n".join([*_by_kind(bad), *_handled(unusual), f"list: {out}"]))
+    if bad and not isinstance(sections[0].pairs, EncodedRecords):
+        print(f"train without them: --config.data.quarantine={out}")
 
 
-def _examine(section: Section, tokenizer: Tokenizer):
-    min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
-
-    def work(numbers: np.ndarray) -> Report:
-        bad, notes, hashes = [], Counter(), []
-        for number in numbers.tolist():
-            key = section.pairs.key(number)
-            hashes.append(hash(key))
-            reasons, odd = examine(section.pairs, number, tokenizer, min_side)
-            reasons += [(kind, kind) for kind in odd if strict and kind in ODD]
-            notes.update(odd)
-            if reasons:
-                bad.append(Finding(key, reasons[0][0], "; ".join(reason for _, reason in reasons)))
-        return Report(bad, notes, np.array(hashes, np.int64))
-
-    return in_parallel(work, np.arange(len(section.pairs)), flags.FLAGS.threads, f"validating {section.name}")
+def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool, indices: np.ndarray) -> Report:
+    bad, unusual, hashes = [], Counter(), []
+    for index in indices.tolist():
+        key = pairs.key(index)
+        hashes.append(hash(key))
+        reasons, found = examine(pairs, index, tokenizer, min_side)
+        unusual.update(found)
+        reasons += [(kind, kind) for kind in found if strict and kind in STRICT]
+        if reasons:
+            bad.append(Finding(key, reasons[0][0], "; ".join(reason for _, reason in reasons)))
+    return Report(bad, unusual, np.array(hashes, np.int64))
 
 
 def examine(
-    pairs: PairSource, number: int, tokenizer: Tokenizer, min_side: int
+    pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """What is wrong with a pair, as (kind, reason), and what is odd about it, as keys of `HANDLED`."""
-    reasons, odd = [], []
-    for read in (pairs.captions, getattr(pairs, "second_captions", None)):
+    """Reasons against a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
+    reasons, unusual = [], []
+    for read in (pairs.captions, pairs.second_captions):
         try:
-            captions = read(number) if read else ()
+            captions = read(index)
             if captions and (tokenizer.lengths(captions) > tokenizer.context_length).any():
-                odd.append(OVER_LONG)
+                unusual.append(OVER_LONG)
         except UnicodeDecodeError as error:
             reasons.append(("caption is not UTF-8", f"caption is not UTF-8: {error}"))
-        except Exception as error:  # whatever a reader raises
+        except Exception as error:  # readers may raise any exception
             reasons.append(("caption", f"caption: {error}"))
     try:
-        data = pairs.image_bytes(number)
+        data = pairs.image_bytes(index)
     except Exception as error:
-        return [*reasons, ("image cannot be read", f"image cannot be read: {error}")], odd
+        return [*reasons, ("image cannot be read", f"image cannot be read: {error}")], unusual
     try:
-        odd += _oddities(open_image(data))
+        unusual += _unusual(open_image(data))
         side = min(decode(data).size)
     except ImageError as error:
-        return [*reasons, (error.kind, str(error))], odd
+        return [*reasons, (error.kind, str(error))], unusual
     if side < min_side:
         reasons.append(("tiny", f"tiny: the shorter side is {side} pixels"))
-    return reasons, odd
+    return reasons, unusual
 
 
-def _oddities(image: Image.Image) -> list[str]:
-    """Keys of `HANDLED` that its header tells."""
+def _unusual(image: Image.Image) -> list[str]:
+    """Keys of `HANDLED` that apply to an image, from its header."""
     mode = image.mode
     tests = {
-        ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",  # two views of a 3D camera
+        ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",  # MPO: two views of a 3D camera
         "CMYK": mode == "CMYK",
         "palette": mode in ("P", "PA"),
         "grey": mode in ("1", "L", "LA"),
@@ -143,29 +145,21 @@ def _oddities(image: Image.Image) -> list[str]:
         "transparency": mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info,
         "EXIF orientation": "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1,
     }
-    return [kind for kind, is_so in tests.items() if is_so]
-
-
-def _repeated(hashes: np.ndarray) -> int:
-    """How many distinct keys are there more than once."""
-    counts = np.unique(hashes, return_counts=True)[1]
-    return int((counts > 1).sum())
+    return [kind for kind, applies in tests.items() if applies]
 
 
 def _line(finding: Finding) -> str:
     return json.dumps({"key": finding.key, "reason": finding.reason}, ensure_ascii=False) + "\n"
 
 
-def _print(found: list[Finding], notes: Counter, count: int, out: Path, is_embedded: bool) -> None:
-    print(f"{count:,} pairs, {len(found):,} of them bad")
-    by_kind = Counter(finding.kind for finding in found)
-    for kind, number in by_kind.most_common():
-        keys = [finding.key for finding in found if finding.kind == kind][:SHOWN]
-        print(f"  {number:>12,} {kind}: {', '.join(keys)}" + (", ..." if number > SHOWN else ""))
-    rows = [(f"{notes[kind]:>12,}", f" {kind}", f": {what}") for kind, what in HANDLED.items() if notes[kind]]
-    if rows:
-        print("handled:")
-        print("\n".join("".join(row) for row in rows))
-    print(f"list: {out}")
-    if found and not is_embedded:
-        print(f"train without them: --config.data.quarantine={out}")
+def _by_kind(bad: Sequence[Finding]) -> list[str]:
+    lines = []
+    for kind, count in Counter(finding.kind for finding in bad).most_common():
+        keys = [finding.key for finding in bad if finding.kind == kind][:SHOWN]
+        lines.append(f"  {count:>12,} {kind}: {', '.join(keys)}" + (", ..." if count > SHOWN else ""))
+    return lines
+
+
+def _handled(unusual: Counter) -> list[str]:
+    lines = [f"{unusual[kind]:>12,} {kind}: {handling}" for kind, handling in HANDLED.items() if unusual[kind]]
+    return ["handled:", *lines] if lines else []

@@ -1,7 +1,7 @@
 """The embedded data set: 1,644 emoji concepts drawn in up to five styles, 64 x 64 pixels.
 
-`concepts.tsv` has one row per concept; row k belongs to cell k of every sprite sheet, at column
-``k % COLUMNS`` and row ``k // COLUMNS``. See NOTICE for where the drawings and names come from.
+`concepts.tsv` has one row per concept. Concept k is cell k of every sprite sheet: column ``k % COLUMNS``, row
+``k // COLUMNS``. NOTICE names the sources of the drawings and names.
 """
 
 from pathlib import Path

@@ -1,12 +1,11 @@
-"""Rebuilds the sprite sheets and concepts.tsv from the npm packages they were made from.
+"""Rebuilds the sprite sheets and concepts.tsv from npm packages.
 
     pip install -e '.[build]'
     python -m rankclip_jax.data.emoji.build --out DIR
 
-Needs `npm` and about two minutes. Which concepts, in which order: every emoji of emojibase's
-English list that belongs to a group other than "component" (skin tones, hair) and "flags", in that
-list's `order`. A style draws a concept if its package lists the code points, or, where the package
-lists none, has an image of the same name.
+This needs `npm` and takes about two minutes. The concepts are the emoji of emojibase's English list, in its `order`,
+without the groups "component" (skin tones, hair) and "flags". A style draws a concept if its package lists the code
+points, or else has an image with the name of the concept.
 """
 
 import argparse
@@ -38,24 +37,24 @@ PACKAGES = {
 }
 LEFT_OUT_GROUPS = ("component", "flags")
 WEBP_QUALITY = 90
-SUPERSAMPLE = 2  # drawn at twice the size and reduced, which keeps thin lines
-SPELLED_OUT = {"*": "asterisk", "#": "hash"}  # the keycaps' names are their only letters
+SUPERSAMPLE = 2  # drawings are rendered at twice the size and reduced, which keeps thin lines
+SPELLED_OUT = {"*": "asterisk", "#": "hash"}  # in the names of keycaps
 
 
 @dataclass(frozen=True)
 class Style:
-    """One icon package: SVG bodies by name, and names by code points where it has them."""
+    """One icon package: SVG bodies by name, and names by code points if the package has them."""
 
     icons: dict
     chars: dict[str, str]
 
     def name_of(self, emoji: dict) -> str | None:
-        """Name of the image of one emojibase entry, or None."""
+        """Name of the image of an emojibase entry, or None."""
         name = self.chars.get(emoji["hexcode"].replace("-FE0F", "").lower()) or slug(emoji["label"])
         return name if name in self.icons["icons"] or name in self.icons.get("aliases", {}) else None
 
     def svg(self, name: str) -> str:
-        """SVG document of one image, its alias and mirroring resolved."""
+        """SVG document of an image; aliases and mirroring are resolved."""
         alias = self.icons.get("aliases", {}).get(name, {})
         icon = self.icons["icons"][alias.get("parent", name)]
         width, height = (icon.get(side, self.icons.get(side, 16)) for side in ("width", "height"))
@@ -70,7 +69,7 @@ class Style:
 
 
 def slug(label: str) -> str:
-    """Name of a label as icon packages write it: ``"Mrs. Claus"`` is ``mrs-claus``."""
+    """The image name for a label: ``"Mrs. Claus"`` is ``mrs-claus``."""
     for character, word in SPELLED_OUT.items():
         label = label.replace(character, word)
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
@@ -78,15 +77,15 @@ def slug(label: str) -> str:
 
 
 def fetch(package: str, folder: Path) -> tarfile.TarFile:
-    """Download one npm package; a failure is a `UserError` with npm's own last line."""
+    """Download one npm package; `UserError` with the last line of npm if that fails."""
     command = ["npm", "pack", "--silent", "--pack-destination", str(folder), package]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise UserError("npm is not installed; install Node.js, which brings it.") from error
+        raise UserError("npm is not installed: install Node.js, which includes it.") from error
     if done.returncode:
         reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise UserError(f"npm pack {package} failed ({reason}); check the network.")
+        raise UserError(f"npm pack {package} failed ({reason}): check the network.")
     return tarfile.open(folder / done.stdout.split()[-1])
 
 
@@ -96,9 +95,8 @@ def read_json(package: tarfile.TarFile, name: str):
 
 
 def select_emoji(text: tarfile.TarFile) -> list[dict]:
-    """emojibase entries to draw, in order, with the names of their groups filled in."""
-    # Numbers are keys of meta/groups.json. The list in messages.json is no substitute: one of its
-    # entries shares its number with the next, so that positions run ahead of numbers from there on.
+    """The emojibase entries to draw, in order, with group names instead of numbers."""
+    # Group numbers are keys of meta/groups.json. The list in messages.json repeats a number, so its positions differ.
     names = read_json(text, "meta/groups.json")
     emoji = [dict(entry) for entry in read_json(text, "en/data.json") if "group" in entry]
     for entry in emoji:
@@ -129,12 +127,12 @@ def sheet(emoji: list[dict], style: Style) -> Image.Image:
 
 
 def render(svg: str) -> Image.Image:
-    """Draw an SVG document on white, at CELL x CELL pixels."""
+    """Render an SVG document on white, at CELL x CELL pixels."""
     try:
         import resvg_py
     except ImportError as error:
         raise UserError(f"resvg-py is not installed: {install_hint('build')}.") from error
-    # No drawing holds text, so no font is looked for.
+    # The drawings contain no text, so fonts are not needed.
     drawn = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))))
     white = Image.new("RGBA", drawn.size, "white")
     white.alpha_composite(drawn.convert("RGBA"))
@@ -142,7 +140,7 @@ def render(svg: str) -> Image.Image:
 
 
 def build(out: Path) -> None:
-    """Write concepts.tsv and one sheet per style into `out`, and say how they compare to what is there."""
+    """Write concepts.tsv and one sheet per style into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         packages = {name: fetch(package, Path(folder)) for name, package in PACKAGES.items()}
@@ -162,8 +160,8 @@ def compare(out: Path, reference: Path) -> None:
     same = (out / "concepts.tsv").read_bytes() == (reference / "concepts.tsv").read_bytes()
     print(f"concepts.tsv: {'identical' if same else 'DIFFERENT'}")
     for name in STYLES:
-        ours, theirs = (np.asarray(Image.open(d / f"{name}.webp").convert("RGB"), int) for d in (out, reference))
-        gap = np.abs(ours - theirs) if ours.shape == theirs.shape else np.array([255])
+        built, old = (np.asarray(Image.open(d / f"{name}.webp").convert("RGB"), int) for d in (out, reference))
+        gap = np.abs(built - old) if built.shape == old.shape else np.array([255])
         print(f"{name}: largest pixel difference {gap.max()}, mean {gap.mean():.2g}")
 
 

@@ -1,4 +1,4 @@
-"""Reads the embedded data set's two kinds of file: the table of concepts and the sprite sheets."""
+"""Reads the files of the embedded data set: the table of concepts and the sprite sheets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ class Concept:
     """One emoji.
 
     Attributes:
-      cell: its number, which is also its place in the sheets.
+      cell: index of the concept, and of its cell in the sheets.
       hexcode: code points, e.g. ``1F9D1-200D-1F33E``.
       emoji: the characters themselves.
       label: English name from Unicode CLDR.
       keywords: English keywords from Unicode CLDR, in alphabetical order.
       group: one of 8, e.g. ``food-drink``.
       subgroup: one of 95, e.g. ``food-fruit``.
-      styles: the styles that draw it; its cell is blank in the others.
+      styles: the styles that draw it; in the sheets of the others its cell is blank.
     """
 
     cell: int
@@ -38,27 +38,27 @@ class Concept:
 
 
 def read_concepts(folder: Path) -> tuple[Concept, ...]:
-    """Read ``concepts.tsv``; a missing file or column, or a damaged row, is a `UserError`."""
+    """Read ``concepts.tsv``; `UserError` for a missing file or column, or an invalid row."""
     path = folder / "concepts.tsv"
     try:
         header, *lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}); put concepts.tsv there or unset its root.") from error
+        raise UserError(f"cannot read {path} ({error}): put concepts.tsv there, or unset config.data.root.") from error
     columns = header.split("\t")
     missing = [name for name in TABLE_COLUMNS if name not in columns]
     if missing:
         raise UserError(f"{path} lacks column {missing[0]!r}; found: {', '.join(columns)}.")
-    return tuple(_concept(path, number, columns, line) for number, line in enumerate(lines))
+    return tuple(_concept(path, cell, columns, line) for cell, line in enumerate(lines))
 
 
-def _concept(path: Path, number: int, columns: list[str], line: str) -> Concept:
+def _concept(path: Path, cell: int, columns: list[str], line: str) -> Concept:
     row = dict(zip(columns, line.split("\t"), strict=False))
-    if line.count("\t") != len(columns) - 1 or row["cell"] != str(number) or not row["label"]:
+    if line.count("\t") != len(columns) - 1 or row["cell"] != str(cell) or not row["label"]:
         raise UserError(
-            f"{path} line {number + 2}: expected cell {number}, a label and {len(columns)} columns, found {line!r}."
+            f"{path} line {cell + 2}: expected cell {cell}, a label and {len(columns)} columns, found {line!r}."
         )
     return Concept(
-        cell=number,
+        cell=cell,
         hexcode=row["hexcode"],
         emoji=row["emoji"],
         label=row["label"],
@@ -73,7 +73,7 @@ def read_sheet(folder: Path, style: str, num_cells: int) -> np.ndarray:
     """Decode ``<style>.webp`` into its cells.
 
     Returns:
-      uint8 [rows * COLUMNS, CELL, CELL, 3], at least `num_cells` of them.
+      uint8 [rows * COLUMNS, CELL, CELL, 3], at least `num_cells` cells.
 
     Raises:
       UserError: the sheet is missing, unreadable or too small.
@@ -83,7 +83,7 @@ def read_sheet(folder: Path, style: str, num_cells: int) -> np.ndarray:
         with Image.open(path) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
     except OSError as error:
-        raise UserError(f"cannot read the sprite sheet {path} ({error}); restore or rebuild it.") from error
+        raise UserError(f"cannot read the sprite sheet {path} ({error}): restore or rebuild it.") from error
     height, width = pixels.shape[:2]
     rows = -(-num_cells // COLUMNS)
     if width != COLUMNS * CELL or height % CELL or height < rows * CELL:

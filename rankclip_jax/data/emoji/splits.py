@@ -1,16 +1,16 @@
-"""Which split each drawing belongs to, by rules that depend on names alone.
+"""Assigns each drawing to a split, by rules that depend on names only.
 
-In this order, so that no rule can undo an earlier one:
+The first rule that applies decides:
 
-1. ``test_subgroup``: every drawing of 10 of the subgroups. Siblings such as "man farmer" and
-   "woman farmer" share a subgroup, so no sibling of these concepts is ever trained on.
-2. ``test_concept``: one concept in ten of the rest, in every style.
-3. ``test_style``: one style of the concepts that are left.
-4. ``val``: one drawing in twenty of the rest, for choosing anything.
-5. ``train``: what remains.
+1. ``test_subgroup``: all drawings of 10 subgroups. Similar concepts such as "man farmer" and "woman farmer" share a
+   subgroup, so training sees no concept similar to these.
+2. ``test_concept``: one concept in ten, in all styles.
+3. ``test_style``: all drawings in one style.
+4. ``val``: one drawing in twenty, for choosing hyperparameters.
+5. ``train``: all others.
 
-"One in ten" is by CRC-32 of the UTF-8 name, which is the same everywhere, unlike Python's `hash`:
-the choice changes neither with the order of the table nor when concepts are added.
+"One in ten" is decided by the CRC-32 of the UTF-8 name. Unlike Python's `hash` it is the same on every machine, and
+the choice depends neither on the order of the table nor on other concepts.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def held_out_subgroups(subgroups: Iterable[str]) -> frozenset[str]:
 
 
 def split_of(concept: Concept, style: str, held_out: frozenset[str]) -> str:
-    """Name of the split of one drawing; `held_out` comes from `held_out_subgroups`."""
+    """The split of one drawing; `held_out` is the result of `held_out_subgroups`."""
     if concept.subgroup in held_out:
         return "test_subgroup"
     if stable_hash(concept.hexcode) % 10 == 0:

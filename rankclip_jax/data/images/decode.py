@@ -14,7 +14,7 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.records import Record
+from rankclip_jax.data.records import Record, RecordSource
 
 MAX_PIXELS = 89_478_485  # 256 MB of RGB: above this, Pillow warns of decompression bombs
 HIGH_BYTE = 1 / 256
@@ -89,24 +89,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class DecodedRecords:
-    """The records of a `PairSource`, decoded when they are asked for; see `RecordSource`.
-
-    It has `second_captions` if the pairs have.
-    """
+class DecodedRecords(RecordSource):
+    """The records of a `PairSource`, decoded on access."""
 
     def __init__(self, pairs: PairSource):
-        self.pairs = pairs
-        self.key, self.captions = pairs.key, pairs.captions
-        self._second = getattr(pairs, "second_captions", None)
-        if self._second is not None:
-            self.second_captions = self._second
+        self.pairs, self.has_second_captions = pairs, pairs.has_second_captions
 
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def key(self, index: int) -> str:
+        return self.pairs.key(index)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.pairs.captions(index)
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return self.pairs.second_captions(index)
+
     def __getitem__(self, index: int) -> Record:
         # Captions first: without them there is no need to decode.
-        captions = self.captions(index)
-        second = self._second(index) if self._second is not None else ()
+        captions, second = self.captions(index), self.second_captions(index)
         return Record(self.key(index), decode(self.pairs.image_bytes(index)), captions, second)

@@ -1,4 +1,4 @@
-"""The images of an evaluation split, decoded when they are looked at."""
+"""Images of an evaluation split, decoded on access."""
 
 import logging
 from collections.abc import Sequence
@@ -14,13 +14,17 @@ WHITE = Image.new("RGB", (8, 8), (255, 255, 255))
 
 
 class LazyImages(Sequence[Image.Image]):
-    """N images of any size. A number gives a PIL image; a slice or an array of numbers, some of them.
+    """N images of any size. An index gives a PIL image; a slice or an array of indices gives `LazyImages`.
 
-    One that cannot be decoded is white: leaving it out would make the task easier. It is warned of once, and
-    remembered.
+    An image that cannot be decoded is white, because a split without it would be easier. It is logged once.
+
+    Args:
+      pairs: the source.
+      rows: int [N], indices of the pairs; None for all pairs.
+      unreadable: set to share with another view of the same images.
 
     Attributes:
-      unreadable: numbers of those found so far, in the whole split.
+      unreadable: indices of the pairs whose images could not be decoded so far.
     """
 
     def __init__(self, pairs: PairSource, rows: np.ndarray | None = None, unreadable: set[int] | None = None):
@@ -37,7 +41,7 @@ class LazyImages(Sequence[Image.Image]):
         row = int(self._rows[index])
         try:
             return decode(self._pairs.image_bytes(row))
-        except Exception as error:  # whatever a reader or decoder raises
+        except Exception as error:  # any error of a reader or decoder
             if row not in self.unreadable:
                 self.unreadable.add(row)
                 LOG.warning("image %s is evaluated as white: %s: %s", self._pairs.key(row), type(error).__name__, error)

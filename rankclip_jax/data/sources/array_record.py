@@ -1,26 +1,26 @@
-"""ArrayRecord files: random access to encoded records, with nothing to index.
+"""ArrayRecord files: random access to encoded records, without an index.
 
-A record is a msgpack map, which any language writes in a line:
+A record is a msgpack map, which any language can write:
 
     {"key": "cat/001.jpg", "image": <bytes of a JPEG file>, "captions": ["a cat"], "second_captions": [...]}
 
-The last entry is optional, in all records or in none. Files are to be written with ``group_size:1``, as
-`python -m rankclip_jax.data convert` does; a larger group is read whole for each record. What TensorFlow
-Datasets writes has another layout: name the format `tfds` and its folder for that.
+The last entry is optional, in all records or in none. Write files with ``group_size:1``, as
+`python -m rankclip_jax.data convert` does; a larger group is read completely for each record. TensorFlow Datasets
+writes another layout: use the format `tfds` for it.
 """
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from functools import lru_cache
 from typing import Any
 
 import grain
 import msgpack
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.pairs import LAST_READ, PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
@@ -42,61 +42,59 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> "ArrayRecordPairs"
     try:
         records = grain.sources.ArrayRecordDataSource(list(files))
         first = msgpack.unpackb(records[0]) if len(records) else None
-    except Exception as error:  # whatever the library says of a damaged file
+    except Exception as error:  # the library has no error type of its own
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read {files[0]} as ArrayRecord of pairs ({reason}): is it whole?") from None
+        raise UserError(f"cannot read {files[0]} as ArrayRecord of pairs ({reason}): is it complete?") from None
     if first is None:
-        raise UserError(f"{files[0]} has no records: it needs some.")
+        raise UserError(f"{files[0]} has no records: check the file.")
     if not isinstance(first, dict) or not set(FIELDS) <= set(first):
         found = ", ".join(map(str, first)) if isinstance(first, dict) else type(first).__name__
-        raise UserError(f"{files[0]}: records need {', '.join(FIELDS)}; found {found}. Of TFDS? Name the format tfds.")
+        raise UserError(
+            f"{files[0]}: records need {', '.join(FIELDS)}; found {found}. For files of TensorFlow Datasets use the "
+            "format tfds."
+        )
     return ArrayRecordPairs(files, records, has_second=SECOND in first)
 
 
-class ArrayRecordPairs:
-    """See `PairSource`. The record read last is kept for each thread: its image and its captions are one read."""
+class ArrayRecordPairs(PairSource):
+    """The pairs of some ArrayRecord files."""
 
     def __init__(self, files: Sequence[str], records: Sequence[bytes], has_second: bool):
-        self._files, self._records, self._last = tuple(files), records, threading.local()
-        if has_second:
-            self.second_captions = self._second_captions
+        self._files, self._encoded, self._record = tuple(files), records, lru_cache(LAST_READ)(self._read)
+        self.has_second_captions = has_second
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._encoded)
 
     def key(self, index: int) -> str:
         try:
             return str(self._record(index)["key"])
-        except Exception:  # of a record that cannot be read, the number is all that there is
+        except Exception:  # any error of a record that cannot be read
             return f"record {index}"
 
     def captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._record(index)["captions"])
 
-    def _second_captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._record(index)[SECOND])
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return captions_of(self._record(index)[SECOND]) if self.has_second_captions else ()
 
     def image_bytes(self, index: int) -> bytes:
         return self._record(index)["image"]
 
     def digest(self) -> str:
-        """Of the number of records, and the files' sizes."""
+        """Covers names and sizes of the files, and the number of records."""
         sizes = [(os.path.basename(file), locations.size(file)) for file in self._files]
         return hashlib.sha256(repr((len(self), sizes)).encode()).hexdigest()
 
-    def _record(self, index: int) -> dict[str, Any]:
-        number, record = getattr(self._last, "record", (None, None))
-        if number != index:
-            # A text that is not UTF-8 stays bytes-like, and is found out where it is used.
-            record = msgpack.unpackb(self._records[index], unicode_errors="surrogateescape")
-            self._last.record = index, record
-        return record
+    def _read(self, index: int) -> dict[str, Any]:
+        # Text that is not UTF-8 gets surrogates, which `captions_of` refuses.
+        return msgpack.unpackb(self._encoded[index], unicode_errors="surrogateescape")
 
 
 def encode_pair(pairs: PairSource, index: int) -> bytes:
-    """A pair of any other format as a record; whatever that raises for one that cannot be read is raised."""
+    """A pair of any format as a record; raises what the reader raises for a pair that cannot be read."""
     record = {"key": pairs.key(index), "image": pairs.image_bytes(index), "captions": pairs.captions(index)}
-    if hasattr(pairs, SECOND):
+    if pairs.has_second_captions:
         record[SECOND] = pairs.second_captions(index)
     return msgpack.packb(record)
 

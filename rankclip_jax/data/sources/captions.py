@@ -1,16 +1,16 @@
-"""The captions of a pair in what a file holds for it."""
+"""The captions of a pair, from the value that a file holds for them."""
 
 from typing import Any
 
 import numpy as np
 
-MISSING = ("", "nan")  # what tables have where a caption is missing; pandas writes the second
+MISSING = ("", "nan")  # a missing caption in a table; pandas writes "nan"
 
 
 def captions_of(found: Any) -> tuple[str, ...]:
-    """The captions in what a file holds for a record: a text, its bytes, or a list of them.
+    """The captions in a value of a file: a text, its bytes, or a list of them.
 
-    Those that are empty, no text or not UTF-8 are left out, as long as one remains.
+    Captions that are empty, not text or not UTF-8 are left out, if another one remains.
 
     Raises:
       ValueError: none remains (UnicodeError is a ValueError too).
@@ -19,7 +19,7 @@ def captions_of(found: Any) -> tuple[str, ...]:
     for item in found if isinstance(found, list | tuple | np.ndarray) else [found]:
         try:
             text = item.decode() if isinstance(item, bytes) else item
-            is_text = isinstance(text, str) and bool(text.encode())  # refuses half of a pair of surrogates
+            is_text = isinstance(text, str) and bool(text.encode())  # raises for half of a surrogate pair
         except UnicodeError as error:
             problem = error
             continue

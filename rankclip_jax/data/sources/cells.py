@@ -1,8 +1,9 @@
-"""Pairs in the columns of Arrow data: images as bytes, as Hugging Face's struct {bytes, path}, or as paths."""
+"""Pairs in the columns of Arrow data. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
 
 import json
+import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,36 +12,58 @@ import pyarrow.compute as pc
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
-from rankclip_jax.data.sources.labels import class_captions, in_words
+from rankclip_jax.data.sources.labels import checked_label, class_captions, in_words
 from rankclip_jax.data.sources.paths import join
-from rankclip_jax.data.sources.strings import Strings
-from rankclip_jax.data.sources.tables import Rows, TablePairs
+from rankclip_jax.data.sources.strings import packed_column
+from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 
-class Cells(Protocol):
-    """Random access to the cells of some files with the same columns."""
+class Cells:
+    """Base class: random access to the cells of some files with the same columns.
 
-    schema: pa.Schema
+    Args:
+      files: paths or URLs, not empty.
+      schemas: schema of each file.
+      row_counts: number of rows of each file.
 
-    def __len__(self) -> int: ...
+    Raises:
+      UserError: the files have different columns.
+    """
+
+    def __init__(self, files: Sequence[str], schemas: Sequence[pa.Schema], row_counts: Sequence[int]):
+        self.schema = schemas[0]
+        for file, schema in zip(files, schemas, strict=True):
+            if schema.names != self.schema.names:
+                raise UserError(
+                    f"{file} has columns {schema.names}, {files[0]} has {self.schema.names}: use two locations."
+                )
+        self._files, self._file_starts = tuple(files), np.cumsum([0, *row_counts])
+
+    def __len__(self) -> int:
+        return int(self._file_starts[-1])
 
     def cell(self, column: str, index: int) -> Any:
-        """One value, of a column with texts or labels, which may be kept in memory."""
-        ...
+        """One value of a column of texts or labels, which may stay in memory."""
+        raise NotImplementedError
 
     def large_cell(self, column: str, index: int) -> Any:
-        """One value, of a column with images, of which few are kept."""
-        ...
+        """One value of a column of images, few of which stay in memory."""
+        raise NotImplementedError
 
-    def whole(self, column: str) -> pa.ChunkedArray: ...
+    def whole(self, column: str) -> pa.ChunkedArray:
+        """A column of texts, from all files."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """sha256 hex; formats say what it covers."""
+        raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """File and row."""
-        ...
-
-    def digest(self) -> str: ...
+        """File and row, as in "train.parquet:17"."""
+        file = int(np.searchsorted(self._file_starts, index, "right")) - 1
+        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
 
 
 def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> PairSource:
@@ -57,25 +80,47 @@ def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> Pai
     """
     names = cells.schema.names
     if not len(cells):
-        raise UserError(f"{where} has no rows: it needs some.")
+        raise UserError(f"{where} has no rows: check the file.")
     image = find_column(names, options.image_key, IMAGES, "image_key", where)
     _check_image(cells.schema.field(image), where)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
-        return LabelledCells(cells, image, folder, label, options.templates)
+        return LabelledCells(ImageColumn(cells, image, folder), label, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
         _check_text(cells.schema.field(name), where)
-    if _is_text(_plain(cells.schema.field(image).type)):
+    if _is_text(_value_type(cells.schema.field(image).type)):
         return TablePairs(_rows(cells, image, texts), folder)
-    return CaptionedCells(cells, image, folder, *texts)
+    return CaptionedCells(ImageColumn(cells, image, folder), *texts)
 
 
-class _Images:
-    """What both kinds share; see `PairSource`."""
+class ImageColumn:
+    """A column of images.
 
-    def __init__(self, cells: Cells, image: str, folder: str):
-        self._cells, self._image, self._folder = cells, image, folder
+    Args:
+      cells: all columns.
+      column: name of the column of images.
+      folder: what image paths are relative to.
+    """
+
+    def __init__(self, cells: Cells, column: str, folder: str):
+        self.cells, self._column, self._folder = cells, column, folder
+
+    def read(self, index: int) -> bytes:
+        """The encoded image of a row; `ValueError` if it is null."""
+        value = self.cells.large_cell(self._column, index)
+        if isinstance(value, dict):
+            value = value["path"] if value.get("bytes") is None else value["bytes"]
+        if value is None:
+            raise ValueError("the image is missing")
+        return locations.read(join(self._folder, value)) if isinstance(value, str) else value
+
+
+class _CellPairs(PairSource):
+    """One pair per row."""
+
+    def __init__(self, images: ImageColumn):
+        self._images, self._cells = images, images.cells
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -84,48 +129,38 @@ class _Images:
         return self._cells.name(index)
 
     def image_bytes(self, index: int) -> bytes:
-        value = self._cells.large_cell(self._image, index)
-        if isinstance(value, dict):
-            value = value["path"] if value.get("bytes") is None else value["bytes"]
-        if value is None:
-            raise ValueError("the image is missing")
-        return locations.read(join(self._folder, value)) if isinstance(value, str) else value
+        return self._images.read(index)
 
 
-class CaptionedCells(_Images):
-    """Images with a column of captions."""
+class CaptionedCells(_CellPairs):
+    """Images with a column of captions, and perhaps one of second captions."""
 
-    def __init__(self, cells: Cells, image: str, folder: str, caption: str, second: str = ""):
-        super().__init__(cells, image, folder)
+    def __init__(self, images: ImageColumn, caption: str, second: str = ""):
+        super().__init__(images)
         self._caption, self._second = caption, second
-        if second:
-            self.second_captions = self._second_captions
+        self.has_second_captions = bool(second)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._cells.cell(self._caption, index))
 
-    def _second_captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._cells.cell(self._second, index))
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return captions_of(self._cells.cell(self._second, index)) if self._second else ()
 
     def digest(self) -> str:
         return self._cells.digest()
 
 
-class LabelledCells(_Images):
-    """Images with a column of class numbers, whose names Hugging Face keeps in the schema."""
+class LabelledCells(_CellPairs):
+    """Images with a column of labels. Hugging Face stores the class names in the schema."""
 
-    def __init__(self, cells: Cells, image: str, folder: str, label: str, templates: Sequence[str]):
-        super().__init__(cells, image, folder)
+    def __init__(self, images: ImageColumn, label: str, templates: Sequence[str]):
+        super().__init__(images)
         self._label = label
-        self.class_names = tuple(in_words(name) for name in _label_names(cells.schema)[label])
+        self.class_names = tuple(in_words(name) for name in _label_names(self._cells.schema)[label])
         self._captions = class_captions(self.class_names, templates)
 
     def label(self, index: int) -> int:
-        """Its class, an index into `class_names`."""
-        label = self._cells.cell(self._label, index)
-        if label is None or not 0 <= label < len(self.class_names):
-            raise ValueError(f"its class is {label}, of {len(self.class_names)}")
-        return label
+        return checked_label(self._cells.cell(self._label, index), self.class_names)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._captions[self.label(index)]
@@ -139,17 +174,17 @@ def _rows(cells: Cells, image: str, texts: Sequence[str]) -> Rows:
     for name in texts:
         column = pa.concat_arrays(_decoded(cells.whole(name)).chunks)
         rows = np.arange(len(column))
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        if _is_list(column.type):
             rows, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
-        columns.append((Strings.of_arrow(column), rows))
-    return Rows(Strings.of_arrow(_decoded(cells.whole(image))), *columns)
+        columns.append(Texts(packed_column(column), rows))
+    return Rows(packed_column(_decoded(cells.whole(image))), *columns)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return column.cast(_value_type(column.type))
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -157,30 +192,32 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
 def _check_image(field: pa.Field, where: str) -> None:
-    kind = _plain(field.type)
+    kind = _value_type(field.type)
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     is_struct = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
     if not (is_bytes or is_struct or _is_text(kind)):
         raise UserError(
-            f"{where}: column {field.name!r} of images holds {field.type}; it must hold encoded bytes, paths, or "
+            f"{where}: image column {field.name!r} holds {field.type}; it must hold encoded bytes, paths, or "
             "structs of `bytes` and `path`: name another in config.data.image_key, or encode the images."
         )
 
 
 def _check_text(field: pa.Field, where: str) -> None:
-    kind = _plain(field.type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    if not _is_text(kind):
+    kind = _value_type(field.type)
+    if not _is_text(kind.value_type if _is_list(kind) else kind):
         raise UserError(
-            f"{where}: column {field.name!r} of captions holds {field.type}; it must hold texts or lists of texts: "
+            f"{where}: caption column {field.name!r} holds {field.type}; it must hold texts or lists of texts: "
             "name another in config.data.caption_key."
         )
 
 
 def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the classes by the columns that hold their numbers."""
+    """Class names by label column."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}

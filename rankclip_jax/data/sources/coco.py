@@ -1,8 +1,8 @@
-"""COCO's caption files, and Karpathy's splits of COCO, Flickr30k and Flickr8k: all captions of an image.
+"""COCO's caption files, and Karpathy's splits of COCO, Flickr30k and Flickr8k. A pair has all captions of its image.
 
-COCO's own (``captions_val2017.json``) hold ``images`` and ``annotations``; images are found in the folder
-`PairOptions.image_root`. Karpathy's (``dataset_coco.json``) hold several splits, of which the location names one
-or more: ``coco:dataset_coco.json#test``, ``coco:dataset_coco.json#train+restval``.
+COCO's files (``captions_val2017.json``) hold ``images`` and ``annotations``; the images are in the folder
+`PairOptions.image_root`. Karpathy's files (``dataset_coco.json``) hold several splits; the location names one or
+more: ``coco:dataset_coco.json#test``, ``coco:dataset_coco.json#train+restval``.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources.strings import Strings
-from rankclip_jax.data.sources.tables import Rows, TablePairs, folder_of
+from rankclip_jax.data.sources.strings import packed
+from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
@@ -22,7 +22,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     """Read caption files.
 
     Raises:
-      UserError: a file is missing, is none of these two kinds, or has no such split.
+      UserError: a file is missing or of another kind, or lacks the split.
     """
     folder = folder_of(files, options)
     images: list[str] = []
@@ -33,33 +33,33 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
             owners += [len(images)] * len(texts)
             captions += texts
             images.append(image)
-    return TablePairs(Rows(Strings.of(images), (Strings.of(captions), np.array(owners, np.int64))), folder)
+    return TablePairs(Rows(packed(images), Texts(packed(captions), np.array(owners, np.int64))), folder)
 
 
 def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
-    """(path, captions) of each image that has any."""
+    """(path, captions) of each image that has captions."""
     try:
         content = json.loads(locations.read(file))
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror or error}): check the file.") from None
     except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error}): is it whole?") from None
+        raise UserError(f"{file} is not valid JSON ({error}): is it complete?") from None
     try:
         read = _coco if "annotations" in content else _karpathy
         pairs = [(image, texts) for image, texts in read(content, split, file) if texts]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file} is no caption file of COCO's or Karpathy's kind ({type(error).__name__}: {error}): "
-            "it needs `images`, with `annotations` or with `sentences` in each."
+            f"{file} is not a caption file in the layout of COCO or Karpathy ({type(error).__name__}: {error}): "
+            "it needs `images`, and either `annotations` or `sentences` in each image."
         ) from None
     if not pairs:
-        raise UserError(f"{file} has no captions: files of test sets come without.")
+        raise UserError(f"{file} has no captions: COCO publishes none for its test sets.")
     return pairs
 
 
 def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
     if split:
-        raise UserError(f"{file} has one split only: leave out #{split}.")
+        raise UserError(f"{file} has only one split: leave out #{split}.")
     of_image: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation["caption"])
@@ -68,9 +68,11 @@ def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, lis
 
 def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
     known = dict.fromkeys(image["split"] for image in content["images"])
-    if not split:
-        raise UserError(f"{file} holds several splits: name one, as in {file}#test. There are: {', '.join(known)}.")
-    wanted = {name.strip(): lookup(known, name.strip(), f"split of {file}") for name in split.split("+")}
+    if not split and len(known) > 1:
+        raise UserError(f"{file} holds several splits: name one, as in {file}#test. Known: {', '.join(known)}.")
+    wanted = {name.strip() for name in split.split("+")} if split else {*known}
+    for name in wanted:
+        lookup(known, name, f"split of {file}")
     return [
         (_karpathy_path(image), [sentence["raw"] for sentence in image["sentences"]])
         for image in content["images"]
@@ -79,5 +81,5 @@ def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str,
 
 
 def _karpathy_path(image: dict[str, Any]) -> str:
-    """COCO's images lie in a folder each year; Flickr's in one."""
+    """COCO has one image folder per year, Flickr one folder in all."""
     return f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]

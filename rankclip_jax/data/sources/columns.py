@@ -1,65 +1,34 @@
-"""Which column of a table is the image and which the caption."""
+"""Finds the columns of images, captions and labels in a table."""
 
 from collections.abc import Collection
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.errors import UserError, did_you_mean
 
-# Names in use, the most telling first; letter case does not matter. "filepath" and "title" are open_clip's.
+# Usual column names, the most specific first, in any letter case. "filepath" and "title" are open_clip's.
 IMAGES = (
-    "filepath",
-    "image_path",
-    "img_path",
-    "file_path",
-    "image",
-    "img",
-    "image",
-    "photo",
-    "images",
-    "jpg",
-    "png",
-    "webp",
-    "jpeg",
-    "image_file",
-    "file_name",
-    "filename",
-    "image_name",
-    "image_bytes",
-    "bytes",
-    "path",
-    "file",
-)
+    "filepath", "image_path", "img_path", "file_path", "image", "img", "picture", "photo", "images", "jpg", "png",
+    "webp", "jpeg", "image_file", "file_name", "filename", "image_name", "image_bytes", "bytes", "path", "file",
+)  # fmt: skip
 CAPTIONS = (
-    "title",
-    "caption",
-    "captions",
-    "text",
-    "texts",
-    "txt",
-    "sentence",
-    "sentences",
-    "description",
-    "alt_text",
-    "alt",
-    "raw_caption",
-    "comment",
-    "prompt",
-)
+    "title", "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "description", "alt_text",
+    "alt", "raw_caption", "comment", "prompt",
+)  # fmt: skip
 LABELS = ("label", "labels", "class", "fine_label", "category")
 
 
 def find_column(names: Collection[str], wanted: str, usual: Collection[str], key: str, where: str) -> str:
-    """The name among `names` that is `wanted`, or the first `usual` one.
+    """The column named `wanted`, or by default the first one with a usual name.
 
     Args:
-      names: columns that are there.
-      wanted: value of the config's key; "" for a usual one.
-      usual: names in use for it.
-      key: of the config, for the message.
+      names: columns of the file.
+      wanted: value of the config key; "" for a usual name.
+      usual: usual names, in order of preference.
+      key: config key, for the message.
       where: file, for the message.
 
     Raises:
-      UserError: it is not there; names the columns that are.
+      UserError: there is no such column; lists the columns of the file.
     """
     found = find_usual(names, (wanted,) if wanted else usual)
     if found is not None:
@@ -68,13 +37,13 @@ def find_column(names: Collection[str], wanted: str, usual: Collection[str], key
     if wanted:
         raise UserError(f"{where} has no column {wanted!r}.{did_you_mean(wanted, names)} Columns found: {listed}.")
     raise UserError(
-        f"{where}: no column has a usual name of {'images' if key == 'image_key' else 'captions'}, such as "
+        f"{where}: no column has a usual name for {'images' if key == 'image_key' else 'captions'}, such as "
         f"{', '.join(list(usual)[:3])}; name it in config.data.{key}. Columns found: {listed}."
     )
 
 
 def find_usual(names: Collection[str], usual: Collection[str]) -> str | None:
-    """The first of `usual` that is among `names`, exactly or else in another letter case; None if there is none."""
+    """The first name of `usual` that is in `names`, exactly or in another letter case; None if there is none."""
     folded = {name.strip().casefold(): name for name in reversed(list(names))}
     for name in usual:
         if name in names:
@@ -85,7 +54,7 @@ def find_usual(names: Collection[str], usual: Collection[str]) -> str | None:
 
 
 def text_columns(names: Collection[str], options: PairOptions, where: str) -> list[str]:
-    """Columns of the caption and, if one is asked for, of the second caption."""
+    """Columns of the captions and, if the options name one, of the second captions."""
     caption = find_column(names, options.caption_key, CAPTIONS, "caption_key", where)
     if not options.second_caption_key:
         return [caption]

@@ -1,7 +1,7 @@
-"""Tables with a header line and a separator, csv or tsv: which one, and which columns, is found out.
+"""Tables with a header line, csv or tsv. The separator is detected, and so are columns with usual names.
 
 An image in several rows has several captions. A row without an image path, or with more or fewer fields than
-the header, is left out with a warning; a caption that is empty or not UTF-8 makes its pair a bad record.
+the header, is left out with a warning. A caption that is empty or not UTF-8 makes its pair a bad record.
 """
 
 import csv
@@ -15,33 +15,34 @@ import pyarrow.csv
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
-from rankclip_jax.data.sources.strings import Strings
-from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
+from rankclip_jax.data.sources.strings import packed_column
+from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 SEPARATORS = ("\t", ",", ";", "|")
-BLOCK = 1 << 26  # bytes parsed at a time: a longer row is an error
+BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     """Read tables of image paths and captions.
 
     Raises:
-      UserError: a file is missing or empty, has no such column, or too many rows that cannot be read.
+      UserError: a file is missing or empty, lacks a column, or has too many rows that cannot be read.
     """
     folder = folder_of(files, options)
     tables = [_read(file, options) for file in files]
     count = sum(len(table) for table in tables)
-    columns = [[table.column(i) for table in tables] for i in range(tables[0].num_columns)]
-    images, *texts = [Strings.of_arrow(pa.chunked_array([c for t in column for c in t.chunks])) for column in columns]
+    columns = [[chunk for table in tables for chunk in table.column(i).chunks] for i in range(tables[0].num_columns)]
+    del tables
+    images, *captions = [packed_column(pa.chunked_array(chunks, pa.large_binary())) for chunks in columns]
+    del columns
     own = np.arange(count)
-    del tables, columns
-    return TablePairs(Rows(images, *((text, own) for text in texts)), folder)
+    return TablePairs(Rows(images, *(Texts(values, own) for values in captions)), folder)
 
 
 def separator_of(header: str) -> str:
-    """The separator that gives the most fields in the header line, where captions cannot mislead it."""
+    """The separator that splits the header line into the most fields. Captions are not looked at."""
     return max(SEPARATORS, key=lambda separator: len(_fields(header, separator)))
 
 
@@ -50,7 +51,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _read(file: str, options: PairOptions) -> pa.Table:
-    """Columns of the images and captions, without the rows that cannot be read."""
+    """The columns of images and captions, without the rows that cannot be read."""
     data = _bytes(file)
     line = re.match(rb"(?:\xef\xbb\xbf)?([^\r\n]*)", data)[1].decode("utf-8", "backslashreplace")
     separator = separator_of(line)
@@ -59,13 +60,13 @@ def _read(file: str, options: PairOptions) -> pa.Table:
     broken: list[str] = []
     table = _parse(file, data, separator, names, wanted, broken).select(wanted)
     is_given = pc.greater(pc.binary_length(table.column(0)), 0)
-    lacking = len(table) - (pc.sum(is_given).as_py() or 0)
-    if lacking:
-        broken += ["a row without an image"] * lacking
+    missing = len(table) - (pc.sum(is_given).as_py() or 0)
+    if missing:
+        broken += ["a row without an image"] * missing
         table = table.filter(is_given)
     check_broken(file, broken, len(table))
     if not len(table):
-        raise UserError(f"{file} has a header and no rows: add some.")
+        raise UserError(f"{file} has a header line, but no rows: check the file.")
     return table
 
 
@@ -78,7 +79,7 @@ def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: lis
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(data),
-            # Line numbers are only known to one thread, and the names as they are without spaces around.
+            # Only a single thread knows line numbers. The names are given, because `names` have no spaces around them.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
             pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out),
             pyarrow.csv.ConvertOptions(
@@ -88,7 +89,9 @@ def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: lis
             ),
         )
     except pa.ArrowInvalid as error:
-        raise UserError(f"cannot read {file} as a table ({error}): mend it; a quote in a caption is doubled.") from None
+        raise UserError(
+            f"cannot read {file} as a table ({error}): repair it; double every quote in a caption."
+        ) from None
 
 
 def _bytes(file: str) -> bytes:
@@ -97,5 +100,5 @@ def _bytes(file: str) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
     if not re.search(rb"\S", data):
-        raise UserError(f"{file} is empty: a table needs a header line with the names of its columns.")
+        raise UserError(f"{file} is empty: a table needs a header line with column names.")
     return data

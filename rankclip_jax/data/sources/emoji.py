@@ -1,28 +1,19 @@
-"""The embedded emoji data set as a `Dataset`: nothing to download, 1.5 s to load.
-
-Options in ``config.data``:
-  root: folder with the sheets and ``concepts.tsv``; empty for the embedded one.
-  styles: comma-separated subset of the drawing styles; empty for all five.
-  train_limit: train on this many drawings only, chosen by hash; 0 for all.
-  train: "", for these are not the user's own pairs.
-"""
+"""The embedded emoji data set as a `Dataset`: nothing to download, 1.5 s to load."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rankclip_jax.data.emoji import FOLDER, STYLES
 from rankclip_jax.data.emoji.catalogue import Concept, read_concepts, read_sheet
 from rankclip_jax.data.emoji.splits import SPLITS, held_out_subgroups, split_of, stable_hash
-from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
+from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record, RecordSource
+from rankclip_jax.data.sources.options import EmojiOptions
 from rankclip_jax.errors import UserError, lookup
-
-OPTIONS = {"root": "", "styles": "", "train_limit": 0}
 
 TEMPLATES = (
     "{}",
@@ -34,14 +25,13 @@ TEMPLATES = (
     "{}, a colorful emoji",
 )
 
-
-# Labellings of the drawings, and what a hyphen in a name of theirs stands for.
+# Labellings of the drawings, and what replaces a hyphen in a class name.
 LABELLINGS = {"group": " and ", "subgroup": " "}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One concept in one style: the unit that splits are made of."""
+    """One concept in one style. Splits are made of drawings."""
 
     concept: Concept
     style: str
@@ -51,16 +41,17 @@ class Drawing:
         return f"{self.style}/{self.concept.hexcode}"
 
 
-class DrawingSource:
-    """The training drawings, in memory; see `RecordSource`."""
+class DrawingSource(RecordSource):
+    """The training drawings, in memory."""
+
+    has_second_captions = True
 
     def __init__(self, drawings: Sequence[Drawing], images: np.ndarray, concepts: Sequence[Concept]):
         self._drawings = tuple(drawings)
-        self._numbers = {kind: _numbers(kind, concepts) for kind in LABELLINGS}
+        self._class_indices = {kind: _class_indices(kind, concepts) for kind in LABELLINGS}
         self.classes = {kind: _class_names(kind, concepts) for kind in LABELLINGS}
-        self.images = images  # uint8 [N, H, W, 3]
-        # int32 [N], numbered as in the evaluation splits: the pixel reference looks concepts up by them.
-        self.ids = np.array([drawing.concept.cell for drawing in drawings], np.int32)
+        self.images = images
+        self.concept_ids = np.array([drawing.concept.cell for drawing in drawings], np.int32)
         self._captions = tuple(captions_of(drawing) for drawing in drawings)
 
     def __len__(self) -> int:
@@ -79,15 +70,15 @@ class DrawingSource:
         return second_captions_of(self._drawings[index])
 
     def labels(self, labelling: str) -> np.ndarray:
-        number = self._numbers[labelling]
-        return np.array([number[getattr(drawing.concept, labelling)] for drawing in self._drawings], np.int32)
+        index = self._class_indices[labelling]
+        return np.array([index[getattr(drawing.concept, labelling)] for drawing in self._drawings], np.int32)
 
 
 def captions_of(drawing: Drawing) -> tuple[str, ...]:
-    """Name; name and one keyword; all keywords: equally likely, so the bare name stays common.
+    """Three captions: the name; the name and one keyword; all keywords.
 
-    One caption per keyword would make the bare name one in seven on average, yet names are what
-    retrieval is asked for. Instead each style of a concept takes another keyword.
+    With one caption per keyword only one caption in seven would be the bare name, which is what retrieval is
+    evaluated on. Instead each style of a concept takes another keyword.
     """
     name, others = drawing.concept.label, _other_keywords(drawing.concept)
     captions = [name]
@@ -98,9 +89,9 @@ def captions_of(drawing: Drawing) -> tuple[str, ...]:
 
 
 def second_captions_of(drawing: Drawing) -> tuple[str, ...]:
-    """A sentence for each keyword, "a drawing of fox, related to forest", in place of a captioning model's.
+    """A sentence for each keyword, such as "a drawing of fox, related to forest". They stand for generated captions.
 
-    One keyword each, so that none is cut off at the end of a short context.
+    Each has one keyword, so that a short context cuts none of them off.
     """
     name, others = drawing.concept.label, _other_keywords(drawing.concept)
     return tuple(f"a drawing of {name}, related to {word}" for word in others) or (f"a drawing of {name}",)
@@ -110,21 +101,17 @@ def _other_keywords(concept: Concept) -> list[str]:
     return [word for word in concept.keywords if word.casefold() != concept.label.casefold()]
 
 
-def load(config: Any) -> Dataset:
+def load(options: EmojiOptions = EmojiOptions()) -> Dataset:  # noqa: B008 (frozen)
     """Build the data set.
-
-    Args:
-      config: object with the attributes named in `OPTIONS`; absent ones take the defaults there.
 
     Raises:
       UserError: a sheet or table is missing or damaged, a style is unknown, or a split is empty.
     """
-    options = {name: getattr(config, name, default) for name, default in OPTIONS.items()}
-    folder = Path(options["root"]).expanduser() if options["root"] else FOLDER
+    folder = Path(options.root).expanduser() if options.root else FOLDER
     concepts = read_concepts(folder)
-    styles = _styles(options["styles"])
+    styles = _styles(options.styles)
     splits = split_drawings(concepts, styles)
-    splits["train"] = _limit(splits["train"], options["train_limit"])
+    splits["train"] = _limit(splits["train"], options.train_limit)
     for name, drawings in splits.items():
         if not drawings:
             raise UserError(f"split {name!r} of emoji is empty with styles={','.join(styles)}; add styles.")
@@ -132,7 +119,7 @@ def load(config: Any) -> Dataset:
     train = DrawingSource(splits["train"], _pixels(splits["train"], sheets), concepts)
     evals = {name: _eval_split(name, splits[name], concepts, sheets) for name in SPLITS if name != "train"}
     return Dataset(
-        name="emoji",
+        name=options.name,
         train=train,
         evals=evals,
         digest=_digest(splits, train, evals),
@@ -149,7 +136,7 @@ def _styles(text: str) -> tuple[str, ...]:
 
 
 def split_drawings(concepts: Sequence[Concept], styles: Sequence[str] = STYLES) -> dict[str, list[Drawing]]:
-    """Every drawing that exists, by split, in the order of `SPLITS`, cells and `styles`."""
+    """All drawings by split, in the order of `SPLITS`; those of a split in the order of cells, then `styles`."""
     held_out = held_out_subgroups(concept.subgroup for concept in concepts)
     splits = {name: [] for name in SPLITS}
     for concept in concepts:
@@ -194,7 +181,7 @@ def _eval_split(
 
 
 def _candidates(name: str, drawings: list[Drawing], concepts: Sequence[Concept]) -> list[Concept]:
-    """Concepts of the split; for ``test_style`` also those that the held-out style does not draw."""
+    """Concepts of the split; for ``test_style`` also those without a drawing in the held-out style."""
     if name != "test_style":
         return list({drawing.concept.cell: drawing.concept for drawing in drawings}.values())
     held_out = held_out_subgroups(concept.subgroup for concept in concepts)
@@ -202,30 +189,30 @@ def _candidates(name: str, drawings: list[Drawing], concepts: Sequence[Concept])
     return [concept for concept in concepts if split_of(concept, style, held_out) == name]
 
 
-def _numbers(kind: str, concepts: Sequence[Concept]) -> dict[str, int]:
-    """Groups or subgroups of the data set, by which the classes of every split are numbered."""
+def _class_indices(kind: str, concepts: Sequence[Concept]) -> dict[str, int]:
+    """Class index of each group or subgroup of the data set, the same for every split."""
     return {name: i for i, name in enumerate(dict.fromkeys(getattr(concept, kind) for concept in concepts))}
 
 
 def _class_names(kind: str, concepts: Sequence[Concept]) -> tuple[str, ...]:
-    return tuple(name.replace("-", LABELLINGS[kind]) for name in _numbers(kind, concepts))
+    return tuple(name.replace("-", LABELLINGS[kind]) for name in _class_indices(kind, concepts))
 
 
 def _classes(
     kind: str, concepts: Sequence[Concept], imaged: Sequence[Concept], candidates: Sequence[Concept]
 ) -> Classes:
-    """Label by group or subgroup. All classes of the data set are candidates in every split."""
-    number = _numbers(kind, concepts)
+    """The labelling by group or subgroup. All classes of the data set are candidates in every split."""
+    index = _class_indices(kind, concepts)
     return Classes(
         names=_class_names(kind, concepts),
-        image_labels=np.array([number[getattr(concept, kind)] for concept in imaged], np.int32),
-        text_labels=np.array([number[getattr(concept, kind)] for concept in candidates], np.int32),
+        image_labels=np.array([index[getattr(concept, kind)] for concept in imaged], np.int32),
+        text_labels=np.array([index[getattr(concept, kind)] for concept in candidates], np.int32),
         templates=TEMPLATES,
     )
 
 
 def _digest(splits: Mapping[str, Sequence[Drawing]], train: DrawingSource, evals: Mapping[str, EvalSplit]) -> str:
-    """sha256 over the keys, captions, candidate texts and pixels of every split."""
+    """sha256 hex of the keys, captions, candidate texts and pixels of every split."""
     sha = hashlib.sha256()
     for name, drawings in splits.items():
         split = evals.get(name)

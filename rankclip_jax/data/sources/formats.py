@@ -1,6 +1,6 @@
-"""Formats of pairs by name, and how a location names one.
+"""Formats of pairs by name, and the syntax of locations.
 
-A new format is one file here with ``open_pairs(files, options) -> PairSource``, and one line in `FORMATS`.
+A format is one file here with ``open_pairs(files, options) -> PairSource``, and one line in `FORMATS`.
 """
 
 import importlib
@@ -18,16 +18,18 @@ class Format(NamedTuple):
     """How the files of a format are found.
 
     Attributes:
-      module: file beside this one; imported when it is used, because some need libraries that take a second.
-      extensions: of the files that a folder stands for; empty where it stands for itself.
-      has_splits: whether a location ends with "#SPLIT".
-      is_named: whether a location is the name of a data set rather than of files.
+      module: file beside this one. It is imported on use, because some formats need libraries that load slowly.
+      extensions: of the files that a folder stands for; empty if a folder stands for itself.
+      has_splits: whether a location may end with "#SPLIT".
+      is_named: whether a location is the name of a data set instead of files.
+      has_index: whether the module has ``index(files, options, rebuild) -> str``, which builds indexes ahead of time.
     """
 
     module: str
     extensions: tuple[str, ...] = ()
     has_splits: bool = False
     is_named: bool = False
+    has_index: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -40,43 +42,44 @@ FORMATS: dict[str, Format] = {
     "parquet": Format("parquet", (".parquet",)),
     "tfds": Format("tfds", has_splits=True, is_named=True),
     "tsv": Format("delimited", (".tsv", ".csv")),
-    "webdataset": Format("webdataset", (".tar", ".tar.gz", ".tgz")),  # compressed ones are refused by name
+    # Compressed tars are found too, so that the error can name them.
+    "webdataset": Format("webdataset", (".tar", ".tar.gz", ".tgz"), has_index=True),
 }
 
 WEIGHT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s+(\S.*)")
 PREFIX = re.compile(r"([A-Za-z_]{2,}):(?!//|:)(.*)")
 
 
-class Place(NamedTuple):
-    """One term of ``[WEIGHT ][FORMAT:]LOCATION[#SPLIT] | ...``."""
+class Location(NamedTuple):
+    """One term of ``[WEIGHT ][FORMAT:]PATH[#SPLIT] | ...``."""
 
     weight: float | None
     format: str
-    location: str
+    path: str
     split: str
 
 
-def parse_places(text: str, default_format: str, key: str) -> list[Place]:
-    """Read where pairs are.
+def parse_locations(text: str, default_format: str, key: str) -> list[Location]:
+    """Parse the value of a config key.
 
     Args:
-      text: terms joined by "|".
-      default_format: for those that name none.
-      key: of the config, for messages.
+      text: terms joined by "|"; none if blank.
+      default_format: format of terms that name none.
+      key: the config key, for messages.
 
     Raises:
-      UserError: a term is empty, its format unknown, its weight not positive, or only some have weights.
+      UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
     """
-    places = [_parse(term.strip(), default_format, key) for term in text.split("|")]
-    weighted = [place for place in places if place.weight is not None]
-    if weighted and len(weighted) < len(places):
-        raise UserError(
-            f"{key}: {len(weighted)} of {len(places)} locations have a weight: give all of them one, or none."
-        )
-    return places
+    if not text.strip():
+        return []
+    found = [_parse(term.strip(), default_format, key) for term in text.split("|")]
+    weighted = sum(location.weight is not None for location in found)
+    if 0 < weighted < len(found):
+        raise UserError(f"{key}: {weighted} of {len(found)} locations have a weight: give all of them one, or none.")
+    return found
 
 
-def _parse(term: str, default_format: str, key: str) -> Place:
+def _parse(term: str, default_format: str, key: str) -> Location:
     weight = None
     if found := WEIGHT.fullmatch(term):
         weight, term = float(found[1]), found[2]
@@ -90,20 +93,22 @@ def _parse(term: str, default_format: str, key: str) -> Place:
     if format_.has_splits and "#" in term:
         term, _, split = term.rpartition("#")
     if not term:
-        raise UserError(f"{key} has a term without a location: write [WEIGHT ][FORMAT:]LOCATION | ...")
-    return Place(weight, name, term, split)
+        raise UserError(f"{key} has a term without a location: write [WEIGHT ][FORMAT:]PATH | ...")
+    return Location(weight, name, term, split)
 
 
-def module_of(place: Place) -> ModuleType:
-    """The file that reads the format of a place."""
-    return importlib.import_module(f"{__package__}.{FORMATS[place.format].module}")
+def module_of(location: Location) -> ModuleType:
+    """The module that reads the format of a location."""
+    return importlib.import_module(f"{__package__}.{FORMATS[location.format].module}")
 
 
-def open_place(place: Place, options: PairOptions) -> PairSource:
-    """Open the pairs at one place; `UserError` if they cannot be."""
-    format_ = FORMATS[place.format]
-    module = module_of(place)
-    options = replace(options, split=place.split)
-    if format_.is_named:
-        return module.open_pairs([place.location], options)
-    return module.open_pairs(locations.expand(place.location, options.root, format_.extensions), options)
+def files_of(location: Location, root: str) -> list[str]:
+    """The files of a location below `root`; its name for formats of named data sets."""
+    format_ = FORMATS[location.format]
+    return [location.path] if format_.is_named else locations.expand(location.path, root, format_.extensions)
+
+
+def open_location(location: Location, options: PairOptions) -> PairSource:
+    """Open the pairs of one location; `UserError` if that is impossible."""
+    options = replace(options, split=location.split)
+    return module_of(location).open_pairs(files_of(location, options.root), options)

@@ -1,7 +1,7 @@
-"""Folders of Hugging Face `datasets`, as `save_to_disk` or a hub repository leaves them, read without that library.
+"""Folders of Hugging Face `datasets`, as `save_to_disk` or a hub repository has them, read without that library.
 
-A split is named after "#": ``huggingface:my_dataset#train``. Arrow files are mapped, so that any record is read
-at once; Parquet files are read as `parquet` explains.
+The split follows "#": ``huggingface:my_dataset#train``. Arrow files are memory-mapped, so that any row is read
+directly; Parquet files are read as `parquet` explains.
 """
 
 import hashlib
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.cells import pairs_of
+from rankclip_jax.data.sources.cells import Cells, pairs_of
 from rankclip_jax.data.sources.parquet import ParquetCells
+from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
@@ -27,14 +28,14 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     """Open a folder.
 
     Raises:
-      UserError: it is no such folder, has no such split, or several of which none is named.
+      UserError: it is not such a folder, lacks the split, or has several splits and none is named.
     """
     if len(files) != 1 or locations.is_url(files[0]) or not os.path.isdir(files[0]):
-        raise UserError(f"{files[0]} is not one local folder: huggingface reads a folder of `datasets`.")
+        raise UserError(f"{files[0]} is not one local folder: format huggingface reads a folder of `datasets`.")
     folder = files[0]
     shards = _shards(folder, options.split)
     cells = ParquetCells(shards) if shards[0].endswith(".parquet") else ArrowCells(shards)
-    return pairs_of(cells, options.image_root or folder, options, folder)
+    return pairs_of(cells, image_folder(options, folder), options, folder)
 
 
 def _shards(folder: str, split: str) -> list[str]:
@@ -44,9 +45,8 @@ def _shards(folder: str, split: str) -> list[str]:
     if split:
         return lookup(splits, split, f"split of {folder}")
     if len(splits) > 1:
-        names = ", ".join(splits)
         raise UserError(
-            f"{folder} holds several splits: name one, as in {folder}#{next(iter(splits))}. There are: {names}."
+            f"{folder} holds several splits: name one, as in {folder}#{next(iter(splits))}. Known: {', '.join(splits)}."
         )
     return next(iter(splits.values()))
 
@@ -72,7 +72,7 @@ def _splits(folder: str) -> dict[str, list[str]]:
 
 
 def _saved(folder: str) -> list[str]:
-    """Files that the folder's own list names; what else lies there is left from something else."""
+    """Files in the folder's own list. Other files, such as those of an earlier save, are ignored."""
     path = os.path.join(folder, "state.json")
     try:
         return [os.path.join(folder, file["filename"]) for file in json.loads(locations.read(path))["_data_files"]]
@@ -81,43 +81,31 @@ def _saved(folder: str) -> list[str]:
 
 
 def _split_of(name: str, folder: str) -> str:
-    """``train-00000-of-00002.parquet`` and ``train/0000.parquet`` are of split "train"."""
+    """Name of the split: "train" for ``train-00000-of-00002.parquet`` and for ``train/0000.parquet``."""
     split = SHARD.fullmatch(name)["split"]
     return folder if split.isdigit() else split.rpartition("/")[2]
 
 
-class ArrowCells:
-    """Mapped Arrow files; see `Cells`."""
+class ArrowCells(Cells):
+    """Memory-mapped Arrow files."""
 
     def __init__(self, files: Sequence[str]):
-        self._files = tuple(files)
         tables = [_mapped(file) for file in files]
-        self.schema = tables[0].schema
-        for file, table in zip(files, tables, strict=True):
-            if table.schema.names != self.schema.names:
-                raise UserError(f"{file} has columns {table.schema.names}, {files[0]} has {self.schema.names}.")
+        super().__init__(files, [table.schema for table in tables], [table.num_rows for table in tables])
         self._batches = [batch for table in tables for batch in table.to_batches()]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self._file_starts = np.cumsum([0, *(table.num_rows for table in tables)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
 
     def cell(self, column: str, index: int) -> Any:
         batch = int(np.searchsorted(self._starts, index, "right")) - 1
         return self._batches[batch].column(column)[int(index - self._starts[batch])].as_py()
 
-    large_cell = cell  # all of it is mapped, and nothing kept
+    large_cell = cell  # mapped: nothing is kept
 
     def whole(self, column: str) -> pa.ChunkedArray:
         return pa.chunked_array([batch.column(column) for batch in self._batches], self.schema.field(column).type)
 
-    def name(self, index: int) -> str:
-        file = int(np.searchsorted(self._file_starts, index, "right")) - 1
-        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
-
     def digest(self) -> str:
-        """Of the files' sizes and numbers of rows."""
+        """Covers names and sizes of the files, and their numbers of rows."""
         sizes = [(os.path.basename(file), locations.size(file)) for file in self._files]
         return hashlib.sha256(repr((sizes, self._file_starts.tolist())).encode()).hexdigest()
 
@@ -129,4 +117,4 @@ def _mapped(file: str) -> pa.Table:
         except pa.ArrowInvalid:
             return pa.ipc.open_file(pa.memory_map(file)).read_all()
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {file} as Arrow ({error}): is it whole?") from None
+        raise UserError(f"cannot read {file} as Arrow ({error}): is it complete?") from None

@@ -1,11 +1,11 @@
-"""Images in folders: one folder for each class, or images with a text file beside each.
+"""Images in folders: one folder per class, or images with a text file beside each.
 
-    animals/red_fox/001.jpg         a class, "red fox": captions by config.data.templates
+    animals/red_fox/001.jpg         class "red fox": captions are made by config.data.templates
     animals/red_fox/wild/002.jpg    the same class, at any depth
     animals/class_names.tsv         optional: "n02119022<TAB>red fox" for folders with other names
-    scans/001.jpg, scans/001.txt    flat: the lines of the text file are the captions of the image
+    scans/001.jpg, scans/001.txt    flat: each line of the text file is a caption of the image
 
-Classes are the folders that a location names, in sorted order; those of several locations are put together.
+The classes are the top-level folders, in sorted order. Several locations are merged.
 """
 
 import hashlib
@@ -13,11 +13,12 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.labels import class_captions, in_words
-from rankclip_jax.data.sources.strings import Strings
+from rankclip_jax.data.sources.strings import packed, text_of, update
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
@@ -29,84 +30,91 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     """List the images in some folders.
 
     Raises:
-      UserError: what is named is no local folder, holds no images, or images that have no caption.
+      UserError: a location is not a local folder, or holds no images, or images without captions.
     """
     for folder in files:
         if locations.is_url(folder) or not os.path.isdir(folder):
-            raise UserError(f"{folder} is no local folder: image_folder reads folders of images.")
+            raise UserError(f"{folder} is not a local folder: format image_folder reads folders of images.")
     found = sorted({(name, folder) for folder in files for name in _images(folder)})
     if not found:
-        raise UserError(f"no images in {', '.join(files)}: files that end with {', '.join(IMAGES)} are looked for.")
-    paths = Strings.of(os.path.join(folder, name) for name, folder in found)
-    names = Strings.of(name for name, _ in found)
+        raise UserError(f"no images in {', '.join(files)}: format image_folder reads files {', '.join(IMAGES)}.")
+    names, paths = packed(name for name, _ in found), packed(os.path.join(folder, name) for name, folder in found)
     flat = [name for name, _ in found if os.sep not in name]
     if not flat:
-        return ClassPairs(names, paths, _class_names(files, [name for name, _ in found]), options.templates)
+        folders = [name.split(os.sep, 1)[0] for name, _ in found]
+        classes = _class_names(files, sorted(set(folders)))
+        label = {folder: index for index, folder in enumerate(classes)}
+        labels = np.array([label[folder] for folder in folders])
+        return ClassPairs(names, paths, labels, tuple(classes.values()), options.templates)
     if len(flat) < len(found):
-        raise UserError(f"{files[0]} holds folders, and images beside them such as {flat[0]}: move those into one.")
-    if not any(locations.exists(_beside(path.decode("utf-8", "surrogateescape"))) for path in paths):
         raise UserError(
-            f"{files[0]} holds images such as {flat[0]} without a caption: put them into a folder for each class, "
-            "or put a text file with its captions beside each."
+            f"{files[0]} holds folders, and images beside them such as {flat[0]}: move these images to a folder."
+        )
+    if not any(locations.exists(_text_file(os.path.join(folder, name))) for name, folder in found):
+        raise UserError(
+            f"{files[0]} holds images such as {flat[0]} without captions: make a folder per class, or put a text file "
+            "with captions beside each image."
         )
     return FlatPairs(names, paths)
 
 
-class _Images:
-    """What both kinds share; see `PairSource`."""
+class _Images(PairSource):
+    """Images by their names, relative to a location, and their paths."""
 
-    def __init__(self, names: Strings, paths: Strings):
+    def __init__(self, names: pa.LargeBinaryArray, paths: pa.LargeBinaryArray):
         self._names, self._paths = names, paths
 
     def __len__(self) -> int:
         return len(self._names)
 
     def key(self, index: int) -> str:
-        return self._names[index].decode("utf-8", "backslashreplace")
+        return self._names[index].as_py().decode("utf-8", "backslashreplace")
 
     def image_bytes(self, index: int) -> bytes:
-        return locations.read(self._paths.text(index))
+        return locations.read(text_of(self._paths, index))
 
 
 class FlatPairs(_Images):
     """Images with a text file beside each."""
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(locations.read(_beside(self._paths.text(index))).splitlines())
+        return captions_of(locations.read(_text_file(text_of(self._paths, index))).splitlines())
 
     def digest(self) -> str:
+        """Covers names of images and sizes of text files."""
         sha = hashlib.sha256()
-        self._names.update(sha)
-        for path in self._paths:
-            text = _beside(path.decode("utf-8", "surrogateescape"))
+        update(sha, self._names)
+        for index in range(len(self)):
+            text = _text_file(text_of(self._paths, index))
             sha.update(repr(locations.size(text) if locations.exists(text) else None).encode())
         return sha.hexdigest()
 
 
 class ClassPairs(_Images):
-    """Images in a folder for each class.
+    """Images in a folder per class, with int [n] `labels`."""
 
-    Attributes:
-      class_names: in words, by the order of the folders.
-    """
-
-    def __init__(self, names: Strings, paths: Strings, classes: dict[str, str], templates: Sequence[str]):
+    def __init__(
+        self,
+        names: pa.LargeBinaryArray,
+        paths: pa.LargeBinaryArray,
+        labels: np.ndarray,
+        class_names: tuple[str, ...],
+        templates: Sequence[str],
+    ):
         super().__init__(names, paths)
-        self.class_names = tuple(classes.values())
-        self._captions = class_captions(self.class_names, templates)
-        number = {folder: label for label, folder in enumerate(classes)}
-        self._labels = np.array([number[_folder_of(name.decode("utf-8", "surrogateescape"))] for name in names])
+        self._labels, self.class_names = labels, class_names
+        self._captions = class_captions(class_names, templates)
 
     def label(self, index: int) -> int:
-        """Its class, an index into `class_names`."""
         return int(self._labels[index])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._captions[self._labels[index]]
 
     def digest(self) -> str:
+        """Covers names of images, and captions."""
         sha = hashlib.sha256(repr(self._captions).encode())
-        self._names.update(sha)
+        update(sha, self._names)
         return sha.hexdigest()
 
 
@@ -120,20 +128,17 @@ def _images(folder: str) -> Iterator[str]:
                 yield os.path.join(inside, name)
 
 
-def _folder_of(name: str) -> str:
-    return name.split(os.sep, 1)[0]
-
-
-def _beside(path: str) -> str:
+def _text_file(path: str) -> str:
+    """The text file beside an image."""
     return f"{os.path.splitext(path)[0]}.txt"
 
 
-def _class_names(files: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Names in words by folder, sorted."""
+def _class_names(files: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
+    """Class names by folder."""
     given: dict[str, str] = {}
-    for folder in files:
-        path = os.path.join(folder, CLASS_NAMES)
+    for location in files:
+        path = os.path.join(location, CLASS_NAMES)
         if locations.exists(path):
             lines = locations.read(path).decode("utf-8", "replace").splitlines()
             given |= dict(line.split("\t", 1) for line in lines if "\t" in line)
-    return {folder: given.get(folder, in_words(folder)) for folder in sorted({_folder_of(name) for name in names})}
+    return {folder: given.get(folder, in_words(folder)) for folder in folders}

@@ -1,7 +1,7 @@
-"""One JSON object a line: an image path, and a caption or a list of captions.
+"""One JSON object per line: an image path, and a caption or a list of captions.
 
-An image in several lines has several captions. A line that is no JSON object, or has no image, is left out
-with a warning; a caption that is null, empty or no text makes its pair a bad record.
+An image in several lines has several captions. A line that is not a JSON object, or has no image, is left out
+with a warning. A caption that is null, empty or not text makes its pair a bad record.
 """
 
 import json
@@ -9,39 +9,38 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.progress import progress
 from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
-from rankclip_jax.data.sources.strings import Strings
-from rankclip_jax.data.sources.tables import Rows, TablePairs, check_broken, folder_of
+from rankclip_jax.data.sources.strings import packed
+from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.parallel import processes
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     """Read files of JSON lines.
 
     Raises:
-      UserError: a file is missing or empty, its first object has no such field, or too many lines are broken.
+      UserError: a file is missing or empty, its first object lacks a field, or too many lines are broken.
     """
     folder = folder_of(files, options)
     images: list[str] = []
     texts: list[tuple[list[Any], list[int]]] = [([], []) for _ in range(1 + bool(options.second_caption_key))]
     for file in files:
         _read(file, options, images, texts)
-    columns = ((Strings.of(values), np.array(rows, np.int64)) for values, rows in texts)
-    return TablePairs(Rows(Strings.of(images), *columns), folder)
+    captions = (Texts(packed(values), np.array(rows, np.int64)) for values, rows in texts)
+    return TablePairs(Rows(packed(images), *captions), folder)
 
 
 def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[list, list[int]]]) -> None:
-    """Append what is in `file`: image paths, and texts with the rows they belong to."""
+    """Append the image paths of `file` to `images`, its captions and their rows to `texts`."""
     broken: list[str] = []
     before, names = len(images), None
     for number, item in _objects(file):
         if not isinstance(item, dict):
-            broken.append(f"line {number}: {item if isinstance(item, ValueError) else 'no JSON object'}")
+            broken.append(f"line {number}: {item if isinstance(item, ValueError) else 'not a JSON object'}")
             continue
         if names is None:
             columns = text_columns(list(item), options, file)
@@ -57,7 +56,7 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
         images.append(image)
     check_broken(file, broken, len(images) - before)
     if len(images) == before:
-        raise UserError(f"{file} is empty: a JSON object is needed on each line.")
+        raise UserError(f"{file} is empty: each line must be a JSON object.")
 
 
 def _listed(captions: Any) -> list:
@@ -65,17 +64,16 @@ def _listed(captions: Any) -> list:
 
 
 def _objects(file: str) -> Iterator[tuple[int, Any]]:
-    """(line number, its value, or the error that says why it has none) for each line that is not blank."""
+    """(line number, value or the error of parsing it) for each line that is not blank."""
     try:
         lines = locations.read(file).splitlines()
     except OSError as error:
         raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
-    hidden = None if processes.is_main() and len(lines) > 1_000_000 else True
-    for number, line in enumerate(tqdm(lines, desc=file, unit="line", leave=False, disable=hidden), 1):
+    for number, line in enumerate(progress(lines, file, "line"), 1):
         if not line.strip():
             continue
         try:
-            # A caption that is not UTF-8 must not cost its neighbours: it is found out when the pair is read.
+            # A caption that is not UTF-8 is a bad record, found when its pair is read; the other lines stay.
             yield number, json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError as error:
             yield number, error

@@ -1,7 +1,8 @@
-"""Captions of images that have only the name of a class."""
+"""Labelled images: captions made of class names."""
 
 from collections.abc import Sequence
 
+from rankclip_jax.data.records import fill_template
 from rankclip_jax.errors import UserError
 
 
@@ -9,16 +10,23 @@ def class_captions(names: Sequence[str], templates: Sequence[str]) -> list[tuple
     """The captions of each class: its name in every template.
 
     Raises:
-      UserError: there is no template, or one without its place for the name.
+      UserError: there is no template, or a template does not have exactly one ``{}``.
     """
     for template in templates:
         if template.count("{}") != 1:
-            raise UserError(f"config.data.templates: {template!r} needs one {{}} for the name of the class.")
+            raise UserError(f"config.data.templates: {template!r} needs one {{}} for the class name.")
     if not templates:
-        raise UserError("config.data.templates is empty, and images of classes get their captions by it: name one.")
-    return [tuple(template.replace("{}", name) for template in templates) for name in names]
+        raise UserError("config.data.templates is empty, but makes the captions of labelled images: give one.")
+    return [tuple(fill_template(template, name) for template in templates) for name in names]
 
 
 def in_words(name: str) -> str:
-    """A class as people write it: the name of its folder without the marks that stand for spaces."""
+    """The class name of a folder or label: its name with spaces for underscores."""
     return " ".join(name.replace("_", " ").split())
+
+
+def checked_label(label: int | None, names: Sequence[str]) -> int:
+    """`label`, if it is an index into `names`; otherwise `ValueError`."""
+    if label is None or not 0 <= label < len(names):
+        raise ValueError(f"its label is {label}, of {len(names)} classes")
+    return int(label)

@@ -1,8 +1,8 @@
-"""Parquet files, local or remote, by random access.
+"""Random access to Parquet files, local or remote.
 
-Parquet is read one group of rows at a time. Captions are kept once read; of the images the groups used last
-are kept, up to `CACHE_BYTES`. Small files fit; of large ones each image drawn at random costs its whole group,
-which a warning says: convert them once.
+Parquet is read one row group at a time. Captions stay in memory once read. Of the images the most recently used row
+groups stay, up to `CACHE_BYTES`. If the images do not fit, each image drawn at random reads its whole row group. Then
+a warning says so: convert the files once.
 """
 
 import hashlib
@@ -19,66 +19,57 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.cells import pairs_of
+from rankclip_jax.data.sources.cells import Cells, pairs_of
+from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 CACHE_BYTES = 512 << 20
-LARGE_GROUP = 16 << 20  # bytes at which reading a group for one image is worth a warning
+LARGE_GROUP = 16 << 20  # bytes of a row group above which reading it for one image is worth a warning
 LOCKS = 64
-FOOTER = 8  # bytes at the end: length of the metadata, and a mark
+FOOTER = 8  # last bytes of a file: length of the metadata, and a magic number
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     """Open Parquet files.
 
     Raises:
-      UserError: a file is missing or damaged, its columns are other ones, or there are no rows.
+      UserError: a file is missing or damaged, the files have different columns, or there are no rows.
     """
-    return pairs_of(ParquetCells(files), options.image_root or os.path.dirname(files[0]), options, files[0])
+    return pairs_of(ParquetCells(files), image_folder(options, os.path.dirname(files[0])), options, files[0])
 
 
-class ParquetCells:
-    """See `Cells`.
+class ParquetCells(Cells):
+    """Parquet files.
 
     Args:
       files: paths or URLs.
-      cache_bytes: memory for groups of images; at least one group is kept, whatever its size.
+      cache_bytes: memory for row groups of images; one group of any size is always kept.
     """
 
     def __init__(self, files: Sequence[str], cache_bytes: int = CACHE_BYTES):
-        self._files, self._limit = tuple(files), cache_bytes
         self._metadata = [_metadata(file) for file in files]
-        self.schema = self._metadata[0].schema.to_arrow_schema()
-        for file, metadata in zip(files, self._metadata, strict=True):
-            names = metadata.schema.to_arrow_schema().names
-            if names != self.schema.names:
-                raise UserError(f"{file} has columns {names}, {files[0]} has {self.schema.names}: read them apart.")
-        groups = [
-            (f, g, m.row_group(g).num_rows) for f, m in enumerate(self._metadata) for g in range(m.num_row_groups)
-        ]
-        self._groups = [(f, g) for f, g, _ in groups]
-        self._starts = np.cumsum([0, *(rows for *_, rows in groups)])
-        self._file_starts = np.cumsum([0, *(m.num_rows for m in self._metadata)])
+        schemas = [metadata.schema.to_arrow_schema() for metadata in self._metadata]
+        super().__init__(files, schemas, [metadata.num_rows for metadata in self._metadata])
+        self._groups = [(file, group) for file, m in enumerate(self._metadata) for group in range(m.num_row_groups)]
+        self._starts = np.cumsum([0, *(self._metadata[f].row_group(g).num_rows for f, g in self._groups)])
+        self._limit = cache_bytes
         self._kept: dict[tuple[str, int], pa.Array] = {}
         self._recent: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
         self._lock, self._group_locks = threading.Lock(), [threading.Lock() for _ in range(LOCKS)]
         self._warned = False
 
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
     def cell(self, column: str, index: int) -> Any:
-        group, row = self._place(index)
+        group, row = self._locate(index)
         with self._group_locks[group % LOCKS]:
             if (column, group) not in self._kept:
                 self._kept[column, group] = self._read(column, group)
         return self._kept[column, group][row].as_py()
 
     def large_cell(self, column: str, index: int) -> Any:
-        group, row = self._place(index)
-        with self._group_locks[group % LOCKS]:  # so that two threads do not read the same one
+        group, row = self._locate(index)
+        with self._group_locks[group % LOCKS]:  # two threads must not read the same group
             values = self._recent.get((column, group))
             if values is None:
                 values = self._read(column, group)
@@ -89,12 +80,8 @@ class ParquetCells:
     def whole(self, column: str) -> pa.ChunkedArray:
         return pa.chunked_array([self._read(column, group) for group in range(len(self._groups))])
 
-    def name(self, index: int) -> str:
-        file = int(np.searchsorted(self._file_starts, index, "right")) - 1
-        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
-
     def digest(self) -> str:
-        """Of the files' metadata, which hold sizes, and smallest and largest values, of every column."""
+        """Covers the files' metadata: for every column its sizes, and usually its smallest and largest values."""
         sha = hashlib.sha256()
         for file in self._files:
             size = locations.size(file)
@@ -102,13 +89,13 @@ class ParquetCells:
             sha.update(locations.read_range(file, size - FOOTER - footer, footer))
         return sha.hexdigest()
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._starts, index, "right")) - 1
         return group, int(index - self._starts[group])
 
     def _read(self, column: str, group: int) -> pa.Array:
         file, number = self._groups[group]
-        # A handle of its own for every read: one handle is not for several threads.
+        # Every read opens its own handle, because a handle is not thread-safe.
         opened = pq.ParquetFile(_source(self._files[file]), metadata=self._metadata[file])
         with opened:
             return pa.concat_arrays(opened.read_row_group(number, columns=[column], use_threads=False).column(0).chunks)
@@ -125,15 +112,15 @@ class ParquetCells:
             return
         self._warned = True
         LOG.warning(
-            "%s: each image drawn at random reads a group of %d MB. Convert the files once, by "
-            "`python -m rankclip_jax.data convert`, or write them with groups of 100 rows.",
+            "%s: each image drawn at random reads a row group of %d MB. Convert the files once, by "
+            "`python -m rankclip_jax.data convert`, or write them with row groups of 100 rows.",
             self._files[0],
             group_bytes >> 20,
         )
 
 
 class _RemoteFile(io.RawIOBase):
-    """The few calls that pyarrow makes of a file, as ranges of a URL."""
+    """A URL as a file, with the methods that pyarrow calls."""
 
     def __init__(self, url: str):
         self._url, self._size, self._at = url, locations.size(url), 0
@@ -167,4 +154,4 @@ def _metadata(file: str) -> pq.FileMetaData:
         return pq.read_metadata(_source(file))
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read {file} as Parquet ({reason}): is it whole?") from None
+        raise UserError(f"cannot read {file} as Parquet ({reason}): is it complete?") from None

@@ -1,7 +1,8 @@
-"""Paths of images as tables have them."""
+"""Paths of images in tables."""
 
 import os
 
+from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.storage import locations
 
 
@@ -10,3 +11,11 @@ def join(folder: str, path: str) -> str:
     if locations.is_url(path) or os.path.isabs(path):
         return path
     return f"{folder.rstrip('/')}/{path}"
+
+
+def image_folder(options: PairOptions, default: str) -> str:
+    """Folder that image paths are relative to: `image_root`, itself relative to `root`; `default` if it is ""."""
+    folder = os.path.expanduser(options.image_root)
+    if not folder:
+        return default
+    return join(os.path.expanduser(options.root), folder) if options.root else folder

@@ -1,58 +1,55 @@
-"""Pairs as a split to evaluate on.
+"""Pairs as an evaluation split.
 
 Letters: N images, M texts, K classes.
 """
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rankclip_jax.data.class_records import LABELLING
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.records import Classes, EvalSplit
+from rankclip_jax.data.progress import progress
+from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
-from rankclip_jax.parallel import processes
 
 LOG = logging.getLogger(__name__)
 
 
 def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> EvalSplit:
-    """A split of all pairs that have a caption, or a class.
+    """A split of all pairs whose captions, or label, can be read.
 
-    Images with captions match their own captions. Images of classes match the caption of their class, and
-    have a labelling "class" for zero-shot classification.
+    An image with captions matches its own captions. A labelled image matches the caption of its class, and the split
+    has a labelling "class" for zero-shot classification.
 
     Raises:
-      UserError: no pair has any.
+      UserError: no pair can be read.
     """
-    is_labelled = hasattr(pairs, "class_names")
-    found, kept = _read(name, pairs, pairs.label if is_labelled else pairs.captions)
+    found, kept = _read(name, pairs, pairs.label if pairs.class_names else pairs.captions)
     images = LazyImages(pairs if len(kept) == len(pairs) else Subset(pairs, kept))
-    if is_labelled:
+    if pairs.class_names:
         return _of_classes(name, images, np.array(found, np.int32), pairs.class_names, templates)
-    counts = [len(captions) for captions in found]
     return EvalSplit(
         name=name,
         images=images,
         image_ids=np.arange(len(found), dtype=np.int32),
         texts=tuple(caption for captions in found for caption in captions),
-        text_ids=np.repeat(np.arange(len(found), dtype=np.int32), counts),
+        text_ids=np.repeat(np.arange(len(found), dtype=np.int32), [len(captions) for captions in found]),
     )
 
 
-def _read(name: str, pairs: PairSource, read) -> tuple[list, np.ndarray]:
-    """What `read` gives for the pairs for which it gives something, and their numbers."""
+def _read(name: str, pairs: PairSource, read: Callable[[int], Any]) -> tuple[list, np.ndarray]:
+    """What `read` gives for each pair that it can read, and the indices of these pairs."""
     found, kept, bad = [], [], []
-    hidden = None if processes.is_main() else True
-    bar = tqdm(range(len(pairs)), desc=f"captions of {name}", delay=2, leave=False, disable=hidden)
-    for index in bar:
+    for index in progress(range(len(pairs)), f"captions of {name}"):
         try:
             found.append(read(index))
             kept.append(index)
-        except Exception as error:  # whatever a reader raises
+        except Exception as error:  # any error of a reader
             bad.append(f"{pairs.key(index)} ({type(error).__name__}: {error})")
     if bad:
         LOG.warning("split %s: %d of %d pairs left out, first %s", name, len(bad), len(pairs), bad[0])
@@ -66,12 +63,12 @@ def _read(name: str, pairs: PairSource, read) -> tuple[list, np.ndarray]:
 def _of_classes(
     name: str, images: LazyImages, labels: np.ndarray, names: tuple[str, ...], templates: tuple[str, ...]
 ) -> EvalSplit:
-    numbers = np.arange(len(names), dtype=np.int32)
+    class_ids = np.arange(len(names), dtype=np.int32)
     return EvalSplit(
         name=name,
         images=images,
         image_ids=labels,
-        texts=tuple(templates[0].replace("{}", class_name) for class_name in names),
-        text_ids=numbers,
-        classes={LABELLING: Classes(names, labels, numbers, tuple(templates))},
+        texts=tuple(fill_template(templates[0], class_name) for class_name in names),
+        text_ids=class_ids,
+        classes={LABELLING: Classes(names, labels, class_ids, templates)},
     )

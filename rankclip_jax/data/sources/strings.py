@@ -1,104 +1,62 @@
-"""Many strings in two arrays: a table of millions of captions without an object for each."""
+"""Millions of strings in one pyarrow array: 8 bytes each and their text, without a Python object for each.
+
+Strings are kept as the bytes of the file, in any encoding.
+"""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+
+def packed(texts: Iterable[str | bytes]) -> pa.LargeBinaryArray:
+    """Pack Python strings. A surrogate that stands for a byte, as in names of files, becomes that byte."""
+    return pa.array([text if isinstance(text, bytes) else _encoded(text) for text in texts], pa.large_binary())
 
 
-class Strings(Sequence[bytes]):
-    """n strings as the bytes they are in the file, whatever their encoding.
+def packed_column(column: pa.Array | pa.ChunkedArray) -> pa.LargeBinaryArray:
+    """A column of strings or binaries as one array; null becomes ""."""
+    column = column.cast(pa.large_binary())
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pc.fill_null(column, b"")
+
+
+def text_of(array: pa.LargeBinaryArray, index: int) -> str:
+    """One string as a name of a file: bytes that are not UTF-8 become surrogates, as Python's `os` has them."""
+    return array[index].as_py().decode("utf-8", "surrogateescape")
+
+
+def grouped(values: pa.LargeBinaryArray, owners: np.ndarray, count: int) -> pa.LargeListArray:
+    """A list of strings for each of `count` records.
 
     Args:
-      data: all of them, one after the other.
-      ends: int64 [n + 1], where each begins and the next one does.
+      values: all strings, n.
+      owners: int [n], the record of each string. A list keeps the order of `values`.
+      count: number of records; one without strings has an empty list.
     """
+    if (np.diff(owners) < 0).any():
+        order = np.argsort(owners, kind="stable")
+        values, owners = values.take(pa.array(order)), owners[order]
+    return pa.LargeListArray.from_arrays(np.searchsorted(owners, np.arange(count + 1)), values)
 
-    def __init__(self, data: bytes | memoryview, ends: np.ndarray):
-        self._data, self._ends = memoryview(data), ends
 
-    @classmethod
-    def of(cls, texts: Iterable[str | bytes]) -> "Strings":
-        """From Python's strings; what is no Unicode in them (surrogates) becomes the bytes it came from."""
-        parts = [text if isinstance(text, bytes) else _encoded(text) for text in texts]
-        ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        return cls(b"".join(parts), ends)
-
-    def arrow(self) -> "pa.LargeBinaryArray":
-        """The same for pyarrow, without a copy."""
-        import pyarrow as pa
-
-        ends = np.ascontiguousarray(self._ends)
-        return pa.LargeBinaryArray.from_buffers(
-            pa.large_binary(), len(self), [None, pa.py_buffer(ends), pa.py_buffer(self._data)]
-        )
-
-    @classmethod
-    def of_arrow(cls, column: "pa.Array | pa.ChunkedArray") -> "Strings":
-        """From a pyarrow (chunked) array of strings or binaries; null is ""."""
-        import pyarrow as pa
-
-        chunks = [chunk.cast(pa.large_binary()) for chunk in getattr(column, "chunks", [column])]
-        parts, lengths = [], [np.zeros(1, np.int64)]
-        for chunk in chunks:
-            ends = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-            data = memoryview(chunk.buffers()[2] or b"")[ends[0] : ends[-1]] if len(chunk) else b""
-            parts.append(data)
-            lengths.append(np.diff(ends))
-        return cls(b"".join(parts), np.cumsum(np.concatenate(lengths)))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> bytes:
-        return bytes(self._data[self._ends[index] : self._ends[index + 1]])
-
-    def text(self, index: int) -> str:
-        """For names of files: what is no Unicode stays as the file system has it."""
-        return self[index].decode("utf-8", "surrogateescape")
-
-    def update(self, sha: "hashlib._Hash") -> None:
-        """Add the content to a digest."""
-        sha.update(np.ascontiguousarray(self._ends - self._ends[0]))
-        sha.update(self._data)
+def update(sha: "hashlib._Hash", array: pa.LargeBinaryArray | pa.LargeListArray) -> None:
+    """Add the strings of an array, or of its lists, to a digest."""
+    if pa.types.is_large_list(array.type):
+        update(sha, array.values)
+    _, offsets, *data = array.buffers()
+    ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    if pa.types.is_large_binary(array.type):
+        sha.update(ends - ends[0])
+        sha.update(memoryview(data[0] or b"")[ends[0] : ends[-1]])
+    else:
+        sha.update(ends)
 
 
 def _encoded(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a pair, which JSON can hold: no UTF-8, as `captions_of` will find
+    except UnicodeEncodeError:  # half of a surrogate pair, possible in JSON: kept invalid, `captions_of` refuses it
         return text.encode("utf-8", "surrogatepass")
-
-
-class StringLists:
-    """A list of strings for each of n records.
-
-    Args:
-      values: all strings.
-      owners: int [len(values)], to which record each belongs; the lists keep the order of `values`.
-      count: n; a record that owns nothing has an empty list.
-    """
-
-    def __init__(self, values: Strings, owners: np.ndarray, count: int):
-        self._values = values
-        is_sorted = bool((np.diff(owners) >= 0).all())
-        self._order = None if is_sorted else np.argsort(owners, kind="stable")
-        self._starts = np.searchsorted(owners if is_sorted else owners[self._order], np.arange(count + 1))
-
-    def __getitem__(self, index: int) -> list[bytes]:
-        rows = range(self._starts[index], self._starts[index + 1])
-        return [self._values[row if self._order is None else self._order[row]] for row in rows]
-
-    def counts(self) -> np.ndarray:
-        """int [n], strings of each record."""
-        return np.diff(self._starts)
-
-    def update(self, sha: "hashlib._Hash") -> None:
-        """Add the content to a digest."""
-        self._values.update(sha)
-        for array in (self._starts, self._order):
-            sha.update(b"" if array is None else np.ascontiguousarray(array))

@@ -1,13 +1,13 @@
-"""Tars of images with captions as img2dataset and the webdataset library write them, read as they are.
+"""Tars of images and captions, as img2dataset and the webdataset library write them.
 
     00000.tar: 000000000.jpg  000000000.txt  000000000.json  000000001.jpg ...
 
-Members whose names are equal up to the first dot are one sample. Tars are indexed once (`tars.build`) and then
-read in any order, so every shuffle is one of all pairs, and a run resumes at any step.
+Members with the same name up to the first dot are one sample. Tars are indexed once (`tars.build`) and then read in
+any order, so every shuffle covers all pairs, and a run resumes at any step.
 
-Keys of `config.data`: ``image_key`` is the image's extension, such as "png"; ``caption_key`` and
-``second_caption_key`` the caption's, such as "txt", or a field of a JSON member: "json.caption" is the field
-caption of KEY.json, "json.a.b" the field b in its object a. A field that is a list of strings gives several captions.
+Keys of `config.data`: ``image_key`` is the extension of the image, such as "png". ``caption_key`` and
+``second_caption_key`` are the extension of the caption, such as "txt", or a field of a JSON member: "json.caption" is
+the field "caption" of KEY.json, "json.a.b" the field "b" in its object "a". A list of strings gives several captions.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 import numpy as np
 
-from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.build import Indexed, open_indexes
 from rankclip_jax.data.tars.headers import BLOCK, member_name
-from rankclip_jax.data.tars.report import summary, troubles
+from rankclip_jax.data.tars.report import problems, summary
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
 from rankclip_jax.errors import UserError
 
@@ -36,21 +36,26 @@ LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 IMAGES: Part = ("jpg", "jpeg", "png", "webp")
 CAPTION = "txt"
-NEAR = 1 << 18  # bytes that are read in vain rather than asking a server twice
+NEAR = 1 << 18  # unused bytes to read over a network, rather than send a second request
 
 
 class Caption(NamedTuple):
-    """The member that has a caption, and the path of its field in there; () if the member is the caption."""
+    """The extension of the member with the caption, and the path of its field; () if the member is the caption."""
 
     extension: str
     fields: tuple[str, ...]
 
 
-class WebDataset:
-    """The pairs of some tars, as `pairs.PairSource` says; its memory is that of the index, which is mapped."""
+class WebDataset(PairSource):
+    """The pairs of some tars. The index is memory-mapped, and nothing else is in memory.
+
+    Args:
+      tars: the tars with their indexes.
+      parts: extensions of the parts of a sample; part 0 is the image.
+      captions: where the captions are, and perhaps the second captions.
+    """
 
     def __init__(self, tars: Sequence[Indexed], parts: Sequence[Part], captions: Sequence[Caption]):
-        """`captions` are the first and perhaps the second; the image is part 0."""
         self._files = [tar.file for tar in tars]
         self._rows = [tar.rows for tar in tars]
         self._ends = list(accumulate(len(rows) for rows in self._rows))
@@ -59,6 +64,7 @@ class WebDataset:
         self._captions = captions
         self._folder = _common_folder(self._files)
         self._near = threading.local()
+        self.has_second_captions = len(captions) > 1
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -69,8 +75,7 @@ class WebDataset:
         name = member_name(self._bytes(index, file, row, begin - headers, headers))
         return f"{self._name(file)}/{name.decode(errors='replace')}"
 
-    def find(self, keys: Iterable[str]) -> np.ndarray:
-        """int, numbers of the pairs with one of these keys, in ascending order."""
+    def find(self, keys: Collection[str]) -> np.ndarray:
         wanted = {self._name(file): [] for file in self._files}
         for key in keys:
             cuts = (i for i, character in enumerate(key) if character == "/" and key[:i] in wanted)
@@ -86,13 +91,17 @@ class WebDataset:
     def captions(self, index: int) -> tuple[str, ...]:
         return self._caption(index, self._captions[0])
 
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        return self._caption(index, self._captions[1]) if self.has_second_captions else ()
+
     def image_bytes(self, index: int) -> bytes:
         file, row = self._row(index)
         return self._part(index, file, row, 0)
 
     def digest(self) -> str:
-        told = [self._parts, self._captions, self._digests]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        """Covers names and sizes of members, but not their content."""
+        covered = [self._parts, self._captions, self._digests]
+        return hashlib.sha256(json.dumps(covered).encode()).hexdigest()
 
     def _name(self, file: str) -> str:
         return file[len(self._folder) :].lstrip("/")
@@ -113,40 +122,33 @@ class WebDataset:
         return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])
 
     def _bytes(self, index: int, file: str, row: Sequence[int], begin: int, size: int) -> bytes:
-        """Part of a sample. Over a network all of it is read at once and kept for what this thread asks next."""
+        """Part of a sample. Over a network the whole sample is read, and kept for the next call of this thread."""
         if not locations.is_url(file):
             return locations.read_range(file, begin, size)
         of, start, data = getattr(self._near, "fetched", (None, 0, b""))
         if of != index:
             start, length = _extent(row)
             if length > sum(row[FIRST + 1 :: 2]) + NEAR:
-                return locations.read_range(file, begin, size)  # its members are far apart
+                return locations.read_range(file, begin, size)  # its members are too far apart
             data = locations.read_range(file, start, length)
             self._near.fetched = index, start, data
         return data[begin - start : begin - start + size]
 
 
-class TwoCaptions(WebDataset):
-    """Pairs that all have a caption of another origin too."""
-
-    def second_captions(self, index: int) -> tuple[str, ...]:
-        return self._caption(index, self._captions[1])
-
-
 def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
-    """The pairs of tars, which are indexed if they have not been yet.
+    """Open tars; those without an index are indexed first.
 
     Raises:
-      UserError: a file is compressed or no tar, or no sample has both image and caption.
+      UserError: a file is compressed or not a tar, or no sample has both image and caption.
     """
     tars, parts, captions = _open(files, options, rebuild=False)
-    for line in troubles(tars):
+    for line in problems(tars):
         LOG.warning("%s", line)
-    return (TwoCaptions if options.second_caption_key else WebDataset)(tars, parts, captions)
+    return WebDataset(tars, parts, captions)
 
 
 def index(files: Sequence[str], options: PairOptions, rebuild: bool = False) -> str:
-    """Index tars and tell what was found: a table for people. `rebuild` makes anew what is there."""
+    """Index tars and return a table of what was found. `rebuild` indexes tars again that have an index."""
     began = time.monotonic()
     tars, _, _ = _open(files, options, rebuild)
     return summary(tars, time.monotonic() - began)
@@ -161,14 +163,14 @@ def _open(files: Sequence[str], options: PairOptions, rebuild: bool) -> tuple[li
         captions.append(_caption_of(options.second_caption_key))
     images = (options.image_key.lower().lstrip("."),) if options.image_key else IMAGES
     parts = [images, *dict.fromkeys((caption.extension,) for caption in captions)]
-    tars = open_indexes(files, parts, options.index_dir, rebuild)
+    tars = open_indexes(files, parts, os.path.expanduser(options.index_dir), rebuild)
     if not any(tar.entry.pairs for tar in tars):
         raise UserError(_no_pairs(tars, parts))
     return tars, parts, captions
 
 
 def _caption_of(key: str) -> Caption:
-    """ "txt" is a member; "json.caption" a field of a member, "meta.json.caption" too."""
+    """Parse a key: "txt" names a member, "json.caption" and "meta.json.caption" a field of a member."""
     extension, found, field = key.lstrip(".").partition("json.")
     if found:
         return Caption(extension.lower() + "json", tuple(field.split(".")))
@@ -178,12 +180,12 @@ def _caption_of(key: str) -> Caption:
 def _field(value: object, caption: Caption) -> tuple[str, ...]:
     for name in caption.fields:
         if not isinstance(value, dict) or name not in value:
-            found = f"found {', '.join(value)}" if isinstance(value, dict) else "it is no object"
+            found = f"found {', '.join(value)}" if isinstance(value, dict) else "it is not an object"
             raise KeyError(f"no field {'.'.join(caption.fields)} in the {caption.extension} member: {found}")
         value = value[name]
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{'.'.join(caption.fields)} in the {caption.extension} member is no text: {value!r:.80}")
+        raise ValueError(f"{'.'.join(caption.fields)} in the {caption.extension} member is not text: {value!r:.80}")
     return tuple(texts)
 
 
@@ -197,7 +199,7 @@ def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
 
 
 def _extent(row: Sequence[int]) -> tuple[int, int]:
-    """Where the members of a sample begin, with the image's headers, and how many bytes they take."""
+    """First byte of a sample, including the headers of its image, and number of bytes up to its end."""
     begins = [block * BLOCK for block in row[FIRST::2]]
     ends = [begin + size for begin, size in zip(begins, row[FIRST + 1 :: 2], strict=True)]
     start = min(begins[0] - row[HEADERS] * BLOCK, *begins)

@@ -1,1 +1,1 @@
-"""Where data files are: local folders, HTTP, buckets."""
+"""Data files in local folders, on web servers and in buckets: their names, and reading parts of them."""

@@ -1,34 +1,29 @@
-"""Parts of many local files, read from many threads.
+"""Reads parts of many local files, from many threads.
 
-A descriptor is opened when its file is first read and kept; the one unused for longest is closed when there
-are many. ``pread`` moves no shared position, so threads and forked processes do not disturb each other.
+A file is opened at its first read and stays open; above a limit, the file not read for the longest time is closed.
+``pread`` has no shared file position, so threads and forked processes do not disturb each other.
 """
 
 import os
+import resource
 import threading
 from collections import OrderedDict
-
-try:
-    import resource
-except ImportError:  # no such module, and no such limit, on Windows
-    resource = None
 
 MAX_OPEN = 4096
 
 
 class _Descriptor:
-    """Closed when nobody refers to it: one that is dropped here while a thread reads stays open until then."""
+    """Closed with its last reference, so that a thread can finish reading after `_Descriptors` drops it."""
 
-    def __init__(self, path: str):
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    def __init__(self, handle: int):
+        self.handle = handle
 
     def __del__(self, close=os.close):
-        if hasattr(self, "number"):
-            close(self.number)
+        close(self.handle)
 
 
 class _Descriptors:
-    """Open files, the one used last at the end."""
+    """Open files by path, the least recently used first."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -40,7 +35,7 @@ class _Descriptors:
             if path in self.open:
                 self.open.move_to_end(path)
                 return self.open[path]
-        opened = _Descriptor(path)  # not under the lock: a network's file system may take its time
+        opened = _Descriptor(os.open(path, os.O_RDONLY))  # without the lock: a network file system can be slow
         with self.lock:
             opened = self.open.setdefault(path, opened)
             while len(self.open) > self.limit:
@@ -49,8 +44,8 @@ class _Descriptors:
 
 
 def _limit() -> int:
-    """Half of what the system allows this process; the rest is for everybody else in it."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 512
+    """Half of the files that this process may open; the rest is for other code."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_OPEN if allowed < 0 else max(16, min(MAX_OPEN, allowed // 2))
 
 
@@ -60,8 +55,7 @@ def _begin() -> None:
 
 
 _begin()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin)  # the lock may have been taken by a thread that the child lacks
+os.register_at_fork(after_in_child=_begin)  # the lock may be held by a thread that the child does not have
 
 
 def read(path: str) -> bytes:
@@ -71,26 +65,26 @@ def read(path: str) -> bytes:
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset`; fewer where the file ends."""
+    """`length` bytes from `offset`; fewer at the end of the file."""
     descriptor = _descriptors.get(path)
-    data = os.pread(descriptor.number, length, offset)
+    data = os.pread(descriptor.handle, length, offset)
     if len(data) == length or not data:
         return data
-    parts = [data]  # a signal, or more than the system reads at once
+    parts = [data]  # interrupted by a signal, or longer than the system reads at once
     while data:
         offset, length = offset + len(data), length - len(data)
-        data = os.pread(descriptor.number, length, offset)
+        data = os.pread(descriptor.handle, length, offset)
         parts.append(data)
     return b"".join(parts)
 
 
 def stamp(path: str) -> tuple[int, str]:
     """Size in bytes, and the time of the last change in nanoseconds as text."""
-    found = os.stat(path)
-    return found.st_size, str(found.st_mtime_ns)
+    status = os.stat(path)
+    return status.st_size, str(status.st_mtime_ns)
 
 
 def forget(path: str) -> None:
-    """Let go of a file, so that the next read opens what is there then."""
+    """Drop the open descriptor, so that the next read opens the file that is then at `path`."""
     with _descriptors.lock:
         _descriptors.open.pop(path, None)

@@ -1,7 +1,6 @@
-"""Where files are: names with globs and ranges made into lists of files, and bytes read from any of them.
+"""Expands locations with globs and ranges into lists of files, and reads files wherever they are.
 
-A file is a local path, or a URL such as ``https://...``, ``gs://...``, ``s3://...``, ``hf://...``. Only URLs
-need a network; local files go through nothing but the system's own calls.
+A file is a local path, or a URL such as ``https://...``, ``gs://...``, ``s3://...``, ``hf://...``.
 """
 
 import glob
@@ -16,36 +15,36 @@ from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 SEPARATOR = "::"  # between several locations, as in open_clip's --train-data
-MAX_FILES = 1_000_000  # a range with more is a typing error
+MAX_FILES = 1_000_000  # a longer range is taken for a typing error
 WILD = re.compile(r"[*?\[]")
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?")
 
 
 def expand(location: str, root: str = "", extensions: Sequence[str] = ()) -> list[str]:
-    """The files that a location names, as absolute paths or URLs.
+    """Return the files that a location names, as absolute paths or URLs.
 
-    Several locations are joined by ``::``; each is a path, a glob (``*``, ``?``, ``[ab]``, ``**`` for any
-    depth; sorted), or has ranges ``{00000..00331}`` or lists ``{a,b}`` in it, which keep their own order. A
-    file whose name has such characters in it is found by its name. ``~`` is the home folder.
+    A location is one or several of these, joined by ``::``: a path, a glob (``*``, ``?``, ``[ab]``, ``**`` for any
+    depth; the files are sorted), or a name with ranges ``{00000..00331}`` or lists ``{a,b}``, whose order is kept.
+    If a file has exactly the given name, special characters included, that file is meant. ``~`` is the home folder.
 
     Args:
-      location: as above; relative ones are relative to `root`.
+      location: see above; relative paths start from `root`.
       root: folder or URL; "" for the current folder.
-      extensions: what the names of the files in a folder end with, such as (".tar",), if a folder stands for
-        these files. Without it a folder stands for itself.
+      extensions: file name endings, such as (".tar",): a folder stands for its files with one of them. If empty, a
+        folder stands for itself.
 
     Raises:
-      UserError: nothing is there, or a range cannot be read. A file missing from a range of numbers is only
-        warned of; URLs made by ranges are not looked up.
+      UserError: no file is found, or a range is invalid. If only some files of a range are missing, that is a
+        warning. URLs from ranges are not checked.
     """
     if not location.strip():
-        raise UserError("a location of data is empty: give a file, a folder, a glob or a range such as {0..9}.tar.")
+        raise UserError("a data location is empty: name a file, a folder, a glob or a range such as {0..9}.tar.")
     parts = [location] if os.path.exists(_absolute(location, root)) else location.split(SEPARATOR)
     return [file for part in parts for file in _expand_one(part.strip(), root, extensions)]
 
 
 def is_url(path: str) -> bool:
-    """Whether `path` is read over a network (or by fsspec) rather than from the file system."""
+    """Whether `path` is a URL, read by `remote_files`, rather than a path of the file system."""
     return "://" in path
 
 
@@ -53,33 +52,33 @@ def read(path: str) -> bytes:
     """The whole file.
 
     Raises:
-      FileNotFoundError: it is not there.
-      OSError: it cannot be read, after several attempts if the failure may pass.
+      FileNotFoundError: there is no such file.
+      OSError: it cannot be read; temporary network failures have been retried.
     """
     return remote_files.read(path) if is_url(path) else local_files.read(path)
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
-    """Exactly `length` bytes from `offset`; `read` has the errors, and one for a file that ends before."""
+    """Exactly `length` bytes from `offset`; errors as in `read`, and `EOFError` if the file ends before."""
     files = remote_files if is_url(path) else local_files
     data = files.read_range(path, offset, length)
     if len(data) != length:
-        raise EOFError(f"{path} ends at byte {offset + len(data)}, {offset + length} are needed")
+        raise EOFError(f"{path} ends at byte {offset + len(data)}, expected {offset + length}")
     return data
 
 
 def size(path: str) -> int:
-    """Bytes of the file; `read` has the errors."""
+    """Size of the file in bytes; errors as in `read`."""
     return stamp(path)[0]
 
 
 def stamp(path: str) -> tuple[int, str]:
-    """Size, and a text that changes when the content does: time of the last change, or a server's tag."""
+    """Size in bytes, and a text that changes with the content: time of the last change, or the server's tag."""
     return remote_files.stamp(path) if is_url(path) else local_files.stamp(path)
 
 
 def exists(path: str) -> bool:
-    """Whether a file is there."""
+    """Whether the file exists."""
     try:
         stamp(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -102,7 +101,7 @@ def _expand_one(location: str, root: str, extensions: Sequence[str]) -> list[str
         return _of_folder(path, extensions) if os.path.isdir(path) and extensions else [path]
     names = list(itertools.islice(_braces(location), MAX_FILES + 1))
     if len(names) > MAX_FILES:
-        raise UserError(f"{location} names more than {MAX_FILES:,} files: mend its ranges.")
+        raise UserError(f"{location} names more than {MAX_FILES:,} files: correct its ranges.")
     files, missing = [], []
     for name in names:
         found = _remote(_absolute(name, root), extensions) if is_url(path) else _local(name, root, extensions)
@@ -125,16 +124,16 @@ def _local(name: str, root: str, extensions: Sequence[str]) -> list[str]:
         return [path]
     if not WILD.search(name):
         return []
-    # The root is no part of the pattern: whatever is in its name means itself.
+    # The root is not part of the pattern: special characters in its name stand for themselves.
     found = glob.glob(os.path.expanduser(name), root_dir=_absolute("", root), recursive=True)
     return sorted(_absolute(file, root) for file in found)
 
 
 def _remote(url: str, extensions: Sequence[str]) -> list[str]:
-    # A URL may have "?" for its query, and a server lists nothing.
+    # In a URL "?" begins a query, and web servers do not list files.
     if url.startswith(("http://", "https://")):
         if "*" in url:
-            raise UserError(f"{url}: a web server lists no files; name them by a range such as {{00000..00331}}.tar.")
+            raise UserError(f"{url}: web servers do not list files: name them by a range such as {{00000..00331}}.tar.")
         return [url]
     if url.endswith("/") and extensions:
         return sorted(itertools.chain(*(remote_files.glob(f"{url}*{extension}") for extension in extensions)))
@@ -151,11 +150,11 @@ def _of_folder(folder: str, extensions: Sequence[str]) -> list[str]:
 def _hint(path: str, location: str, root: str) -> str:
     if location == path or is_url(path):
         return ""
-    return f" It is relative to {'config.data.root' if root else 'the current folder, for config.data.root is empty'}."
+    return f" It is relative to {'config.data.root' if root else 'the current folder, as config.data.root is empty'}."
 
 
 def _braces(text: str) -> Iterator[str]:
-    """`text` with each ``{1..3}`` or ``{a,b}`` in it replaced by each of its values, the last one fastest."""
+    """All expansions of ``{1..3}`` and ``{a,b}`` in `text`, the last one varying fastest."""
     found = _first_braces(text)
     if not found:
         yield text
@@ -189,17 +188,17 @@ def _values(inside: str, text: str) -> Iterator[str]:
         low, high = int(first), int(last)
         if step == 0 or low > high:
             raise UserError(f"{text}: the range {{{inside}}} is empty; the smaller number comes first.")
-        # As in a shell: a leading zero asks for numbers of one width.
+        # As in a shell: with a leading zero all numbers have the same width.
         padded = any(number.lstrip("-").startswith("0") and len(number) > 1 for number in (first, last))
         width = max(len(first), len(last)) if padded else 0
         return (f"{number:0{width}d}" for number in range(low, high + 1, step))
     if "," not in inside and "{" not in inside:
-        raise UserError(f"{text}: cannot read {{{inside}}}; write a range {{00000..00331}} or a list {{a,b}}.")
+        raise UserError(f"{text}: {{{inside}}} is invalid: write a range {{00000..00331}} or a list {{a,b}}.")
     return (value for choice in _choices(inside) for value in _braces(choice))
 
 
 def _choices(inside: str) -> Iterator[str]:
-    """Split at the commas that are in no inner braces."""
+    """Split at the commas outside inner braces."""
     depth, begin = 0, 0
     for i, character in enumerate(inside):
         depth += {"{": 1, "}": -1}.get(character, 0)

@@ -1,8 +1,17 @@
-"""Parts of files that are read over a network, from many threads.
+"""Reads parts of files over a network, from many threads.
 
-``http(s)://`` by `requests`; every other scheme by fsspec and the client that it names: ``gs://`` needs
-gcsfs, ``s3://`` s3fs (``pip install -e '.[gs]'``, ``'.[s3]'``), ``hf://`` is there with huggingface_hub.
-What may pass, such as a lost connection or a server that is busy, is tried again with growing pauses.
+``http(s)://`` is read by `requests`, every other scheme by fsspec and the client library it names: ``gs://`` needs
+gcsfs, ``s3://`` s3fs (``pip install -e '.[gs]'``, ``'.[s3]'``), ``hf://`` comes with huggingface_hub.
+
+Temporary failures are retried, with random pauses so that processes which failed together do not retry together:
+
+  HTTP request  a lost connection or a busy server (429, 500 to 504): up to 8 retries after 0, 1, 2, 4, 8, 16, 30 and
+                30 s, 1.5 minutes in all. A longer pause that the server demands by Retry-After is kept, up to 60 s
+                each, 8 minutes in all.
+  HTTP answer   one that ends early: the request is sent again, up to 5 times within about 8 s.
+  fsspec        up to 5 retries within about 8 s, beside those of the client library.
+
+Each attempt waits at most 10 s for a connection and 60 s between two parts of an answer.
 """
 
 import functools
@@ -14,52 +23,65 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
 from rankclip_jax.errors import UserError, install_hint
 
 T = TypeVar("T")
-ATTEMPTS = 6
-FIRST_PAUSE = 0.25  # seconds; doubled each time: 8 s in all
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
+RETRIES = 8
+BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds: the unit of the pauses, which double, and the longest one
+RETRY_AFTER_MAX = 60.0  # seconds
 BUSY = (408, 425, 429, 500, 502, 503, 504)
+TIMEOUT = (10, 60)  # seconds to connect, and between two parts of an answer
+PAUSES = (0.25, 0.5, 1, 2, 4)  # seconds between attempts of `_repeat`
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
+TAGS = ("etag", "ETag", "md5Hash", "generation", "LastModified", "mtime")  # by client library of fsspec
 EXTRAS = {"gs": "gs", "gcs": "gs", "s3": "s3", "s3a": "s3"}
-_of_thread = threading.local()  # requests' sessions are not meant to be shared
+_local = threading.local()  # sessions of requests must not be shared between threads
 
 
-class _Passing(OSError):
-    """A failure that may be over the next time."""
+class _EndedEarly(OSError):
+    """The connection ended before the answer did."""
+
+
+class _Retry(Retry):
+    """Waits as long as the server demands by Retry-After, but no shorter than without it, and not without limit."""
+
+    def get_retry_after(self, response) -> float | None:
+        seconds = super().get_retry_after(response)
+        return None if seconds is None else min(RETRY_AFTER_MAX, max(seconds, self.get_backoff_time()))
 
 
 def read(url: str) -> bytes:
     """The whole file."""
     if _is_http(url):
-        return _again(lambda: _get(url, {}).content)
-    return _again(lambda: _system(url).cat_file(url))
+        return _repeat(lambda: _get(url, {}), _EndedEarly)
+    return _repeat(lambda: _filesystem_of(url).cat_file(url))
 
 
 def read_range(url: str, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset`; fewer where the file ends."""
+    """`length` bytes from `offset`; fewer at the end of the file."""
     if length <= 0:
         return b""
     if _is_http(url):
-        return _again(lambda: _get_range(url, offset, length))
-    return _again(lambda: _system(url).cat_file(url, start=offset, end=offset + length))
+        return _repeat(lambda: _get(url, {"Range": f"bytes={offset}-{offset + length - 1}"}), _EndedEarly)
+    return _repeat(lambda: _filesystem_of(url).cat_file(url, start=offset, end=offset + length))
 
 
 def stamp(url: str) -> tuple[int, str]:
-    """Size in bytes, and a tag of the content as far as the server tells one."""
+    """Size in bytes, and a tag that changes with the content, if the server has one."""
     if _is_http(url):
-        return _again(lambda: _http_stamp(url))
-    found = _again(lambda: _system(url).info(url))
-    tags = [
-        str(found[key]) for key in ("etag", "ETag", "md5Hash", "generation", "LastModified", "mtime") if key in found
-    ]
-    return int(found["size"]), _short("|".join(tags))
+        return _http_stamp(url)
+    found = _repeat(lambda: _filesystem_of(url).info(url))
+    return int(found["size"]), _short("|".join(str(found[key]) for key in TAGS if key in found))
 
 
 def glob(pattern: str) -> list[str]:
-    """URLs of the files that match, where the storage can list them."""
-    system = _system(pattern)
-    return [system.unstrip_protocol(name) for name in _again(lambda: system.glob(pattern))]
+    """URLs of the files that match, if the storage can list files."""
+    system = _filesystem_of(pattern)
+    return [system.unstrip_protocol(name) for name in _repeat(lambda: system.glob(pattern))]
 
 
 def _is_http(url: str) -> bool:
@@ -70,60 +92,66 @@ def _short(tag: str) -> str:
     return hashlib.sha256(tag.encode()).hexdigest()[:16]
 
 
-def _again(attempt: Callable[[], T]) -> T:
-    """What `attempt` gives, once it does; the last failure if it never does."""
-    for number in range(ATTEMPTS):
+def _repeat(attempt: Callable[[], T], temporary: type[Exception] = OSError) -> T:
+    """Return `attempt()`, repeated after temporary errors; the last error is raised."""
+    for pause in PAUSES:
         try:
             return attempt()
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
+        except PERMANENT:
             raise
-        except (OSError, TimeoutError, EOFError):  # requests' errors are OSErrors
-            if number == ATTEMPTS - 1:
-                raise
-        # Processes that failed together must not come back together.
-        time.sleep(FIRST_PAUSE * 2**number * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
+        except temporary:
+            time.sleep(pause * random.uniform(0.5, 1.5))
+    return attempt()
 
 
-def _session():
-    if getattr(_of_thread, "process", None) != os.getpid():  # connections must not be shared with a parent
-        import requests
+def _session() -> requests.Session:
+    """The session of this thread; a forked process must not share connections with its parent."""
+    if getattr(_local, "process", None) != os.getpid():
+        retry = _Retry(
+            RETRIES,
+            status_forcelist=BUSY,
+            backoff_factor=BACKOFF,
+            backoff_max=BACKOFF_MAX,
+            backoff_jitter=BACKOFF,
+            raise_on_status=False,
+        )
+        session = requests.Session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
+        session.headers["Accept-Encoding"] = "identity"  # a compressed answer would have other offsets
+        _local.session, _local.process = session, os.getpid()
+    return _local.session
 
-        _of_thread.session, _of_thread.process = requests.Session(), os.getpid()
-        # Bytes as they are: a compressed answer has other offsets.
-        _of_thread.session.headers["Accept-Encoding"] = "identity"
-    return _of_thread.session
 
-
-def _get(url: str, headers: dict[str, str], **options):
-    answer = _session().get(url, headers=headers, timeout=TIMEOUT, **options)
+def _answer(url: str, headers: dict[str, str]) -> requests.Response:
+    """The answer to a request, its content not yet read."""
+    answer = _session().get(url, headers=headers, timeout=TIMEOUT, stream=True)
     if answer.status_code in (200, 206, 416):
         return answer
     answer.close()
     problem = f"{url}: the server answers {answer.status_code} {answer.reason}"
     if answer.status_code in (404, 410):
         raise FileNotFoundError(problem)
-    if answer.status_code in BUSY:
-        raise _Passing(problem)
-    raise PermissionError(problem)
+    raise OSError(problem) if answer.status_code in BUSY else PermissionError(problem)
 
 
-def _get_range(url: str, offset: int, length: int) -> bytes:
-    with _get(url, {"Range": f"bytes={offset}-{offset + length - 1}"}, stream=True) as answer:
+def _get(url: str, headers: dict[str, str]) -> bytes:
+    """The content of an answer; b"" for a range beyond the end of the file."""
+    with _answer(url, headers) as answer:
         if answer.status_code == 416:
             return b""
-        if answer.status_code == 200:
+        if answer.status_code == 200 and "Range" in headers:
             raise UserError(f"{url}: the server sends whole files only (no range requests): download the files first.")
-        data = answer.content
-    expected = int(answer.headers.get("Content-Length", len(data)))
-    if len(data) < expected:
-        raise _Passing(f"{url}: the connection ended after {len(data)} of {expected} bytes")
+        try:
+            data = answer.content
+        except requests.RequestException as error:
+            raise _EndedEarly(f"{url}: the connection ended early ({error})") from error
     return data
 
 
 def _http_stamp(url: str) -> tuple[int, str]:
-    # Not HEAD, which signed URLs and some servers refuse: the first byte, whose header tells the size.
-    with _get(url, {"Range": "bytes=0-0"}, stream=True) as answer:
+    # A request for the first byte: signed URLs and some servers refuse HEAD.
+    with _answer(url, {"Range": "bytes=0-0"}) as answer:
         headers = answer.headers
     total = headers.get("Content-Range", "").rpartition("/")[2]
     if not total.isdigit():
@@ -133,10 +161,8 @@ def _http_stamp(url: str) -> tuple[int, str]:
 
 @functools.lru_cache(16)
 def _filesystem(scheme: str, process: int):
-    try:
-        import fsspec
-    except ImportError:
-        raise UserError(f"{scheme}:// needs fsspec: {install_hint(EXTRAS.get(scheme, 's3'))}.") from None
+    import fsspec
+
     try:
         return fsspec.filesystem(scheme)
     except (ImportError, ValueError) as error:
@@ -144,5 +170,5 @@ def _filesystem(scheme: str, process: int):
         raise UserError(f"{scheme}:// cannot be read here ({error}){extra}.") from None
 
 
-def _system(url: str):
+def _filesystem_of(url: str):
     return _filesystem(url.partition("://")[0], os.getpid())

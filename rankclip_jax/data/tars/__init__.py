@@ -1,8 +1,9 @@
-"""Random access to the members of tar files: byte ranges found once and kept in an index.
+"""Random access to the members of tar files: their byte ranges, found once and kept in an index.
 
-walk      the members of one tar, in order
+headers   the members of one tar
 shard     which members make up the samples of one tar
-index     the ranges of a folder of tars, in one mapped file
+index     the byte ranges of a folder of tars, in one mapped file
+location  where that file is
 build     indexes of many tars, opened or made
-report    what was found in them, for people
+report    what was found, as text
 """

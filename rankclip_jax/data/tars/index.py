@@ -1,12 +1,11 @@
-"""The byte ranges of all tars of a folder in one file, mapped into memory.
+"""An index file: the byte ranges of all samples of the tars in one folder, mapped into memory.
 
-    rows   uint32, little-endian, of one shard after the other: `shard.Shard.rows`
+    rows   uint32, little-endian, one shard after another: `shard.Shard.rows`
     table  JSON: {"parts": [[extension, ...], ...], "shards": {name: entry, ...}}, in the order of the rows
-    end    bytes of the table as uint64, little-endian, and `MAGIC`
+    end    length of the table in bytes as uint64, little-endian, and `MAGIC`
 
-A file is written under another name and then renamed: whoever opens one finds it whole, and who has mapped the
-one before keeps that. An entry has the shard's size and time of change, or a server's tag: where these
-have changed, it counts for nothing.
+A new file replaces the old one by a rename: readers always find a complete file, and those that have mapped the
+old one keep it. An entry holds the shard's size and stamp: if these have changed, the entry is ignored.
 """
 
 import contextlib
@@ -15,67 +14,39 @@ import mmap
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
-from rankclip_jax.data.tars.shard import Part, Shard, width
+from rankclip_jax.data.tars.shard import Entry, Part, Shard, width
 from rankclip_jax.files import PARTIAL, replaced_file
 
 MAGIC = b"rcjtar01"
 END = 8 + len(MAGIC)
-SMALL = 1 << 20  # bytes up to which a file is read whole: a mapping keeps it open
+SMALL = 1 << 20  # bytes; a smaller file is read, because a mapping keeps its file open
+
+Index = dict[str, Shard]  # by the shard's file name
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the table says of one shard; the rest is as in `Shard`."""
-
-    size: int
-    stamp: str
-    pairs: int
-    members: int
-    incomplete: int
-    duplicates: int
-    problem: str
-    extensions: tuple[str, ...]
-    digest: str
-
-    @classmethod
-    def of(cls, shard: Shard, size: int, stamp: str) -> "Entry":
-        fields = {name: getattr(shard, name) for name in cls.__dataclass_fields__ if hasattr(shard, name)}
-        return cls(size=size, stamp=stamp, pairs=len(shard.rows), **fields)
-
-
-@dataclass(frozen=True)
-class Index:
-    """Entries by the shard's file name, and the rows of each."""
-
-    entries: Mapping[str, Entry]
-    rows: Mapping[str, np.ndarray]
-
-    def fresh(self, stamps: Mapping[str, tuple[int, str]]) -> "Index":
-        """The part of it that is about the named shards, and still true of them."""
-        kept = [name for name, stamp in stamps.items() if (e := self.entries.get(name)) and (e.size, e.stamp) == stamp]
-        return Index({name: self.entries[name] for name in kept}, {name: self.rows[name] for name in kept})
-
-
-EMPTY = Index({}, {})
+def fresh(index: Index, stamps: Mapping[str, tuple[int, str]]) -> Index:
+    """The named shards that are in the index and have not changed since."""
+    entries = {name: index[name].entry for name in stamps if name in index}
+    return {name: index[name] for name, entry in entries.items() if (entry.size, entry.stamp) == stamps[name]}
 
 
 def write_index(path: str, index: Index, parts: Sequence[Part]) -> None:
-    """Write the file in one move; `OSError` if that cannot be."""
-    table = {"parts": parts, "shards": {name: asdict(entry) for name, entry in index.entries.items()}}
+    """Replace the file at `path`; `OSError` if it cannot be written."""
+    table = {"parts": parts, "shards": {name: asdict(shard.entry) for name, shard in index.items()}}
     text = json.dumps(table, separators=(",", ":")).encode()
     partial = f"{path}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
     with replaced_file(path, "wb", partial) as file:
-        for name in index.entries:
-            file.write(np.ascontiguousarray(index.rows[name], "<u4"))
+        for shard in index.values():
+            file.write(np.ascontiguousarray(shard.rows, "<u4"))
         file.write(text + len(text).to_bytes(8, "little") + MAGIC)
 
 
 def remove_partials(path: str) -> None:
-    """Remove what writers of `path` left that were killed; the caller knows that there is none at work."""
+    """Remove what killed writers of `path` left behind; the caller makes sure that no other process writes it."""
     folder, name = os.path.split(path)
     for file in os.listdir(folder):
         if file.startswith(f"{name}.") and file.endswith(PARTIAL):
@@ -84,31 +55,29 @@ def remove_partials(path: str) -> None:
 
 
 def read_index(path: str, parts: Sequence[Part]) -> Index:
-    """Open an index; an empty one if there is none, or what is there is no index of these parts."""
+    """Open an index; an empty one if the file is missing, damaged or has other parts."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < END:
-                return EMPTY
+                return {}
             data = file.read() if size < SMALL else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return EMPTY
+        return {}
     begin = size - END - int.from_bytes(data[size - END : size - len(MAGIC)], "little")
     if data[size - len(MAGIC) :] != MAGIC or begin < 0:
-        return EMPTY
+        return {}
     try:
         table = json.loads(data[begin : size - END])
-        entries = {
-            name: Entry(**entry | {"extensions": tuple(entry["extensions"])}) for name, entry in table["shards"].items()
-        }
+        shards = {n: Entry(**row | {"extensions": tuple(row["extensions"])}) for n, row in table["shards"].items()}
         same_parts = table["parts"] == [list(part) for part in parts]
     except (ValueError, TypeError, KeyError):
-        return EMPTY
-    columns = width(parts)
-    if not same_parts or begin != 4 * columns * sum(entry.pairs for entry in entries.values()):
-        return EMPTY
-    rows = np.frombuffer(data, "<u4", begin // 4).reshape(-1, columns)
-    ends = np.cumsum([entry.pairs for entry in entries.values()]).tolist()
-    return Index(
-        entries, {name: rows[end - entries[name].pairs : end] for name, end in zip(entries, ends, strict=True)}
-    )
+        return {}
+    ends = np.cumsum([entry.pairs for entry in shards.values()], dtype=np.int64).tolist()
+    if not same_parts or begin != 4 * width(parts) * (ends[-1] if ends else 0):
+        return {}
+    rows = np.frombuffer(data, "<u4", begin // 4).reshape(-1, width(parts))
+    return {
+        name: Shard(entry, rows[end - entry.pairs : end])
+        for (name, entry), end in zip(shards.items(), ends, strict=True)
+    }

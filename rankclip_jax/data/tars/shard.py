@@ -1,44 +1,46 @@
-"""The samples of one tar: members whose names are equal up to the first dot of the base name.
+"""The samples of one tar: members whose names are equal up to the first dot of the base name are one sample.
 
-So does the `webdataset` library, with two differences: members of a sample need not be neighbours, and a
-sample that comes twice counts once, as it came first.
+The `webdataset` library has the same rule, with two differences: here the members of a sample need not be
+neighbours, and of members with the same name the first one counts.
 """
 
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from rankclip_jax.data.tars.headers import BLOCK, Member, TarHeaders
 
-# Which extensions serve as a part of a sample, the preferred one first.
+# Extensions that can be one part of a sample, such as the image; the preferred one first.
 Part = tuple[str, ...]
-NONE = 255  # rank of a part that is not there
+MISSING = 255  # rank of a part that has not been found
 MAX_SHOWN = 20  # extensions kept for messages
 MAX_SIZE = 1 << 32
 HEADERS, FIRST = 2, 3  # columns of a row
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What one tar holds.
-
-    Letters: N samples that have all P parts.
+class Entry:
+    """Facts about one tar.
 
     Attributes:
-      rows: uint32 [N, 3 + 2 P]: `key_hash` in two halves, how many blocks of headers the first part has, and
-        for each part its first block after those (of 512 bytes) and its size in bytes.
-      members: files in the tar.
-      incomplete: samples left out since a part is not there.
-      duplicates: members left out since one of the same name came before.
+      size: of the file, in bytes.
+      stamp: text that changes when the file does, see `locations.stamp`.
+      pairs: number of samples that have all parts.
+      members: number of regular files.
+      incomplete: number of samples skipped because a part is missing.
+      duplicates: number of members skipped because an earlier one has the same name.
       problem: what is wrong with the tar, in words; "" for nothing.
       extensions: of its members, sorted; at most 20.
       digest: sha256 hex of keys and sizes.
     """
 
-    rows: np.ndarray
+    size: int
+    stamp: str
+    pairs: int
     members: int
     incomplete: int
     duplicates: int
@@ -47,13 +49,29 @@ class Shard:
     digest: str
 
 
+class Shard(NamedTuple):
+    """One tar and the byte ranges of its samples.
+
+    Letters: N samples that have all P parts.
+
+    Attributes:
+      entry: facts about the tar.
+      rows: uint32 [N, 3 + 2 P], samples in the order of their first members: two halves of `key_hash`, the number
+        of header blocks before the first part, and for each part its first content block (of 512 bytes) and its
+        size in bytes.
+    """
+
+    entry: Entry
+    rows: np.ndarray
+
+
 def width(parts: Sequence[Part]) -> int:
-    """Numbers in a row for so many parts."""
+    """Number of columns of `Shard.rows` for these parts."""
     return FIRST + 2 * len(parts)
 
 
 def key_hash(keys: Sequence[bytes]) -> np.ndarray:
-    """uint64 [N]: 8 bytes of BLAKE2 of each. Among 10^7 keys, 10^5 others hit one by chance in 10^-7 of cases."""
+    """uint64 [N]: 8 bytes of BLAKE2 of each key. 10^5 keys collide with 10^7 others with probability 10^-7."""
     return np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") for key in keys], "<u8")
 
 
@@ -64,12 +82,21 @@ def split_name(name: bytes) -> tuple[bytes, bytes]:
     return (name[:cut], name[cut + 1 :]) if cut > base else (b"", b"")
 
 
-def scan(read: Callable[[int, int], bytes], size: int, parts: Sequence[Part], chunk: int = 1 << 20) -> Shard:
-    """Find the samples of a tar of `size` bytes that `read(offset, length)` gives pieces of, `chunk` at a time."""
-    walk, samples = TarHeaders(read, size, chunk), _Samples(parts)
-    for members in walk:
+def scan(
+    read: Callable[[int, int], bytes], stamp: tuple[int, str], parts: Sequence[Part], chunk: int = 1 << 20
+) -> Shard:
+    """Find the samples of a tar.
+
+    Args:
+      read: ``read(offset, length)`` returns bytes of the tar; it is called for `chunk` bytes at a time.
+      stamp: size in bytes and stamp of the file.
+      parts: the extensions of each part of a sample.
+      chunk: bytes to read at a time.
+    """
+    headers, samples = TarHeaders(read, stamp[0], chunk), _Samples(parts)
+    for members in headers:
         samples.add(members)
-    return samples.shard(walk)
+    return samples.shard(headers, stamp)
 
 
 class _Samples:
@@ -79,64 +106,68 @@ class _Samples:
         self._width = width(parts)
         self._num_parts = len(parts)
         self._roles = {
-            extension.lower().encode(): (number, rank)
-            for number, part in enumerate(parts)
-            for rank, extension in enumerate(part)
+            extension.lower().encode(): (part, rank)
+            for part, extensions in enumerate(parts)
+            for rank, extension in enumerate(extensions)
         }
-        self._role_of = {}  # by extension as it is written, with those that serve for nothing
-        self._number_of = {}  # of a sample, by its key
+        self._role_of = {}  # by extension as it is written; None for an unused one
+        self._index_of = {}  # of a sample, by its key
         self._rows = array("I")
         self._ranks = bytearray()
         self._duplicates = 0
 
     def add(self, members: Sequence[Member]) -> None:
-        new_row, new_ranks = array("I", bytes(4 * self._width)), bytes([NONE] * self._num_parts)
-        number_of, role_of, last_key, number = self._number_of, self._role_of, None, 0
+        new_row, new_ranks = array("I", bytes(4 * self._width)), bytes([MISSING] * self._num_parts)
+        index_of, role_of, last_key, index = self._index_of, self._role_of, None, 0
         for start, begin, size, name in members:
-            base = name.rfind(b"/") + 1  # as in `split_name`: a call would cost a tenth of all the time
+            base = name.rfind(b"/") + 1  # `split_name` inlined: the call would take a tenth of the time
             cut = name.find(b".", base)
             if cut <= base:
                 continue
             key, extension = name[:cut], name[cut + 1 :]
             if key != last_key:
-                last_key, number = key, number_of.setdefault(key, len(number_of))
-                if number * self._width == len(self._rows):
+                last_key, index = key, index_of.setdefault(key, len(index_of))
+                if index * self._width == len(self._rows):
                     self._rows += new_row
                     self._ranks += new_ranks
             if extension not in role_of:
                 role_of[extension] = self._roles.get(extension.lower())
             role = role_of[extension]
             if role and size < MAX_SIZE:
-                self._set(number, *role, start, begin, size)
+                self._set(index, role, start, begin, size)
 
-    def _set(self, number: int, part: int, rank: int, start: int, begin: int, size: int) -> None:
-        had = self._ranks[number * self._num_parts + part]
-        if rank >= had:
-            self._duplicates += rank == had
+    def _set(self, index: int, role: tuple[int, int], start: int, begin: int, size: int) -> None:
+        part, rank = role
+        best = self._ranks[index * self._num_parts + part]
+        if rank >= best:
+            self._duplicates += rank == best
             return
-        self._ranks[number * self._num_parts + part] = rank
-        at = number * self._width
+        self._ranks[index * self._num_parts + part] = rank
+        at = index * self._width
         if part == 0:
             self._rows[at + HEADERS] = (begin - start) // BLOCK
         self._rows[at + FIRST + 2 * part] = begin // BLOCK
         self._rows[at + FIRST + 2 * part + 1] = size
 
-    def shard(self, walk: TarHeaders) -> Shard:
+    def shard(self, headers: TarHeaders, stamp: tuple[int, str]) -> Shard:
         all_rows = np.array(self._rows, "<u4").reshape(-1, self._width)
         ranks = np.frombuffer(self._ranks, np.uint8).reshape(-1, self._num_parts)
-        complete = (ranks != NONE).all(1)
-        keys = [key for key, whole in zip(self._number_of, complete, strict=True) if whole]
+        complete = (ranks != MISSING).all(1)
+        keys = [key for key, is_complete in zip(self._index_of, complete, strict=True) if is_complete]
         rows = all_rows[complete]
         rows[:, :HEADERS] = key_hash(keys).view("<u4").reshape(-1, 2)
         digest = hashlib.sha256(b"\0".join(keys))
         digest.update(np.ascontiguousarray(rows[:, FIRST + 1 :: 2]))
         extensions = sorted({extension.decode(errors="replace") for extension in self._role_of})
-        return Shard(
-            rows=rows,
-            members=walk.members,
+        entry = Entry(
+            size=stamp[0],
+            stamp=stamp[1],
+            pairs=len(rows),
+            members=headers.members,
             incomplete=len(all_rows) - len(keys),
             duplicates=self._duplicates,
-            problem=walk.problem,
+            problem=headers.problem,
             extensions=tuple(extensions[:MAX_SHOWN]),
             digest=digest.hexdigest(),
         )
+        return Shard(entry, rows)

@@ -1,1 +1,1 @@
-"""Foreign weight formats: one reader and one writer for each, and what they share."""
+"""Readers and writers of the formats of OpenAI, open_clip and transformers."""

@@ -1,7 +1,6 @@
-"""Our towers as a folder that transformers opens: CLIPModel, or SiglipModel for its towers."""
+"""Write a model as a folder of transformers: a CLIPModel, or a SiglipModel for towers like SigLIP's."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +10,48 @@ from ml_collections import ConfigDict
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.formats.foreign import arrays_by_path
-from rankclip_jax.weights.formats.huggingface import ACTIVATIONS, KINDS, config_kind, rules
+from rankclip_jax.weights.formats.huggingface import ACTIVATIONS
+from rankclip_jax.weights.formats.huggingface_table import KINDS, config_kind, rules
 from rankclip_jax.weights.formats.mapping import to_theirs
 from rankclip_jax.weights.formats.preprocessing import write_preprocessor
 from rankclip_jax.weights.formats.tokenizer_files import write_tokenizer
 
 
 def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The state dict, and what it leaves out.
+    """The state dict, and notes on what it omits.
 
     Raises:
-      UserError: transformers has no model of these towers.
+      UserError: transformers has no model with these towers.
     """
     kind = config_kind(model.config)
-    arrays, left_out = arrays_by_path(model), []
+    arrays, omitted = arrays_by_path(model), []
     if "scalars/logit_scale" not in arrays:
-        raise UserError(f"{model.origin} has no logit scale, which {KINDS[kind]} needs: export another run.")
+        raise UserError(f"{model.origin} has no logit_scale, which {KINDS[kind]} needs: export another run.")
     if kind == "clip" and "scalars/logit_bias" in arrays:
         bias = float(arrays.pop("scalars/logit_bias"))
-        left_out.append(f"logit_bias ({bias:.4g}) is left out: CLIPModel has none; no order of logits depends on it")
+        omitted.append(f"logit_bias ({bias:.4g}) is left out: CLIPModel has none; the order of logits is the same")
     if kind == "siglip" and "scalars/logit_bias" not in arrays:
         arrays["scalars/logit_bias"] = np.float32(0)
     if kind == "siglip" and not model.tokenizer.is_foreign:
-        left_out.append(
-            "padding with id 0 is left out: this text tower reads what follows a text, where transformers' tokenizer "
-            "puts the end-of-text; pad input_ids with 0 yourself"
+        omitted.append(
+            "padding with id 0 is left out: this text tower reads the padding, and transformers' tokenizer pads with "
+            "the end-of-text token; pad input_ids with 0 yourself"
         )
-    return to_theirs(rules(model.config), arrays, f"transformers {KINDS[kind]}"), left_out
+    return to_theirs(rules(model.config), arrays, f"transformers {KINDS[kind]}"), omitted
 
 
-def write_files(model: Model, folder: Path) -> None:
-    """``config.json``, ``preprocessor_config.json`` and the tokenizer's files."""
+def write_files(model: Model, folder: Path, name: str) -> None:
+    """Write ``config.json``, ``preprocessor_config.json`` and the tokenizer's files."""
+    del name
     kind = config_kind(model.config)
-    for name, content in (
-        ("config.json", config_json(model)),
-        ("preprocessor_config.json", write_preprocessor(model.config.image, kind)),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    preprocessor = write_preprocessor(model.config.image, kind)
+    for file, content in (("config.json", config_json(model)), ("preprocessor_config.json", preprocessor)):
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     write_tokenizer(model.tokenizer, folder)
 
 
 def config_json(model: Model) -> dict[str, Any]:
-    """Content of ``config.json``, nothing left to defaults."""
+    """Content of ``config.json``, with a value for every key that has a default."""
     config, tokenizer = model.config, model.tokenizer
     kind = config_kind(config)
     text = _tower(config.text) | {
@@ -78,22 +77,20 @@ def config_json(model: Model) -> dict[str, Any]:
     return top | {"text_config": text, "vision_config": vision}
 
 
-def _tower(tower: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    width = tower["width"]
-    activation = tower.get("activation", "quick_gelu")
+def _tower(tower: ConfigDict) -> dict[str, Any]:
     return {
-        "hidden_size": width,
-        "intermediate_size": tower.get("mlp_width", 0) or 4 * width,
-        "num_hidden_layers": tower["layers"],
-        "num_attention_heads": tower["heads"],
-        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == activation),
-        "layer_norm_eps": tower.get("ln_eps", 1e-5),
+        "hidden_size": tower.width,
+        "intermediate_size": tower.mlp_width or 4 * tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == tower.activation),
+        "layer_norm_eps": tower.ln_eps,
         "attention_dropout": 0.0,
     }
 
 
 def usage(model: Model, name: str) -> str:
-    """Code that opens the folder."""
+    """Python code that opens the folder called `name`."""
     kind = config_kind(model.config)
     prefix = {"clip": "CLIP", "siglip": "Siglip"}[kind]
     processor = "CLIPProcessor" if kind == "clip" else "AutoProcessor"

@@ -1,8 +1,8 @@
-"""Tensors of one library as tensors of another, by an explicit table that is read in both directions.
+"""Convert tensors between this package and another library by an explicit table, in both directions.
 
-A table is a sequence of `Rule`. Ours are addressed by their path in ``{"towers", "scalars", "batch_stats"}``,
-joined by "/"; theirs by their key in a state dict. Where theirs contains ``{i}``, ours is stacked over layers.
-Every tensor must be used: what is left over, missing, or of another shape is an error that names it.
+A table is a sequence of `Rule`. Our arrays are named by their path in ``{"towers", "scalars", "batch_stats"}``, such
+as "towers/image/proj"; theirs by their key in a state dict. If a key contains ``{i}``, our array is stacked over
+layers. Every tensor must be used: a tensor that is unused, missing or of another shape is an error that names it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ LAYER = "{i}"
 
 
 class Form(NamedTuple):
-    """How a tensor, or several together, changes on the way; each is the other's inverse."""
+    """Conversion of one tensor, or of several together. The two functions are inverses of each other."""
 
     to_ours: Callable[[Arrays], Arrays]
     to_theirs: Callable[[Arrays], Arrays]
 
 
-def _each(there: Callable[[np.ndarray], np.ndarray], back: Callable[[np.ndarray], np.ndarray]) -> Form:
-    return Form(lambda arrays: [there(x) for x in arrays], lambda arrays: [back(x) for x in arrays])
+def _each(to_ours: Callable[[np.ndarray], np.ndarray], to_theirs: Callable[[np.ndarray], np.ndarray]) -> Form:
+    return Form(lambda arrays: [to_ours(x) for x in arrays], lambda arrays: [to_theirs(x) for x in arrays])
 
 
 def _stacked_rows(arrays: Arrays) -> Arrays:
@@ -37,13 +37,13 @@ FORMS: dict[str, Form] = {
     "linear": _each(lambda x: _rank(x, 2).T, lambda x: x.T),
     # torch.nn.Conv2d's weight [out, in, h, w] is a Conv kernel [h, w, in, out].
     "conv": _each(lambda x: _rank(x, 4).transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
-    # Queries, keys and values: three Linear layers there, one Dense layer here.
+    # Queries, keys and values: three Linear layers in theirs, one Dense layer in ours.
     "fused_linear": Form(
         lambda three: [np.concatenate([_rank(x, 2).T for x in three], axis=1)],
         lambda one: [x.T for x in np.split(one[0], 3, axis=1)],
     ),
     "fused_bias": Form(_stacked_rows, lambda one: np.split(one[0], 3)),
-    # torch.nn.MultiheadAttention's in_proj: one there; here queries apart from keys and values.
+    # torch.nn.MultiheadAttention's in_proj: one tensor in theirs; in ours queries are separate from keys and values.
     "query_apart": Form(
         lambda one: [np.split(_rank(one[0], 2), 3)[0].T, np.concatenate(np.split(one[0], 3)[1:]).T],
         lambda two: [np.concatenate([x.T for x in two])],
@@ -51,9 +51,9 @@ FORMS: dict[str, Form] = {
     "query_bias_apart": Form(
         lambda one: [np.split(one[0], 3)[0], np.concatenate(np.split(one[0], 3)[1:])], _stacked_rows
     ),
-    # [D] here, [1, 1, D] there.
+    # [D] in ours, [1, 1, D] in theirs.
     "probe": _each(lambda x: x.reshape(-1), lambda x: x.reshape(1, 1, -1)),
-    # A number here; there a number or an array of one.
+    # A scalar in ours; in theirs a scalar, or an array of one element.
     "scalar": _each(lambda x: x.reshape(()), lambda x: x),
     "array_of_one": _each(lambda x: x.reshape(()), lambda x: x.reshape(1)),
 }
@@ -61,12 +61,12 @@ FORMS: dict[str, Form] = {
 
 def _rank(x: np.ndarray, rank: int) -> np.ndarray:
     if x.ndim != rank:
-        raise ValueError(f"an array of {x.ndim} dimensions, not {rank}")
+        raise ValueError(f"an array of {x.ndim} dimensions instead of {rank}")
     return x
 
 
 class Rule(NamedTuple):
-    """`theirs`, by the form named, is `ours`."""
+    """Our arrays `ours` are their tensors `theirs`, converted by `form`, a key of `FORMS`."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -78,17 +78,17 @@ class Rule(NamedTuple):
 
 
 def rule(ours: str | Sequence[str], theirs: str | Sequence[str], form: str = "same") -> Rule:
-    """A `Rule` of one name, or several, on either side."""
+    """A `Rule` with one name or several on each side."""
     return Rule(*((names,) if isinstance(names, str) else tuple(names) for names in (ours, theirs)), form)
 
 
 def norm_rules(ours: str, theirs: str) -> list[Rule]:
-    """Scale and bias of a norm."""
+    """Rules for the scale and bias of a norm."""
     return [rule(f"{ours}/scale", f"{theirs}.weight"), rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def dense_rules(ours: str, theirs: str) -> list[Rule]:
-    """Kernel and bias of a linear layer."""
+    """Rules for the kernel and bias of a linear layer."""
     return [rule(f"{ours}/kernel", f"{theirs}.weight", "linear"), rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
@@ -104,12 +104,12 @@ def to_ours(
     Args:
       rules: the table.
       tensors: the state dict.
-      shapes: of every array that the model has, by path.
-      where: what holds the tensors, for messages.
-      ignored: names that carry no weights.
+      shapes: shape of every array of the model, by path.
+      where: the file or folder, for messages.
+      ignored: (name) -> whether a tensor is not a weight.
 
     Raises:
-      UserError: a tensor that is missing, left over, no number, or of another shape.
+      UserError: a tensor is missing, unused, not a finite floating-point array, or has another shape.
     """
     rules = tuple(rules)
     names = {one: _their_names(one, shapes) for one in rules}
@@ -117,28 +117,27 @@ def to_ours(
     _check_names(wanted, [name for name in tensors if not ignored(name)], where)
     ours: dict[str, np.ndarray] = {}
     for one, layers in names.items():
-        made = [_convert(one, [_as_float(tensors, name, where) for name in group]) for group in layers]
-        for path, *parts in zip(one.ours, *[m or (None,) * len(one.ours) for m in made], strict=True):
-            fits = all(part is not None and part.shape == _layer_shape(one, shapes[path]) for part in parts)
-            if not fits:
-                raise UserError(_shape_problem(one, layers, tensors, shapes, where))
+        converted = [_convert(one, [_as_float(tensors, name, where) for name in group], shapes) for group in layers]
+        if any(arrays is None for arrays in converted):
+            raise UserError(_shape_problem(one, layers, tensors, shapes, where))
+        for path, *parts in zip(one.ours, *converted, strict=True):
             ours[path] = np.stack(parts) if one.is_layered else np.array(parts[0], order="C")
     unset = sorted(set(shapes) - set(ours))
     if unset:
-        raise UserError(f"{where} has nothing for {unset[0]} of this model{_more(unset)}: it is another architecture.")
+        raise UserError(f"{where} has no tensor for {unset[0]}{_more(unset)}: it is another architecture.")
     return ours
 
 
 def to_theirs(rules: Iterable[Rule], ours: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
-    """Convert arrays by path to a state dict in float32.
+    """Convert arrays by path to a float32 state dict.
 
     Raises:
-      UserError: an array for which the format, named by `what`, has no place.
+      UserError: the format, named by `what`, has no tensor for an array.
     """
     rules = tuple(rules)
-    left = sorted(set(ours) - {path for one in rules for path in one.ours})
-    if left:
-        raise UserError(f"{what} has no place for {left[0]}{_more(left)} of this model.")
+    unused = sorted(set(ours) - {path for one in rules for path in one.ours})
+    if unused:
+        raise UserError(f"{what} cannot hold {unused[0]}{_more(unused)} of this model.")
     theirs: dict[str, np.ndarray] = {}
     for one in rules:
         arrays = [np.asarray(ours[path], np.float32) for path in one.ours]
@@ -150,7 +149,7 @@ def to_theirs(rules: Iterable[Rule], ours: Mapping[str, np.ndarray], what: str) 
 
 
 def _their_names(one: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[list[str]]:
-    """Keys in their state dict, for each layer."""
+    """Keys of their state dict: one list for each layer."""
     if not one.is_layered:
         return [list(one.theirs)]
     return [[name.replace(LAYER, str(i)) for name in one.theirs] for i in range(shapes[one.ours[0]][0])]
@@ -161,12 +160,12 @@ def _layer_shape(one: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_names(wanted: Sequence[str], found: Sequence[str], where: str) -> None:
-    missing, left = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    missing, unused = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing:
-        also = f", and has {left[0]}{_more(left)}, which has no place in it" if left else ""
+        also = f", and holds {unused[0]}{_more(unused)}, which the architecture does not have" if unused else ""
         raise UserError(f"{where} lacks {missing[0]}{_more(missing)} of this architecture{also}.")
-    if left:
-        raise UserError(f"{where} has {left[0]}{_more(left)}, which this architecture has no place for.")
+    if unused:
+        raise UserError(f"{where} holds {unused[0]}{_more(unused)}, which this architecture does not have.")
 
 
 def _more(names: Sequence[str]) -> str:
@@ -176,29 +175,31 @@ def _more(names: Sequence[str]) -> str:
 def _as_float(tensors: Mapping[str, np.ndarray], name: str, where: str) -> np.ndarray:
     x = tensors[name]
     if x.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise UserError(f"{name} in {where} is of type {x.dtype}: weights are floating-point numbers.")
+        raise UserError(f"{name} in {where} has dtype {x.dtype}: weights must be floating-point numbers.")
     x = x.astype(np.float32)
     if not np.isfinite(x).all():
-        raise UserError(f"{name} in {where} holds NaN or infinity: get other weights.")
+        raise UserError(f"{name} in {where} holds NaN or infinity: use other weights.")
     return x
 
 
-def _convert(one: Rule, arrays: Arrays) -> Arrays | None:
-    """Our arrays; None where theirs are not of a shape that can be converted."""
+def _convert(one: Rule, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+    """Our arrays of one layer; None if their shapes are not those of the model."""
     try:
-        return FORMS[one.form].to_ours(arrays)
+        ours = FORMS[one.form].to_ours(arrays)
     except ValueError:
         return None
+    fits = all(x.shape == _layer_shape(one, shapes[path]) for path, x in zip(one.ours, ours, strict=True))
+    return ours if fits else None
 
 
 def _shape_problem(one: Rule, layers, tensors: Mapping, shapes: Mapping, where: str) -> str:
-    """Names the first tensor whose shape is another one than ours would have there."""
+    """A message that names the first tensor of a wrong shape."""
     needed = FORMS[one.form].to_theirs([np.zeros(_layer_shape(one, shapes[path])) for path in one.ours])
     for group in layers:
         for name, x in zip(group, needed, strict=True):
             if tensors[name].shape != x.shape:
                 return (
                     f"{name} in {where} has shape {list(tensors[name].shape)} and this model needs {list(x.shape)}: "
-                    "the weights are of another architecture than their config or the config given."
+                    "the weights and the config describe different architectures."
                 )
-    return f"{one.theirs[0]} in {where} is of another shape than this model's."
+    return f"{one.theirs[0]} in {where} does not have the shape that this model needs."

@@ -1,7 +1,7 @@
-"""How a model wants its images, from and to the files of other libraries.
+"""Read and write image preprocessing in the files of other libraries.
 
-In `config.model.image`: ``pixel_mean`` and ``pixel_std`` of RGB in [0, 1], and ``resize``, a key of
-`data.transforms.RESIZES`. Always bicubic, as low-pass as PIL's.
+`config.model.image` describes it by ``pixel_mean`` and ``pixel_std`` of RGB in [0, 1], and by ``resize``, a key of
+`data.images.transforms.RESIZES`. Resizing is always bicubic with antialiasing, like PIL's.
 """
 
 from collections.abc import Mapping
@@ -10,23 +10,28 @@ from typing import Any
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
-from rankclip_jax.weights.formats.reading import read_json
+from rankclip_jax.weights.formats.tensor_files import read_json
 
-BICUBIC = 3  # PIL's number
+BICUBIC = 3  # PIL's constant
 HALF = (0.5, 0.5, 0.5)
-# What transformers' classes do where their file says nothing.
+# Defaults of transformers' classes.
 DEFAULTS = {
     "clip": {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"},
     "siglip": {"pixel_mean": HALF, "pixel_std": HALF, "resize": "squash"},
 }
-RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's names
+RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's name: ours
 
 
 def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any]:
-    """What a Hugging Face folder's preprocessor says, in our keys; `kind`'s usual one where there is no file.
+    """Preprocessing of a Hugging Face folder, by our keys.
+
+    Args:
+      folder: may have no preprocessor file; then the defaults of `kind` are returned.
+      kind: "clip" or "siglip".
+      image_size: side of the images that the model reads.
 
     Raises:
-      UserError: it does to images what we cannot.
+      UserError: it is not supported here, or has another image size.
     """
     path = folder / "preprocessor_config.json"
     if path.is_file():
@@ -38,27 +43,26 @@ def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any
         return dict(DEFAULTS[kind])
     for switch in ("do_resize", "do_rescale", "do_normalize"):
         if not given.get(switch, True):
-            raise UserError(f"{path} sets {switch} to false: images are always resized and normalised here.")
+            raise UserError(f"{path} has {switch}=false: images are always resized and normalised here.")
     if given.get("resample", BICUBIC) != BICUBIC:
-        raise UserError(f"{path} wants resample={given['resample']}: images are resized bicubically (3) here.")
-    usual = DEFAULTS[kind]
+        raise UserError(f"{path} has resample={given['resample']}: only bicubic (3) is supported.")
+    defaults = DEFAULTS[kind]
     size = given.get("size", image_size)
     edge = size if isinstance(size, int) else size.get("shortest_edge", size.get("height"))
     if edge != image_size:
-        raise UserError(f"{path} resizes images to {edge} and the model takes {image_size}: set its size to that.")
+        raise UserError(f"{path} resizes images to {edge}, but the model reads {image_size}: change its size.")
     crops = given.get("do_center_crop", kind == "clip") and (isinstance(size, int) or "shortest_edge" in size)
     return {
-        "pixel_mean": tuple(given.get("image_mean", usual["pixel_mean"])),
-        "pixel_std": tuple(given.get("image_std", usual["pixel_std"])),
+        "pixel_mean": tuple(given.get("image_mean", defaults["pixel_mean"])),
+        "pixel_std": tuple(given.get("image_std", defaults["pixel_std"])),
         "resize": "crop" if crops else "squash",
     }
 
 
 def write_preprocessor(image: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Content of ``preprocessor_config.json`` for `config.model.image`."""
-    pixels = DEFAULTS["clip"] | dict(image)
     square = {"height": image["image_size"], "width": image["image_size"]}
-    crops = pixels["resize"] == "crop"
+    crops = image["resize"] == "crop"
     name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
     return {
         "image_processor_type": f"{name}ImageProcessor",
@@ -72,31 +76,29 @@ def write_preprocessor(image: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(pixels["pixel_mean"]),
-        "image_std": list(pixels["pixel_std"]),
+        "image_mean": list(image["pixel_mean"]),
+        "image_std": list(image["pixel_std"]),
     }
 
 
 def read_preprocess_cfg(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What open_clip's ``preprocess_cfg`` says, in our keys.
+    """Preprocessing in open_clip's ``preprocess_cfg``, by our keys.
 
     Raises:
-      UserError: it does to images what we cannot.
+      UserError: it is not supported here.
     """
     interpolation, resize = given.get("interpolation", "bicubic"), given.get("resize_mode", "shortest")
     if interpolation != "bicubic" or resize not in RESIZES:
         raise UserError(
-            f"{where} wants interpolation={interpolation!r} and resize_mode={resize!r}: here there are bicubic, and "
+            f"{where} has interpolation={interpolation!r} and resize_mode={resize!r}: supported are bicubic, and "
             f"{' or '.join(RESIZES)}."
         )
-    usual = DEFAULTS["clip"]
-    mean, std = given.get("mean", usual["pixel_mean"]), given.get("std", usual["pixel_std"])
+    mean, std = given.get("mean", PIXEL_MEAN), given.get("std", PIXEL_STD)
     return {"pixel_mean": tuple(mean), "pixel_std": tuple(std), "resize": RESIZES[resize]}
 
 
 def write_preprocess_cfg(image: Mapping[str, Any]) -> dict[str, Any]:
     """open_clip's ``preprocess_cfg`` for `config.model.image`."""
-    pixels = DEFAULTS["clip"] | dict(image)
-    resize = next(theirs for theirs, ours in RESIZES.items() if ours == pixels["resize"])
-    statistics = {"mean": list(pixels["pixel_mean"]), "std": list(pixels["pixel_std"])}
+    resize = next(theirs for theirs, ours in RESIZES.items() if ours == image["resize"])
+    statistics = {"mean": list(image["pixel_mean"]), "std": list(image["pixel_std"])}
     return statistics | {"interpolation": "bicubic", "resize_mode": resize}

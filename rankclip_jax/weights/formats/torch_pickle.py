@@ -1,9 +1,9 @@
-"""PyTorch's files without PyTorch, and without running anything that is in them.
+"""Read PyTorch's files without PyTorch, and without running code from the file.
 
 ``torch.save`` and ``torch.jit.save`` write a zip archive: ``NAME/data.pkl``, a pickle of the containers, and
 ``NAME/data/KEY``, the bytes of each storage. A pickle is a program that may call any function of any module.
-The reader here gives it nothing to call but what puts tensors together: containers, an inert stand-in for a
-storage and one for a TorchScript module. Any other name in the file is refused.
+This reader allows only the names that build tensors: containers, and passive classes for storages and TorchScript
+modules. A file with any other name is rejected.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 
 from rankclip_jax.errors import UserError
 
-# torch's name of a storage's class: its elements.
+# Name of torch's storage class: dtype of its elements.
 STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -32,13 +32,13 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Where checkpoints of training programs keep the weights.
+# Keys under which training programs store the weights in a checkpoint.
 NESTED = ("state_dict", "model_state_dict", "model")
 SCRIPTED = "__torch__"  # the module of every class in a TorchScript archive
 
 
 class Storage(NamedTuple):
-    """Elements in the archive, not yet read."""
+    """A reference to elements in the archive, which are not read yet."""
 
     key: str
     dtype: np.dtype
@@ -46,7 +46,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A strided view of a storage, not yet read: an optimizer's moments never are."""
+    """A strided view of a storage, which is not read yet. The moments of an optimizer are never read."""
 
     storage: Storage
     offset: int
@@ -55,7 +55,7 @@ class Tensor(NamedTuple):
 
 
 class ScriptedModule:
-    """What a TorchScript module holds: its attributes, without its code."""
+    """The attributes of a TorchScript module, without its code."""
 
     def __init__(self):
         self.attributes: dict[str, Any] = {}
@@ -67,18 +67,18 @@ class ScriptedModule:
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Read the state dict in a file of ``torch.save`` or ``torch.jit.save``.
 
-    Of a training checkpoint the weights are taken (`NESTED`), and the prefix ``module.`` of data-parallel
+    In a training checkpoint, the weights are found by the keys in `NESTED`. The prefix ``module.`` of data-parallel
     training is removed.
 
     Raises:
-      UserError: not such a file, cut short, of the format before PyTorch 1.6, or holding code.
+      UserError: the file has another format or the format before PyTorch 1.6, is truncated, or holds code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             root = _root(archive, path)
             tensors = dict(_named_tensors(_unpickle(archive, root, path)))
             if not tensors:
-                raise UserError(f"{path} holds no tensors by name: give a file with a model's state dict.")
+                raise UserError(f"{path} holds no named tensors: give a file with a model's state dict.")
             return {name: _read(archive, root, tensor, path) for name, tensor in _unwrapped(tensors).items()}
     except (zipfile.BadZipFile, EOFError, KeyError) as error:
         raise UserError(_not_an_archive(path, error)) from error
@@ -88,24 +88,24 @@ def _not_an_archive(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(2)
     if start == b"PK":
-        return f"{path} is cut short or damaged ({error}): get it again."
+        return f"{path} is truncated or damaged ({error}): download it again."
     if start[:1] == b"\x80":
         return (
-            f"{path} is in PyTorch's format from before 1.6, which this reader does not know: load and save it with "
-            "a newer torch, or convert it to safetensors."
+            f"{path} has PyTorch's format before version 1.6, which is not supported: load and save it with a newer "
+            "torch, or convert it to safetensors."
         )
-    return f"{path} is no file that torch.save wrote: give .pt, .pth, .bin or .safetensors weights."
+    return f"{path} was not written by torch.save: give .pt, .pth, .bin or .safetensors weights."
 
 
 def _root(archive: zipfile.ZipFile, path: Path) -> str:
-    """The folder of the archive that everything is in."""
+    """The top folder of the archive."""
     roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(roots) != 1:
-        raise UserError(f"{path} is a zip archive that torch.save did not write (it has no data.pkl).")
+        raise UserError(f"{path} is a zip archive, but was not written by torch.save (it has no data.pkl).")
     entries = [entry for entry in archive.infolist() if entry.filename.startswith(f"{roots[0]}/data")]
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        # torch does not compress these, and what is compressed may unpack to any size.
-        raise UserError(f"{path} holds compressed tensors, which torch.save does not write: get it again.")
+        # torch does not compress them, and a compressed entry may unpack to any size.
+        raise UserError(f"{path} holds compressed tensors, which torch.save does not write: download it again.")
     order = f"{roots[0]}/byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise UserError(f"{path} was written on a big-endian machine: convert it to safetensors there.")
@@ -113,7 +113,7 @@ def _root(archive: zipfile.ZipFile, path: Path) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """A pickle machine with no function to call but those below."""
+    """An unpickler that can call only the functions below."""
 
     def __init__(self, file: Any, path: Path):
         super().__init__(file, encoding="utf-8")
@@ -124,11 +124,11 @@ class _Unpickler(pickle.Unpickler):
             return STORAGES[name]
         if module == SCRIPTED or module.startswith(f"{SCRIPTED}."):
             return ScriptedModule
-        if (module, name) in ADMITTED:
-            return ADMITTED[module, name]
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
         raise UserError(
-            f"{self._path} names {module}.{name}, which is no tensor: files with code are not read. If you trust it, "
-            "convert its weights to safetensors."
+            f"{self._path} refers to {module}.{name}, which is not part of a tensor: files with code are not read. If "
+            "you trust the file, convert its weights to safetensors."
         )
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -142,19 +142,19 @@ def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) ->
     return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-def _same(first: Any, *_: Any) -> Any:
+def _first(first: Any, *_: Any) -> Any:
     return first
 
 
-ADMITTED = {
+ALLOWED = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _same,
+    ("torch._utils", "_rebuild_parameter"): _first,
     ("torch.jit._pickle", "build_intlist"): list,
     ("torch.jit._pickle", "build_doublelist"): list,
     ("torch.jit._pickle", "build_boollist"): list,
     ("torch.jit._pickle", "build_tensorlist"): list,
-    ("torch.jit._pickle", "restore_type_tag"): _same,
+    ("torch.jit._pickle", "restore_type_tag"): _first,
 }
 
 
@@ -164,12 +164,12 @@ def _unpickle(archive: zipfile.ZipFile, root: str, path: Path) -> Any:
             return _Unpickler(file, path).load()
     except (UserError, zipfile.BadZipFile):
         raise
-    except Exception as error:  # a pickle can go wrong in any way
+    except Exception as error:  # a damaged pickle can raise any type
         raise UserError(f"{path} is damaged: its data.pkl cannot be read ({error}).") from error
 
 
 def _named_tensors(found: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of a state dict, of the one inside a training checkpoint, or of a scripted module."""
+    """Yield (dotted name, tensor) of a state dict, of a training checkpoint's state dict, or of a scripted module."""
     if isinstance(found, ScriptedModule):
         for name, value in found.attributes.items():
             if isinstance(value, Tensor):
@@ -189,20 +189,20 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(archive: zipfile.ZipFile, root: str, tensor: Tensor, path: Path) -> np.ndarray:
-    """The tensor's elements; nothing outside of its storage is ever touched."""
+    """Read the elements of a tensor. Reading outside its storage is an error."""
     storage, size = tensor.storage, math.prod(tensor.shape)
     entry = archive.getinfo(f"{root}/data/{storage.key}")
     nbytes = storage.count * storage.dtype.itemsize
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=False))
-    sound = (
+    valid = (
         entry.file_size >= nbytes
         and len(tensor.shape) == len(tensor.strides)
         and min((*tensor.shape, *tensor.strides, tensor.offset), default=0) >= 0
         and size <= storage.count
         and (size == 0 or last < storage.count)
     )
-    if not sound:
-        raise UserError(f"{path} is damaged: a tensor of shape {list(tensor.shape)} reaches outside of its storage.")
+    if not valid:
+        raise UserError(f"{path} is damaged: a tensor of shape {list(tensor.shape)} exceeds its storage.")
     flat = np.frombuffer(archive.read(entry), storage.dtype, storage.count)
     strides = [step * storage.dtype.itemsize for step in tensor.strides]
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy()

@@ -1,4 +1,4 @@
-"""The command `captions`, and the file of second captions that it writes and training reads."""
+"""The command `captions`, and its file of second captions, which training reads."""
 
 import json
 
@@ -11,16 +11,16 @@ from rankclip_jax.errors import UserError
 from tests.support.data_commands import config_of
 
 
-def test_captions_of_keywords_are_second_captions(run_data, pairs_folder, tmp_path):
+def test_captions_by_keywords_are_second_captions(run_data, pairs_folder, tmp_path):
     out = tmp_path / "second.jsonl"
     text = run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.", "--batch=5")
     assert "24 second captions written" in text and "2 pairs cannot be read" in text
     train = SOURCES["csv"](config_of(pairs_folder, second_captions=str(out)).data).train
-    numbers = {train.key(i): i for i in range(len(train))}
-    assert train.second_captions(numbers["cmyk.jpg"]) == ("this shows printed.",)
-    assert train[numbers["good3.jpg"]].second_captions == ("this shows image and number.",)
+    indices = {train.key(i): i for i in range(len(train))}
+    assert train.second_captions(indices["cmyk.jpg"]) == ("this shows printed.",)
+    assert train[indices["good3.jpg"]].second_captions == ("this shows image and number.",)
     with pytest.raises(ValueError, match="no second caption"):
-        train.second_captions(numbers["silent.jpg"])
+        train.second_captions(indices["silent.jpg"])
     whole = out.read_text()
     out.write_text(whole[: len(whole) // 2])  # killed in the middle of a line
     run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.")
@@ -47,13 +47,13 @@ def test_mistakes_of_captions(run_data, pairs_folder, tmp_path, arguments, messa
     assert message in str(caught.value)
 
 
-def test_captions_never_spoil_another_file(run_data, pairs_folder, tmp_path):
+def test_captions_never_change_another_file(run_data, pairs_folder, tmp_path):
     other = tmp_path / "notes.txt"
     other.write_text("my notes\n")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="is not a file of second captions"):
         run_data("captions", config_of(pairs_folder), f"--out={other}")
     assert other.read_text() == "my notes\n"
-    with pytest.raises(UserError, match="'emoji' come with their captions"):
+    with pytest.raises(UserError, match="'emoji' have captions already"):
         run_data("captions", emoji.get_config("mu"))
 
 
@@ -65,7 +65,7 @@ def test_captions_never_spoil_another_file(run_data, pairs_folder, tmp_path):
         ('{"key": "a", "second_caption": 3}', "line 1: expected"),
     ],
 )
-def test_a_file_of_something_else_is_named(pairs_folder, tmp_path, line, message):
+def test_an_invalid_line_is_named(pairs_folder, tmp_path, line, message):
     (tmp_path / "second.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=message):
         SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "second.jsonl")).data)
@@ -73,7 +73,7 @@ def test_a_file_of_something_else_is_named(pairs_folder, tmp_path, line, message
         SOURCES["csv"](config_of(pairs_folder, second_captions=str(tmp_path / "missing.jsonl")).data)
 
 
-def test_the_digest_knows_second_captions(pairs_folder, tmp_path):
+def test_the_digest_covers_second_captions(pairs_folder, tmp_path):
     digests = set()
     for name in ("one", "two"):
         (tmp_path / "second.jsonl").write_text(json.dumps({"key": "cmyk.jpg", "second_caption": name}) + "\n")

@@ -1,4 +1,4 @@
-"""`python -m rankclip_jax.data`: what its commands say of a folder, and how they are called."""
+"""`python -m rankclip_jax.data`: the output of its commands, and the command line."""
 
 import io
 import tarfile
@@ -18,13 +18,13 @@ from tests.support import processes
 from tests.support.data_commands import GOOD, ROWS, config_of
 
 
-def test_a_place_that_cannot_be_written_is_named(run_data, pairs_folder):
+def test_a_file_that_cannot_be_written_is_named(run_data, pairs_folder):
     for name in ("validate", "preview", "captions"):
         with pytest.raises(UserError, match=r"cannot write --out=/nowhere/x\.png"):
             run_data(name, config_of(pairs_folder), "--out=/nowhere/x.png")
 
 
-def test_stats_count_what_is_there(run_data, pairs_folder):
+def test_stats(run_data, pairs_folder):
     config = config_of(pairs_folder)
     config.model.text.context_length = 7  # "an image of number 3" just fits
     text = run_data("stats", config)
@@ -32,16 +32,16 @@ def test_stats_count_what_is_there(run_data, pairs_folder):
     readable = len(ROWS) - 2  # one caption is empty and one is no UTF-8
     repeats = GOOD - 10
     assert SOURCES["csv"](config_of(pairs_folder).data).digest in lines[0]
-    assert f"captions: {readable}, 1.00 an image (at most 1)" in lines
-    assert f"repeated captions: {repeats / readable:.2%} ({repeats} are those of another pair)" in lines
+    assert f"captions: {readable}, 1.00 per image (at most 1)" in lines
+    assert f"repeated captions: {repeats / readable:.2%} ({repeats} equal the caption of another pair)" in lines
     assert "unreadable captions: 2; see `validate`" in lines
     assert "of 26 pairs, 5 of them unreadable:" in lines
     assert any(line.startswith("images: JPEG 76.2%, PNG 19.0%, GIF 4.8%") for line in lines), text
     assert any(
-        line.split() == ["width", "least", "1,", "5%", "40,", "median", "120,", "95%", "120,", "most", "120"]
+        line.split() == ["width", "min", "1,", "5%", "40,", "median", "120,", "95%", "120,", "max", "120"]
         for line in lines
     ), text
-    assert "(4.76% are longer and cut)" in text
+    assert "(4.76% of the captions are longer and cut)" in text
 
 
 def test_histogram_has_every_length_once():
@@ -57,29 +57,29 @@ def test_bench_times_every_stage(run_data, pairs_folder):
     for stage in ("read", "decode", "transform", "tokenize", "all"):
         assert any(line.startswith(f"{stage} ") for line in text.splitlines()), text
     assert "x bare Pillow" in text and "  1 threads" in text and "  2 threads" in text
-    assert "most of the time goes into" in text
+    assert "the slowest stage is" in text
 
 
 @pytest.mark.parametrize("name", ["preview", "stats", "bench", "captions"])
-def test_without_anything_to_train_on(run_data, pairs_folder, tmp_path, name):
+def test_commands_without_training_data(run_data, pairs_folder, tmp_path, name):
     config = config_of(pairs_folder, train="", test=str(pairs_folder / "pairs.csv"))
     with pytest.raises(UserError, match=r"config\.data\.train is empty"):
         run_data(name, config)
 
 
-def test_bench_of_what_cannot_be_read(run_data, tmp_path):
+def test_bench_of_pairs_that_cannot_be_read(run_data, tmp_path):
     (tmp_path / "pairs.csv").write_text("filepath,caption\na.jpg,one\nb.jpg,two\n")
     config = config_of(tmp_path)
     with pytest.raises(UserError, match="none of the pairs can be read"):
         run_data("bench", config)
 
 
-def test_there_is_nothing_to_index_in_a_table(run_data, pairs_folder):
+def test_a_table_needs_no_index(run_data, pairs_folder):
     assert "nothing to index: csv is read without an index" in run_data("index", config_of(pairs_folder))
     assert "nothing to index: emoji" in run_data("index", emoji.get_config("mu"))
 
 
-def test_tars_are_indexed_now_and_not_at_the_start(run_data, tmp_path):
+def test_index_builds_once_and_again_on_rebuild(run_data, tmp_path):
     for number in range(2):
         with tarfile.open(tmp_path / f"{number:05d}.tar", "w") as tar:
             for name, data in (("a.jpg", encoded(COLOURED, "JPEG")), ("a.txt", b"a caption")):
@@ -90,25 +90,25 @@ def test_tars_are_indexed_now_and_not_at_the_start(run_data, tmp_path):
     text = run_data("index", config)
     assert text.startswith(f"train {tmp_path}") and "shards" in text and "nothing" not in text
     index = next(line.removeprefix("index: ") for line in text.splitlines() if line.startswith("index: "))
-    made = Path(index).stat().st_mtime_ns
+    built = Path(index).stat().st_mtime_ns
     run_data("index", config)
-    assert Path(index).stat().st_mtime_ns == made
+    assert Path(index).stat().st_mtime_ns == built
     run_data("index", config, "--rebuild")
-    assert Path(index).stat().st_mtime_ns > made
+    assert Path(index).stat().st_mtime_ns > built
     text = run_data("validate", config, f"--out={tmp_path / 'bad.jsonl'}")
     assert "2 pairs, 0 of them bad" in text
 
 
 def test_parallel_work_keeps_its_order():
-    numbers = np.arange(1000)
-    found = list(in_parallel(lambda chunk: chunk * 2, numbers, 3, "x"))
-    np.testing.assert_array_equal(np.concatenate(found), numbers * 2)
+    indices = np.arange(1000)
+    found = list(in_parallel(lambda chunk: chunk * 2, indices, 3, "x"))
+    np.testing.assert_array_equal(np.concatenate(found), indices * 2)
     assert list(in_parallel(len, np.arange(0), 2, "x")) == []
     assert len(sample(10, 0)) == 10 == len(sample(10, 20)) and len(set(sample(1000, 50).tolist())) == 50
 
 
 def test_the_command_line(pairs_folder, tmp_path):
-    """One process each, as a user starts them: overrides reach the command, and mistakes are one line."""
+    """Each in a process, as a user starts them: overrides reach the command, and errors are one line."""
     command = ("-m", "rankclip_jax.data")
     flags_ = ("--config=configs/emoji.py:mu", "--config.data.name=csv", f"--config.data.train={pairs_folder}/pairs.csv")
     code, out, err = processes.finish(processes.start_python(*command, "index", *flags_), 60)

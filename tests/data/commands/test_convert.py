@@ -2,9 +2,8 @@
 
 import pytest
 
-from rankclip_jax.data.sources import SOURCES
 from tests.support import processes
-from tests.support.pair_files import COUNT, caption, jpeg, write_all, write_csv, write_jsonl
+from tests.support.pair_files import COUNT, caption, jpeg, load, write_all, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +19,11 @@ def convert(*flags):
 
 
 def opened(root, **data):
-    from types import SimpleNamespace
-
-    return SOURCES["arrayrecord"](SimpleNamespace(name="arrayrecord", root=str(root), **data)).train
+    return load("arrayrecord", root, **data).train
 
 
-def test_pairs_of_two_places(folder, tmp_path):
-    """One of them in several files; what is bad or in quarantine is left out and told of."""
+def test_pairs_of_two_locations(folder, tmp_path):
+    """One of them in several files; bad and quarantined pairs are skipped and reported."""
     rows = [(f"pics/{number:03d}.jpg", caption(number)) for number in range(COUNT)] + [("none.jpg", "no image")]
     write_csv(folder, rows, name="broken.csv")
     bad = write_jsonl(tmp_path, [{"key": "pics/002.jpg", "reason": "x"}], "quarantine.jsonl")
@@ -40,7 +37,7 @@ def test_pairs_of_two_places(folder, tmp_path):
     )
     code, out, err = convert(*flags)
     assert code == 0, err
-    assert "left out none.jpg: FileNotFoundError" in out
+    assert "skipped none.jpg: FileNotFoundError" in out
     assert (
         f"23 of 25 pairs in 3 files: --config.data.name=arrayrecord --config.data.train='{tmp_path}/out/train_1-" in out
     )

@@ -18,7 +18,7 @@ def test_preview_shows_pairs_as_the_towers_get_them(run_data, pairs_folder, tmp_
     assert grid.shape[1] > 5 * 224 and grid.shape[0] > 2 * 224  # two rows
 
 
-def test_preview_with_a_vocabulary_of_captions_that_cannot_all_be_read(run_data, pairs_folder, tmp_path):
+def test_preview_with_a_vocabulary_of_partly_unreadable_captions(run_data, pairs_folder, tmp_path):
     config = config_of(pairs_folder)
     config.tokenizer = {"name": "bpe", "vocab_size": 300}
     assert "tokens" in run_data("preview", config, f"--out={tmp_path / 'grid.png'}")
@@ -29,7 +29,7 @@ def test_preview_of_the_embedded_set(run_data, tmp_path):
     assert "64 x 64 pixels" in text and "second " in text
 
 
-def test_a_grid_has_every_image_in_its_place():
+def test_the_grid_has_every_image_in_its_cell():
     images = np.zeros((7, 10, 10, 3), np.uint8)
     images[:, :, :, 0] = 30 * np.arange(7)[:, None, None] + 20
     grid = np.asarray(image_grid(images, ["a caption " * 20, "b", "", "狐狸", "e", "f", "g"]))

@@ -1,4 +1,4 @@
-"""The command `validate`: which pairs it lists as bad, and that they are left out of training."""
+"""The command `validate`: which pairs it lists as bad, and that training skips them."""
 
 import json
 
@@ -6,7 +6,7 @@ from rankclip_jax.data.sources import SOURCES
 from tests.support.data_commands import BAD, ROWS, config_of
 
 
-def test_validate_lists_what_is_broken_and_only_that(run_data, pairs_folder, tmp_path):
+def test_validate_lists_exactly_the_broken_pairs(run_data, pairs_folder, tmp_path):
     out = tmp_path / "bad.jsonl"
     text = run_data("validate", config_of(pairs_folder), f"--out={out}", "--threads=3")
     found = {line["key"]: line["reason"] for line in map(json.loads, out.read_text().splitlines())}
@@ -21,14 +21,14 @@ def test_validate_lists_what_is_broken_and_only_that(run_data, pairs_folder, tmp
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_strict_lists_the_odd_ones_too(run_data, pairs_folder, tmp_path):
+def test_strict_lists_unusual_pairs_too(run_data, pairs_folder, tmp_path):
     out = tmp_path / "bad.jsonl"
     run_data("validate", config_of(pairs_folder), f"--out={out}", "--strict", "--min_side=1")
     found = {json.loads(line)["key"] for line in out.read_text().splitlines()}
     assert found == set(BAD) - {"pixel.png"} | {"long.jpg", "moving.gif"}
 
 
-def test_what_is_listed_is_left_out_of_training(run_data, pairs_folder, tmp_path):
+def test_training_skips_listed_pairs(run_data, pairs_folder, tmp_path):
     out = tmp_path / "bad.jsonl"
     run_data("validate", config_of(pairs_folder), f"--out={out}")
     train = SOURCES["csv"](config_of(pairs_folder, quarantine=str(out)).data).train
@@ -37,7 +37,7 @@ def test_what_is_listed_is_left_out_of_training(run_data, pairs_folder, tmp_path
         assert train[i].captions
 
 
-def test_the_same_key_at_two_places_is_told(run_data, pairs_folder, tmp_path):
+def test_the_same_key_at_two_locations_is_reported(run_data, pairs_folder, tmp_path):
     twice = config_of(
         pairs_folder, train=f"{pairs_folder / 'pairs.csv'} | {pairs_folder / 'pairs.csv'}", images=str(pairs_folder)
     )

@@ -1,4 +1,4 @@
-"""The script that rebuilds the embedded data, on packages small enough to write here."""
+"""The script that rebuilds the embedded data, on small packages written here."""
 
 import io
 import json

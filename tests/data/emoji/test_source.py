@@ -2,7 +2,6 @@
 
 import shutil
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +10,16 @@ from PIL import Image
 from rankclip_jax.data.emoji import FOLDER, HELD_OUT_STYLE, STYLES
 from rankclip_jax.data.emoji.catalogue import read_concepts
 from rankclip_jax.data.emoji.splits import SPLITS, stable_hash
-from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.sources import emoji
 from rankclip_jax.data.sources.emoji import Drawing, captions_of, split_drawings
+from rankclip_jax.data.sources.options import EmojiOptions
 from rankclip_jax.errors import UserError
 
 COUNTS = {"train": 4349, "val": 211, "test_style": 1305, "test_concept": 641, "test_subgroup": 657}
 
 
 def load(**options):
-    return SOURCES["emoji"](SimpleNamespace(**options))
+    return emoji.load(EmojiOptions(**options))
 
 
 @pytest.fixture(scope="module")

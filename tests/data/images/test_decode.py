@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rankclip_jax.data.images.decode import MAX_PIXELS, DecodedRecords, ImageError, decode
+from rankclip_jax.data.pairs import PairSource
 
 
 def photo(height=90, width=120, seed=0):
@@ -189,12 +190,12 @@ def pairs(**more):
         "image_bytes": lambda self, index: images[index],
         "digest": lambda self: "0",
     }
-    return type("Pairs", (), methods | more)()
+    return type("Pairs", (PairSource,), methods | more)()
 
 
 def test_records_are_pairs_decoded():
     records = DecodedRecords(pairs())
-    assert len(records) == 2 and not hasattr(records, "second_captions")
+    assert len(records) == 2 and not records.has_second_captions and records.second_captions(0) == ()
     assert records.key(1) == "shard/1" and records.captions(1) == ("image 1", "a second one")
     record = records[0]
     assert (record.key, record.captions, record.second_captions) == ("shard/0", ("image 0", "a second one"), ())
@@ -204,6 +205,8 @@ def test_records_are_pairs_decoded():
 
 
 def test_records_have_second_captions_where_the_pairs_do():
-    records = DecodedRecords(pairs(second_captions=lambda self, index: (f"of a model {index}",)))
+    second = {"second_captions": lambda self, index: (f"of a model {index}",)}
+    records = DecodedRecords(pairs(has_second_captions=True, **second))
+    assert records.has_second_captions
     assert records.second_captions(1) == ("of a model 1",)
     assert records[0].second_captions == ("of a model 0",)

@@ -1,15 +1,13 @@
-"""From config.data to a data set: places, mixtures, held-out pairs, limits, quarantine, digests, splits."""
-
-from collections import Counter
-from types import SimpleNamespace
+"""From config.data to a data set: locations, held-out pairs, limits, quarantine, digests, splits."""
 
 import numpy as np
 import pytest
 
-from rankclip_jax.data.mixture import Mixture
+from rankclip_jax.config import base
 from rankclip_jax.data.sources import SOURCES
-from rankclip_jax.data.sources.formats import FORMATS, Place, parse_places
+from rankclip_jax.data.sources.formats import FORMATS, Location, parse_locations
 from rankclip_jax.errors import UserError
+from tests.support import pair_files
 from tests.support.pair_files import jpeg, write_all, write_csv, write_images, write_jsonl
 
 LOCATIONS = {}
@@ -27,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def load(folder, name="csv", **options):
-    return SOURCES[name](SimpleNamespace(name=name, root=str(folder), **options))
+    return pair_files.load(name, folder, **options)
 
 
 def keys(records):
@@ -40,18 +38,18 @@ def refused(folder, message, **options):
     assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------- places
+# ---------------------------------------------------------------- locations
 
 
-def test_places_are_read_as_written():
+def test_locations_are_parsed():
     text = "0.7 csv:A.csv | .3 coco:B#x.json#train+restval"
-    assert parse_places(text, "jsonl", "train") == [
-        Place(0.7, "csv", "A.csv", ""),
-        Place(0.3, "coco", "B#x.json", "train+restval"),
+    assert parse_locations(text, "jsonl", "train") == [
+        Location(0.7, "csv", "A.csv", ""),
+        Location(0.3, "coco", "B#x.json", "train+restval"),
     ]
     for location in ("a/{00..11}.tar::b.tar", "https://x.org/a.csv", "gs://bucket/a", "2024/a#1.csv", "C:/pairs.csv"):
-        assert parse_places(location, "csv", "train") == [Place(None, "csv", location, "")]
-    assert parse_places("tfds:cifar10/3.0.2#train[:10%]", "csv", "test")[0].split == "train[:10%]"
+        assert parse_locations(location, "csv", "train") == [Location(None, "csv", location, "")]
+    assert parse_locations("tfds:cifar10/3.0.2#train[:10%]", "csv", "test")[0].split == "train[:10%]"
 
 
 @pytest.mark.parametrize(
@@ -65,9 +63,9 @@ def test_places_are_read_as_written():
         ("csv:", "a term without a location"),
     ],
 )
-def test_places_that_are_none(text, message):
+def test_invalid_locations(text, message):
     with pytest.raises(UserError, match=message):
-        parse_places(text, "csv", "key")
+        parse_locations(text, "csv", "key")
 
 
 def test_every_format_gives_the_same_data(folder):
@@ -79,68 +77,25 @@ def test_every_format_gives_the_same_data(folder):
         assert keys(other.train) == keys(data.train) and other.digest == data.digest
 
 
-def test_what_is_not_there(folder):
+def test_missing_locations(folder):
     refused(folder, "config.data.name='csv' needs config.data.train")
     refused(folder, r"no file at .*none.csv: check the path.", train="none.csv")
 
 
 @pytest.mark.parametrize(("name", "key"), [("emoji", "train"), ("emoji", "second_captions"), ("csv", "styles")])
-def test_what_another_source_reads_is_not_ignored(name, key):
+def test_keys_of_another_source_are_refused(name, key):
     message = f"config.data.{key} is 'x', which config.data.name='{name}' does not read: (name the format|leave it out)"
+    data = base.get_config().data
+    data.name, data[key] = name, "x"
     with pytest.raises(UserError, match=message):
-        SOURCES[name](SimpleNamespace(**{"name": name, key: "x"}))
-
-
-# ---------------------------------------------------------------- mixtures
-
-
-def test_without_weights_every_pair_is_there_once(folder):
-    train = load(folder, train="a.csv | b.csv").train
-    assert keys(train) == [f"a{i}" for i in range(100)] + [f"b{i}" for i in range(30)]
-    assert train.captions(129) == ("caption of b29",)
-
-
-@pytest.mark.parametrize("weights", [(0.5, 0.5), (1, 1), (0.9, 0.1), (3, 1), (0.2, 0.8), (1e-3, 1)])
-def test_with_weights_each_part_has_its_share(folder, weights):
-    """Every pair at least once, no longer than that takes, and each pair of a part as often as its others."""
-    train = load(folder, train=f"{weights[0]} a.csv | {weights[1]} b.csv").train
-    counts = Counter(keys(train))
-    assert len(counts) == 130
-    shares = np.array(weights) / sum(weights)
-    length = max(100 / shares[0], 30 / shares[1])
-    assert abs(len(train) - length) <= 1
-    for letter, share in zip("ab", shares, strict=True):
-        of_part = [count for key, count in counts.items() if key.startswith(letter)]
-        assert abs(sum(of_part) - share * length) <= 1 and max(of_part) - min(of_part) <= 1
-
-
-def test_pairs_that_are_there_more_often_are_spread(folder):
-    train = load(folder, train="0.6 a.csv | 0.4 b.csv").train  # 67 positions for 30 pairs
-    twice = [int(key[1:]) for key, count in Counter(keys(train)).items() if key.startswith("b") and count == 3]
-    assert len(twice) == 7 and max(np.diff([0, *twice, 30])) <= 5
-
-
-def test_second_captions_need_all_parts(folder):
-    class Part:
-        def __len__(self):
-            return 2
-
-        def second_captions(self, index):
-            return (f"s{index}",)
-
-    class Without:
-        def __len__(self):
-            return 2
-
-    assert Mixture([Part(), Part()]).second_captions(3) == ("s1",)
-    assert not hasattr(Mixture([Part(), Without()]), "second_captions")
+        SOURCES[name](data)
 
 
 # ---------------------------------------------------------------- which pairs
 
 
 def test_a_smaller_limit_is_part_of_a_larger_one(folder):
-    """And whatever is held out stays the same, and is never trained on."""
+    """The held-out pairs stay the same, and are never trained on."""
     sets, held_out = [], set()
     for limit in (10, 40, 0):
         data = load(folder, train="a.csv | b.csv", train_limit=limit, val_pairs=20)
@@ -163,17 +118,17 @@ def test_a_smaller_limit_is_part_of_a_larger_one(folder):
         ({"train_limit": 101}, "train_limit=101 and val_pairs=0 are more than the 100 sound pairs"),
         ({"train_limit": 99, "val_pairs": 2}, "are more than the 100 sound pairs"),
         ({"val_pairs": 100}, "val_pairs=100 are more than the 100 sound pairs"),
-        ({"val_pairs": 5, "val": "b.csv"}, "config.data.val and config.data.val_pairs both say what `val` is"),
-        ({"val": "0.5 b.csv | 0.5 c.csv"}, "config.data.val has weights, and splits are evaluated one by one"),
+        ({"val_pairs": 5, "val": "b.csv"}, "config.data.val and config.data.val_pairs both define the split `val`"),
+        ({"val": "0.5 b.csv | 0.5 c.csv"}, "config.data.val has weights, but every split is evaluated on its own"),
         ({"quarantine": "/none.jsonl"}, "cannot read config.data.quarantine=/none.jsonl"),
     ],
 )
-def test_choices_that_cannot_be(folder, options, message):
+def test_invalid_choices(folder, options, message):
     refused(folder, message, train="a.csv", **options)
 
 
 def test_quarantined_pairs_are_left_out(folder, tmp_path):
-    bad = ["a5", "a17", "b2", "never was"]
+    bad = ["a5", "a17", "b2", "no pair"]
     listed = str(write_jsonl(tmp_path, [{"key": key, "reason": "truncated"} for key in bad]))
     data = load(folder, train="a.csv | c.csv", test="b.csv", quarantine=listed)
     assert keys(data.train) == [f"a{i}" for i in range(100) if i not in (5, 17)] + [f"c{i}" for i in range(7)]
@@ -187,7 +142,9 @@ def test_quarantined_pairs_are_left_out(folder, tmp_path):
         refused(folder, r"bad.jsonl, line 2: expected \{", train="a.csv", quarantine=str(tmp_path / "bad.jsonl"))
     all_of_c = write_jsonl(tmp_path, [{"key": f"c{i}", "reason": "x"} for i in range(7)], "c.jsonl")
     refused(folder, "every pair of c.csv is in quarantine", train="c.csv", quarantine=str(all_of_c))
-    refused(folder, "no pair of c.csv is left", train="0.5 a.csv | 0.5 c.csv", quarantine=str(all_of_c))
+    refused(
+        folder, "no pair of c.csv is left, but it has a weight", train="0.5 a.csv | 0.5 c.csv", quarantine=str(all_of_c)
+    )
 
 
 def test_quarantine_of_a_source_without_an_index(folder, tmp_path):
@@ -199,7 +156,7 @@ def test_quarantine_of_a_source_without_an_index(folder, tmp_path):
 # ---------------------------------------------------------------- digests
 
 
-def test_the_digest_is_of_the_pairs_and_the_choice_among_them(folder, tmp_path):
+def test_the_digest_covers_the_pairs_and_their_selection(folder, tmp_path):
     listed = str(write_jsonl(tmp_path, [{"key": "a1", "reason": "x"}]))
     digests = [
         load(folder, **options).digest
@@ -259,10 +216,12 @@ def test_splits_of_classes(folder, tmp_path):
     assert held_out.evals["val"].classes["class"].names == ("cat", "red fox") and len(held_out.train) == 1
     train = load(tmp_path, "image_folder", train=str(tmp_path)).train
     assert train.classes == {"class": ("cat", "red fox")} and train.labels("class").tolist() == [0, 0, 1]
-    assert not hasattr(data.train, "classes")
+    assert not data.train.classes
+    with pytest.raises(KeyError):
+        data.train.labels("class")
 
 
-def test_an_unreadable_image_is_white_and_warned_of_once(tmp_path, caplog):
+def test_an_unreadable_image_is_white_and_logged_once(tmp_path, caplog):
     write_images(tmp_path, 4)
     (tmp_path / "pics/001.jpg").write_bytes(jpeg(1)[:200])
     (tmp_path / "pics/002.jpg").unlink()

@@ -1,4 +1,4 @@
-"""Pairs in Parquet files and in folders of Hugging Face `datasets`: any row, in little memory, from many threads."""
+"""Pairs in Parquet files and in folders of Hugging Face `datasets`: random access, bounded memory, threads."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def open_folder(folder, **options):
 
 
 def check_all(pairs):
-    """Every pair, in an order that jumps between groups of rows."""
+    """Compare every pair, in an order that jumps between row groups."""
     assert len(pairs) == COUNT
     for index in np.random.default_rng(0).permutation(COUNT).tolist():
         assert pairs.image_bytes(index) == BYTES[index] and pairs.captions(index) == (TEXTS[index],)
@@ -43,7 +43,7 @@ def check_all(pairs):
 
 
 @pytest.mark.parametrize("group", [1, 5, 100])
-def test_images_in_groups_of_rows(tmp_path, group):
+def test_images_in_row_groups(tmp_path, group):
     check_all(open_parquet(write_parquet(tmp_path / "a.parquet", {"jpg": BYTES, "caption": TEXTS}, group)))
 
 
@@ -59,8 +59,8 @@ def test_several_files_are_one(tmp_path):
     pairs = open_parquet(*files)
     check_all(pairs)
     assert pairs.key(7) == "7-20.parquet:0"
-    other = write_parquet(tmp_path / "other.parquet", {"image": BYTES, "text": TEXTS})
-    with pytest.raises(UserError, match=r"other.parquet has columns \['image', 'text'\], .* has \['image', 'text'\]"):
+    other = write_parquet(tmp_path / "other.parquet", {"photo": BYTES, "text": TEXTS})
+    with pytest.raises(UserError, match=r"other.parquet has columns \['photo', 'text'\], .* has \['image', 'text'\]"):
         open_parquet(files[0], other)
 
 
@@ -85,10 +85,10 @@ def test_columns_of_paths_are_a_table(tmp_path, kind):
         pairs.captions(1)
 
 
-def test_lists_of_captions_and_second_ones(tmp_path):
+def test_lists_of_captions_and_second_captions(tmp_path):
     columns = {"jpg": BYTES[:2], "txt": [["one", None, " "], ["two", "three"]], "alt": ["x", None]}
     file = write_parquet(tmp_path / "a.parquet", columns)
-    assert not hasattr(open_parquet(file), "second_captions")
+    assert not open_parquet(file).has_second_captions
     pairs = open_parquet(file, second_caption_key="alt")
     assert (pairs.captions(0), pairs.captions(1), pairs.second_captions(0)) == (("one",), ("two", "three"), ("x",))
     with pytest.raises(ValueError, match="missing or empty"):
@@ -101,12 +101,12 @@ def test_classes_of_hugging_face(tmp_path):
     pairs = open_parquet(file, templates=("a {}.", "the {}"))
     assert pairs.class_names == ("red fox", "cat")
     assert pairs.label(0) == 1 and pairs.captions(1) == ("a red fox.", "the red fox")
-    with pytest.raises(ValueError, match="its class is -1, of 2"):
+    with pytest.raises(ValueError, match="its label is -1, of 2 classes"):
         pairs.captions(2)
     assert pairs.digest() != open_parquet(file, templates=("{}",)).digest()
 
 
-def test_a_bad_cell_costs_itself_only(tmp_path):
+def test_a_bad_cell_is_one_bad_record(tmp_path):
     texts = pa.Array.from_buffers(
         pa.string(), 3, [None, pa.py_buffer(np.array([0, 1, 5, 6], np.int32)), pa.py_buffer(b"acaf\xe9c")]
     )
@@ -119,7 +119,7 @@ def test_a_bad_cell_costs_itself_only(tmp_path):
 
 
 def test_few_groups_are_in_memory(tmp_path, caplog):
-    """Groups of 100 kB and a cache of 250: never more than two groups, whatever is asked for, by 8 threads."""
+    """8 threads read groups of 100 kB through a cache of 250 kB: at most two groups are kept."""
     images = [np.random.default_rng(i).bytes(20_000) for i in range(100)]
     file = write_parquet(tmp_path / "a.parquet", {"jpg": images, "txt": [str(i) for i in range(100)]})
     cells = ParquetCells([str(file)], cache_bytes=250_000)
@@ -141,43 +141,43 @@ def test_few_groups_are_in_memory(tmp_path, caplog):
     assert "convert" not in caplog.text  # these are small
 
 
-def test_a_warning_where_each_image_costs_a_large_group(tmp_path, caplog, monkeypatch):
+def test_a_warning_if_each_image_reads_a_large_group(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(parquet, "LARGE_GROUP", 50_000)
     images = [np.random.default_rng(i).bytes(20_000) for i in range(20)]
     file = write_parquet(tmp_path / "a.parquet", {"jpg": images, "txt": ["x"] * 20})
     cells = ParquetCells([str(file)], cache_bytes=250_000)
     for index in (0, 19, 7):
         cells.large_cell("jpg", index)
-    assert caplog.text.count("each image drawn at random reads a group of 0 MB. Convert the files once") == 1
+    assert caplog.text.count("each image drawn at random reads a row group of 0 MB. Convert the files once") == 1
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"image": [], "text": []}, "has no rows"),
-        ({"image": [b"x"], "label": [1]}, "no column has a usual name of captions.* Columns found: 'image', 'label'"),
-        ({"image": [[1, 2]], "text": ["x"]}, "column 'image' of images holds list<.*>; it must hold encoded bytes"),
-        ({"image": [b"x"], "text": [3]}, "column 'text' of captions holds int64; it must hold texts"),
-        ({"url": ["x"], "text": ["x"]}, "no column has a usual name of images.* Columns found: 'url', 'text'"),
+        ({"image": [b"x"], "label": [1]}, "no column has a usual name for captions.* Columns found: 'image', 'label'"),
+        ({"image": [[1, 2]], "text": ["x"]}, "image column 'image' holds list<.*>; it must hold encoded bytes"),
+        ({"image": [b"x"], "text": [3]}, "caption column 'text' holds int64; it must hold texts"),
+        ({"url": ["x"], "text": ["x"]}, "no column has a usual name for images.* Columns found: 'url', 'text'"),
     ],
 )
-def test_columns_that_are_none(tmp_path, columns, message):
+def test_invalid_columns(tmp_path, columns, message):
     with pytest.raises(UserError, match=message) as caught:
         open_parquet(write_parquet(tmp_path / "a.parquet", columns))
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_none(tmp_path):
+def test_invalid_files(tmp_path):
     whole = write_parquet(tmp_path / "a.parquet", {"image": BYTES, "text": TEXTS}).read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], b"x" * 100):
         (tmp_path / "broken.parquet").write_bytes(content)
-        with pytest.raises(UserError, match=r"cannot read .*broken.parquet as Parquet .*: is it whole"):
+        with pytest.raises(UserError, match=r"cannot read .*broken.parquet as Parquet .*: is it complete"):
             open_parquet(tmp_path / "broken.parquet")
     with pytest.raises(UserError, match="cannot read"):
         open_parquet(tmp_path / "none.parquet")
 
 
-def test_a_damaged_group_costs_its_rows(tmp_path):
+def test_a_damaged_group_is_bad_records(tmp_path):
     file = write_parquet(tmp_path / "a.parquet", {"image": BYTES, "text": TEXTS})
     pairs = open_parquet(file)
     start = pq.read_metadata(file).row_group(1).column(0).data_page_offset
@@ -189,7 +189,7 @@ def test_a_damaged_group_costs_its_rows(tmp_path):
     assert pairs.image_bytes(0) == BYTES[0] and pairs.image_bytes(20) == BYTES[20] and pairs.captions(7) == (TEXTS[7],)
 
 
-def test_digests_tell_files_apart(tmp_path):
+def test_digests_differ_between_files(tmp_path):
     digests = {
         open_parquet(write_parquet(tmp_path / "a.parquet", {"image": images, "text": texts})).digest()
         for images, texts in ((BYTES, TEXTS), (BYTES[:-1], TEXTS[:-1]), (BYTES, ["other", *TEXTS[1:]]))
@@ -210,7 +210,7 @@ def test_a_folder_of_save_to_disk(tmp_path):
     check_all(open_folder(folder, split="train"))
     write_saved_dataset(folder, range(12), split="test")
     assert len(open_folder(folder, split="test")) == 12
-    with pytest.raises(UserError, match=r"holds several splits: name one, as in .*#test. There are: test, train"):
+    with pytest.raises(UserError, match=r"holds several splits: name one, as in .*#test. Known: test, train"):
         open_folder(folder)
     with pytest.raises(UserError, match=r"unknown split of .*'trian'. Did you mean 'train'\?"):
         open_folder(folder, split="trian")
@@ -225,10 +225,10 @@ def test_a_folder_of_the_hub(tmp_path, layout):
             images = pa.array([{"bytes": data, "path": None} for data in BYTES[a:b]], STRUCT)
             write_parquet(file, {"image": images, "text": TEXTS[a:b]})
     (tmp_path / ".cache").mkdir()
-    (tmp_path / ".cache" / "train-00001-of-00002.parquet").write_bytes(b"none of it")
+    (tmp_path / ".cache" / "train-00001-of-00002.parquet").write_bytes(b"ignored")
     check_all(open_folder(tmp_path, split="train"))
     assert len(open_folder(tmp_path, split="test")) == 7
-    with pytest.raises(UserError, match=r"There are: (test, train|train, test)\."):
+    with pytest.raises(UserError, match=r"Known: (test, train|train, test)\."):
         open_folder(tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_files_named_as_their_split(tmp_path):
     check_all(open_folder(tmp_path, split="train"))
 
 
-def test_folders_that_are_none(tmp_path):
+def test_invalid_folders(tmp_path):
     with pytest.raises(UserError, match=r"no .arrow or .parquet files in"):
         open_folder(tmp_path)
     (tmp_path / "file").touch()

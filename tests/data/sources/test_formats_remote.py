@@ -1,10 +1,9 @@
-"""Tables, their images and Parquet files over a network: a real server on this machine."""
+"""Tables, their images and Parquet files over HTTP, from a real local server."""
 
 import pytest
 
-from rankclip_jax.data.sources import SOURCES
-from rankclip_jax.data.storage import remote_files
-from tests.support.http_files import serving
+from tests.support import pair_files
+from tests.support.http_files import retry_quickly, serving
 from tests.support.pair_files import COUNT, caption, jpeg, write_all
 
 
@@ -17,9 +16,7 @@ def served(tmp_path_factory):
 
 
 def load(served, name, **options):
-    from types import SimpleNamespace
-
-    return SOURCES[name](SimpleNamespace(name=name, root=served.url, **options)).train
+    return pair_files.load(name, served.url, **options).train
 
 
 @pytest.mark.parametrize("name, file", [("csv", "pairs.csv"), ("jsonl", "pairs.jsonl"), ("coco", "coco.json")])
@@ -38,8 +35,8 @@ def test_parquet_is_read_by_ranges(served):
     assert 0 < sum(int(end) - int(begin) + 1 for begin, end in ranges) < size
 
 
-def test_a_image_that_is_not_there_is_a_bad_record(served, monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.002)
-    train = load(served, "csv", train="pairs.csv", images="elsewhere")
+def test_a_missing_image_is_a_bad_record(served, monkeypatch):
+    retry_quickly(monkeypatch)
+    train = load(served, "csv", train="pairs.csv", image_root="elsewhere")
     with pytest.raises(FileNotFoundError):
         train.pairs.image_bytes(0)

@@ -1,4 +1,4 @@
-"""Images in a folder for each class, or with a text beside each."""
+"""Images in a folder per class, or with a text file beside each."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def fill(folder, names):
         (folder / name).write_bytes(jpeg(number))
 
 
-def test_classes_are_the_outermost_folders(tmp_path):
+def test_classes_are_the_top_level_folders(tmp_path):
     names = (
         "cat/1.JPG",
         "cat/deep/er/2.png",
@@ -39,7 +39,7 @@ def test_classes_are_the_outermost_folders(tmp_path):
     assert pairs.image_bytes(1) == jpeg(1) and pairs.image_bytes(2) == jpeg(2)
 
 
-def test_classes_may_have_names_in_a_file(tmp_path):
+def test_class_names_from_a_file(tmp_path):
     fill(tmp_path, ("n01440764/1.jpg", "n02119022/1.jpg"))
     (tmp_path / "class_names.tsv").write_text("n01440764\ttench\n\nn02119022\tred fox\nn0\tnone\n")
     assert open_folder(tmp_path).class_names == ("tench", "red fox")
@@ -52,12 +52,14 @@ def test_several_folders_are_one(tmp_path):
     assert pairs.class_names == ("ape", "cat", "dog") and [pairs.label(i) for i in range(4)] == [0, 1, 1, 2]
 
 
-def test_a_text_beside_each_image(tmp_path):
+def test_a_text_file_beside_each_image(tmp_path):
     fill(tmp_path, ("1.jpg", "2.jpg", "3.jpg"))
     (tmp_path / "1.txt").write_text("one\n\ntwo\n")
     (tmp_path / "3.txt").write_bytes(b"caf\xe9")
     pairs = open_folder(tmp_path)
-    assert len(pairs) == 3 and pairs.captions(0) == ("one", "two") and not hasattr(pairs, "class_names")
+    assert (
+        len(pairs) == 3 and pairs.captions(0) == ("one", "two") and pairs.class_names == () and pairs.label(0) is None
+    )
     with pytest.raises(FileNotFoundError):
         pairs.captions(1)
     with pytest.raises(UnicodeDecodeError):
@@ -67,7 +69,7 @@ def test_a_text_beside_each_image(tmp_path):
     assert open_folder(tmp_path).digest() != digest
 
 
-def test_a_image_that_is_gone_is_a_bad_record(tmp_path):
+def test_a_deleted_image_is_a_bad_record(tmp_path):
     fill(tmp_path, ("cat/1.jpg", "cat/2.jpg"))
     pairs = open_folder(tmp_path)
     (tmp_path / "cat/2.jpg").unlink()
@@ -76,14 +78,14 @@ def test_a_image_that_is_gone_is_a_bad_record(tmp_path):
         pairs.image_bytes(1)
 
 
-def test_folders_that_are_none(tmp_path):
+def test_invalid_folders(tmp_path):
     for folder in (tmp_path / "none", "https://x.org/folder"):
-        with pytest.raises(UserError, match="is no local folder"):
+        with pytest.raises(UserError, match="is not a local folder"):
             open_folder(folder)
-    with pytest.raises(UserError, match=r"no images in .* files that end with .jpg"):
+    with pytest.raises(UserError, match=r"no images in .* image_folder reads files .jpg"):
         open_folder(tmp_path)
     fill(tmp_path, ("1.jpg",))
-    with pytest.raises(UserError, match=r"holds images such as 1.jpg without a caption"):
+    with pytest.raises(UserError, match=r"holds images such as 1.jpg without captions"):
         open_folder(tmp_path)
     fill(tmp_path, ("cat/1.jpg",))
     with pytest.raises(UserError, match=r"holds folders, and images beside them such as 1.jpg"):

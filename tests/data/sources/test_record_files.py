@@ -1,4 +1,4 @@
-"""ArrayRecord files in the layout that its page describes, and TensorFlow Datasets without TensorFlow."""
+"""ArrayRecord files in the documented layout, and TensorFlow Datasets without TensorFlow."""
 
 import io
 import subprocess
@@ -8,6 +8,7 @@ import msgpack
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from rankclip_jax.data.mixture import RedirectedPairs
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources import array_record, tfds
 from rankclip_jax.errors import UserError
@@ -32,16 +33,26 @@ def write(path, records):
 def test_records_of_several_files(tmp_path):
     files = [write_array_record(tmp_path / "a", range(10)), write_array_record(tmp_path / "b", range(10, COUNT))]
     pairs = open_records(*files)
-    assert len(pairs) == COUNT and not hasattr(pairs, "second_captions")
+    assert len(pairs) == COUNT and not pairs.has_second_captions
     for index in (23, 0, 9, 10, 9):
         assert pairs.key(index) == f"k{index}" and pairs.captions(index) == (caption(index),)
         assert pairs.image_bytes(index) == jpeg(index)
     assert pairs.digest() != open_records(*files[:1]).digest()
 
 
-def test_what_is_written_is_the_layout(tmp_path):
+class WithSecond(RedirectedPairs):
+    has_second_captions = True
+
+    def __init__(self, pairs):
+        self._locate = lambda index: (pairs, index)
+
+    def second_captions(self, index):
+        return (f"second {index}", "more")
+
+
+def test_written_records_have_the_layout(tmp_path):
     pairs = open_records(write_array_record(tmp_path / "a", range(COUNT)))
-    pairs.second_captions = lambda index: (f"second {index}", "more")
+    pairs = WithSecond(pairs)
     records = (array_record.encode_pair(pairs, index) for index in (5, 3))
     assert array_record.write_records(tmp_path / "b", records) == 2
     reader = ArrayRecordReader(str(tmp_path / "b"))
@@ -51,7 +62,7 @@ def test_what_is_written_is_the_layout(tmp_path):
     assert len(again) == 2 and again.second_captions(1) == ("second 3", "more") and again.image_bytes(1) == jpeg(3)
 
 
-def test_bad_records_cost_themselves_only(tmp_path):
+def test_a_bad_record_spoils_no_other(tmp_path):
     good = {"key": "a", "image": b"x", "captions": ["fine"]}
     bad = [{"key": "b", "image": b"x", "captions": []}, {"key": "c", "captions": ["d"]}, b"\xc1 no msgpack", [1]]
     pairs = open_records(write(tmp_path / "a", [good, *bad, good]))
@@ -67,7 +78,7 @@ def test_bad_records_cost_themselves_only(tmp_path):
         open_records(write(tmp_path / "b", [good, raw])).captions(1)
 
 
-def test_files_that_are_none(tmp_path):
+def test_invalid_files(tmp_path):
     with pytest.raises(UserError, match="no local file at"):
         open_records(tmp_path / "none")
     with pytest.raises(UserError, match="no local file at https"):
@@ -88,7 +99,7 @@ def test_files_that_are_none(tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Two data sets that TFDS's own builders prepare: one with captions, one with classes."""
+    """Two data sets prepared by the builders of TFDS: one with captions, one with classes."""
     import tensorflow_datasets as library
 
     class Small(library.core.GeneratorBasedBuilder, skip_registration=True):
@@ -141,7 +152,7 @@ def test_captions(prepared):
     numbers = [int(pairs.captions(i)[1].split()[-1]) for i in range(20)]  # TFDS shuffles
     assert sorted(numbers) == list(range(20)) and numbers != sorted(numbers)
     for index, number in enumerate(numbers):
-        assert pairs.image_bytes(index) == jpeg(number)  # as encoded: nothing was decoded on the way
+        assert pairs.image_bytes(index) == jpeg(number)  # the encoded bytes, not decoded
         assert pairs.captions(index) == (caption(number), f"second of {number}")
     second = open_tfds(prepared / "captioned/1.0.0", caption_key="other", second_caption_key="captions")
     assert second.captions(3) == (f"alt {numbers[3]}",) and second.second_captions(3) == pairs.captions(3)
@@ -162,7 +173,7 @@ def test_classes_and_parts_of_splits(prepared):
         (
             "classed/1.0.0",
             "",
-            r"holds several splits: name one, as in tfds:.*#train. There are: test, train|train, test",
+            r"holds several splits: name one, as in tfds:.*#train. Known: test, train|train, test",
         ),
         ("classed/1.0.0", "valid", "unknown split of tfds:classed/1.0.0 'valid'. Known: test, train"),
         ("classed/1.0.0", "train[:x]", "cannot read tfds:"),
@@ -170,13 +181,13 @@ def test_classes_and_parts_of_splits(prepared):
         ("cifar10", "train", r"cifar10.*prepare it once, by tfds.builder\('cifar10', file_format='array_record'\)"),
     ],
 )
-def test_data_sets_that_are_none(prepared, name, split, message):
+def test_invalid_data_sets(prepared, name, split, message):
     with pytest.raises(UserError, match=message) as caught:
         open_tfds(name, split, root=str(prepared))
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_of_tensorflow_is_imported(prepared):
+def test_tensorflow_is_not_imported(prepared):
     script = (
         "import sys\n"
         "from rankclip_jax.data.pairs import PairOptions\n"

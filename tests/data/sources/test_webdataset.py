@@ -1,4 +1,4 @@
-"""Pairs of img2dataset's tars: what they are, in which order, and what is said of tars that are not in order."""
+"""Pairs of img2dataset's tars: content, order, and reports of damaged tars."""
 
 import json
 import logging
@@ -6,23 +6,23 @@ import os
 import tarfile
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources import SOURCES, webdataset
+from rankclip_jax.data.sources import webdataset
 from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from tests.support.pair_files import load
 from tests.support.tar_files import sample, write_shards, write_tar
 
 JSON = PairOptions(caption_key="json.caption")
 
 
 def by_tarfile(files):
-    """(image, caption) in order, as the webdataset library groups neighbours of one key; complete ones alone."""
+    """(image, caption) of complete samples, in order. A sample is neighbours of one key, as for webdataset."""
     pairs = []
     for file in files:
         with tarfile.open(file) as tar:
@@ -41,7 +41,7 @@ def read(pairs):
     return [(pairs.image_bytes(i), pairs.captions(i)) for i in range(len(pairs))]
 
 
-def test_pairs_are_those_of_the_tars_in_their_order(tmp_path):
+def test_pairs_are_in_the_order_of_the_tars(tmp_path):
     files = write_shards(tmp_path, [7, 1, 12])
     pairs = open_pairs(files, PairOptions())
     assert read(pairs) == by_tarfile(files) and len(pairs) == 20
@@ -56,7 +56,7 @@ def test_pairs_are_those_of_the_tars_in_their_order(tmp_path):
             pairs.image_bytes(index)
 
 
-def test_captions_of_members_and_of_fields(tmp_path):
+def test_captions_from_members_and_from_fields(tmp_path):
     files = write_shards(tmp_path, [3])
     assert open_pairs(files, JSON).captions(2) == ("number 2",)
     assert open_pairs(files, PairOptions(caption_key=".TXT", image_key=".JPG")).captions(2) == ("number 2",)
@@ -64,7 +64,7 @@ def test_captions_of_members_and_of_fields(tmp_path):
     assert both.captions(1) == ("number 1",) and both.second_captions(1) == ("the image 1", "it")
     same = open_pairs(files, PairOptions(caption_key="json.other.long", second_caption_key="json.caption"))
     assert same.captions(1) == ("the image 1", "it") and same.second_captions(1) == ("number 1",)
-    assert not hasattr(open_pairs(files, PairOptions()), "second_captions")
+    assert not open_pairs(files, PairOptions()).has_second_captions
 
 
 def test_images_of_one_extension(tmp_path):
@@ -79,14 +79,14 @@ def test_images_of_one_extension(tmp_path):
     [
         (b"{", "Expecting property name"),
         (b'{"title": "x", "url": "y"}', "no field caption in the json member: found title, url"),
-        (b"[1]", "it is no object"),
-        (b'{"caption": null}', "caption in the json member is no text: None"),
-        (b'{"caption": []}', "is no text"),
-        (b'{"caption": ["a", 3]}', "is no text"),
+        (b"[1]", "it is not an object"),
+        (b'{"caption": null}', "caption in the json member is not text: None"),
+        (b'{"caption": []}', "is not text"),
+        (b'{"caption": ["a", 3]}', "is not text"),
         (b"\xff\xff", "codec can't decode"),
     ],
 )
-def test_a_caption_that_cannot_be_read_is_one_pairs_trouble(tmp_path, about, message):
+def test_an_unreadable_caption_is_one_bad_record(tmp_path, about, message):
     good = b'{"caption": "good"}'
     members = [
         (f"{key}.{part}", data)
@@ -108,7 +108,7 @@ def test_text_that_is_not_utf_8(tmp_path):
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_keys_are_read_from_headers_of_every_kind(tmp_path, format_):
+def test_keys_from_all_kinds_of_headers(tmp_path, format_):
     names = [
         "./a/b.c/0",
         "1",
@@ -123,14 +123,14 @@ def test_keys_are_read_from_headers_of_every_kind(tmp_path, format_):
     assert read(pairs) == [(b"jpg", ("txt",))] * len(names)
 
 
-def test_keys_tell_folders_apart(tmp_path):
+def test_keys_contain_the_folder(tmp_path):
     files = write_shards(tmp_path / "a", [1]) + write_shards(tmp_path / "b" / "c", [1])
     pairs = open_pairs(files, PairOptions())
     assert [pairs.key(0), pairs.key(1)] == ["a/00000.tar/000000000.jpg", "b/c/00000.tar/000000000.jpg"]
 
 
-def test_pairs_are_found_by_their_keys(tmp_path):
-    """As a quarantine list names them; keys of other pairs and other data sets are no trouble."""
+def test_pairs_are_found_by_key(tmp_path):
+    """Keys of other data sets are ignored, as in a quarantine list."""
     files = write_shards(tmp_path, [50, 60, 70])
     pairs = open_pairs(files, PairOptions())
     chosen = [3, 49, 50, 109, 110, 179]
@@ -139,7 +139,7 @@ def test_pairs_are_found_by_their_keys(tmp_path):
     assert pairs.find([]).tolist() == []
 
 
-def test_the_digest_is_that_of_the_pairs(tmp_path):
+def test_the_digest_covers_the_pairs(tmp_path):
     write_shards(tmp_path / "a", [5, 6])
     moved = write_shards(tmp_path / "b", [5, 6])
     files = write_shards(tmp_path / "a", [5, 6])  # again: other times, the same pairs
@@ -153,7 +153,7 @@ def test_the_digest_is_that_of_the_pairs(tmp_path):
     assert len({digest, *(other.digest() for other in others)}) == 6
 
 
-def test_threads_read_the_same(tmp_path):
+def test_threads_read_the_same_pairs(tmp_path):
     files = write_shards(tmp_path, [40, 40, 40])
     pairs, expected, wrong = open_pairs(files, PairOptions()), by_tarfile(files), []
 
@@ -170,11 +170,11 @@ def test_threads_read_the_same(tmp_path):
     assert wrong == []
 
 
-# ---------------------------------------------------------------- tars that are not in order
+# ---------------------------------------------------------------- damaged tars
 
 
 def messy(folder):
-    """A shard each: whole, cut off, without pairs, with an incomplete sample and a double; two numbers missing."""
+    """Four shards: complete, cut off, empty, with an incomplete and a repeated sample. Two numbers are missing."""
     files = write_shards(folder, [4, 4])
     with tarfile.open(files[1]) as tar:
         cut = tar.getmember("000000007.json").offset_data + 10
@@ -184,7 +184,7 @@ def messy(folder):
     return locations.expand(str(folder / "*.tar"))
 
 
-def test_trouble_is_told_and_the_rest_is_used(tmp_path, caplog):
+def test_problems_are_logged_and_the_rest_is_used(tmp_path, caplog):
     files = messy(tmp_path)
     with caplog.at_level(logging.WARNING):
         pairs = open_pairs(files, PairOptions())
@@ -226,21 +226,16 @@ def test_no_pairs_at_all(tmp_path):
         open_pairs([str(tmp_path / "1.tar")], PairOptions())
 
 
-# ---------------------------------------------------------------- as a user names it
+# ---------------------------------------------------------------- from options
 
 
-def config(**options):
-    return SimpleNamespace(**({"name": "webdataset"} | options))
-
-
-def test_by_its_name_in_a_config(tmp_path):
+def test_a_data_set_of_tars(tmp_path):
     write_shards(tmp_path / "cc3m", [30, 30])
-    dataset = SOURCES["webdataset"](
-        config(root=str(tmp_path), train="cc3m/{00000..00001}.tar", val_pairs=10, second_caption_key="json.other.long")
-    )
+    options = {"val_pairs": 10, "second_caption_key": "json.other.long"}
+    dataset = load("webdataset", tmp_path, train="cc3m/{00000..00001}.tar", **options)
     assert dataset.counts == {"train": 50, "val": 10}
     assert dataset.train[3].second_captions[1] == "it" and dataset.train[3].image.size == (16, 16)
-    folder = SOURCES["webdataset"](config(root=str(tmp_path), train="cc3m", index_dir=str(tmp_path / "i")))
+    folder = load("webdataset", tmp_path, train="cc3m", index_dir=str(tmp_path / "i"))
     assert len(folder.train) == 60 and (tmp_path / "i").is_dir()
 
 
@@ -248,6 +243,6 @@ def test_a_quarantine_list_leaves_pairs_out(tmp_path):
     write_shards(tmp_path / "d", [30, 30], broken=(7, 31))
     keys = ["00000.tar/000000007.jpg", "00001.tar/000000031.jpg"]
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps({"key": key, "reason": "truncated"}) + "\n" for key in keys))
-    dataset = SOURCES["webdataset"](config(train=f"{tmp_path}/d/*.tar", quarantine=str(tmp_path / "bad.jsonl")))
+    dataset = load("webdataset", tmp_path, train="d/*.tar", quarantine=str(tmp_path / "bad.jsonl"))
     assert len(dataset.train) == 58
     assert [dataset.train[i].captions[0] for i in (6, 7, 29, 30)] == ["number 6", "number 8", "number 30", "number 32"]

@@ -1,4 +1,4 @@
-"""Names of files with globs and ranges; bytes of local files from many threads, forked processes and pickles."""
+"""Locations with globs and ranges; local files read by many threads, forked processes and pickled readers."""
 
 import logging
 import multiprocessing
@@ -49,17 +49,17 @@ def test_expand(folder, location, expected):
     assert all(os.path.isabs(file) for file in locations.expand(location, str(folder), (".tar",)))
 
 
-def test_a_folder_stands_for_itself_where_the_format_has_no_extension(folder):
+def test_a_folder_stands_for_itself_if_the_format_has_no_extensions(folder):
     assert names("deep", folder) == ["deep"]
 
 
-def test_ranges_are_a_shells(folder):
-    """What bash makes of the same braces; `{1..3}` has no zeros, `{08..10}` has."""
-    made = [list(locations._braces(text)) for text in ("{8..11}", "{08..10}", "a{1,}b", "{a,b}{1..2}")]
-    assert made == [["8", "9", "10", "11"], ["08", "09", "10"], ["a1b", "ab"], ["a1", "a2", "b1", "b2"]]
+def test_ranges_expand_as_in_a_shell(folder):
+    """As in bash: `{8..11}` has no leading zeros, `{08..10}` has."""
+    found = [list(locations._braces(text)) for text in ("{8..11}", "{08..10}", "a{1,}b", "{a,b}{1..2}")]
+    assert found == [["8", "9", "10", "11"], ["08", "09", "10"], ["a1b", "ab"], ["a1", "a2", "b1", "b2"]]
 
 
-def test_the_root_is_no_pattern(tmp_path):
+def test_the_root_is_not_a_pattern(tmp_path):
     root = tmp_path / "a{1..2}[x]*"
     root.mkdir()
     (root / "0.tar").touch()
@@ -75,7 +75,7 @@ def test_home_and_current_folder(folder, monkeypatch):
     assert locations.expand("er/*.tar") == [str(folder / "deep" / "er" / "00009.tar")]
 
 
-def test_a_gap_in_a_range_is_warned_of(folder, caplog):
+def test_a_gap_in_a_range_is_a_warning(folder, caplog):
     with caplog.at_level(logging.WARNING):
         assert names("{00000..00009}.tar", folder) == ["00000.tar", "00001.tar", "00003.tar"]
     assert "7 of 10 files are missing" in caplog.text and "00002.tar" in caplog.text
@@ -84,18 +84,18 @@ def test_a_gap_in_a_range_is_warned_of(folder, caplog):
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("", "a location of data is empty"),
+        ("", "a data location is empty"),
         ("none.tar", "no file at .*none.tar: check the path. It is relative to config.data.root"),
         ("*.zip", "no file at .*[*].zip"),
         ("{00007..00009}.tar", "no file at"),
         ("{00000,00007}.tar", "no file at .*00007.tar, one of [{]00000,00007[}].tar"),
         ("{00000..00003.tar", "a brace is not closed"),
-        ("{00000-00003}.tar", "cannot read {00000-00003}; write a range {00000..00331}"),
+        ("{00000-00003}.tar", "{00000-00003} is invalid: write a range {00000..00331}"),
         ("{3..1}.tar", "the range {3..1} is empty"),
         ("{0..99999999999}.tar", "names more than 1,000,000 files"),
         ("00000.tar::none.tar", "no file at .*none.tar"),
         ("deep", r"no .tar files in .*deep"),
-        ("https://host/*.tar", "a web server lists no files"),
+        ("https://host/*.tar", "web servers do not list files"),
         ("nosuch://a/*.tar", "nosuch:// cannot be read here"),
     ],
 )
@@ -106,8 +106,8 @@ def test_mistakes(folder, location, message):
 
 
 def test_urls():
-    made = locations.expand("{000..002}.tar", "https://host/a/")
-    assert made == ["https://host/a/000.tar", "https://host/a/001.tar", "https://host/a/002.tar"]
+    files = locations.expand("{000..002}.tar", "https://host/a/")
+    assert files == ["https://host/a/000.tar", "https://host/a/001.tar", "https://host/a/002.tar"]
     assert locations.expand("https://host/a.tar?key=1", "/data") == ["https://host/a.tar?key=1"]
 
 
@@ -120,7 +120,7 @@ def test_other_systems_through_fsspec():
     assert locations.read(files[1]) == b"world!" and locations.size(files[1]) == 6
     assert locations.read_range(files[0], 1, 3) == b"ell"
     assert locations.exists(files[0]) and not locations.exists("memory://shards/2.tar")
-    with pytest.raises(EOFError, match="ends at byte 5, 7 are needed"):
+    with pytest.raises(EOFError, match="ends at byte 5, expected 7"):
         locations.read_range(files[0], 4, 3)
 
 
@@ -128,8 +128,8 @@ def test_other_systems_through_fsspec():
 
 
 @pytest.fixture
-def numbers(tmp_path):
-    """40 files of 1,000 numbers that tell file and place."""
+def files(tmp_path):
+    """40 files of 1,000 uint32 values; value k of file i is 1,000 i + k."""
     files = [str(tmp_path / f"{i}.bin") for i in range(40)]
     for i, file in enumerate(files):
         (np.arange(1000, dtype=np.uint32) + 1000 * i).tofile(file)
@@ -138,7 +138,7 @@ def numbers(tmp_path):
 
 
 def wrong_reads(files, seed, count):
-    """Of `count` random reads, how many give other numbers than the file and place say."""
+    """The number of wrong results among `count` random reads."""
     rng, wrong = np.random.default_rng(seed), 0
     for _ in range(count):
         i, start = rng.integers(len(files)), rng.integers(990)
@@ -151,12 +151,12 @@ def open_files():
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
-def test_many_threads_and_few_descriptors(numbers, monkeypatch):
+def test_many_threads_and_few_descriptors(files, monkeypatch):
     monkeypatch.setattr(local_files, "_limit", lambda: 5)
     local_files._begin()
     before, wrong = open_files(), []
     threads = [
-        threading.Thread(target=lambda seed=seed: wrong.append(wrong_reads(numbers, seed, 2000))) for seed in range(8)
+        threading.Thread(target=lambda seed=seed: wrong.append(wrong_reads(files, seed, 2000))) for seed in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -166,32 +166,32 @@ def test_many_threads_and_few_descriptors(numbers, monkeypatch):
     assert open_files() <= before + 5
 
 
-def test_forked_and_pickled(numbers):
+def test_forked_and_pickled(files):
     reader = pickle.loads(pickle.dumps(locations.read_range))
-    assert reader(numbers[0], 4, 4) == (1).to_bytes(4, "little")
-    local_files._descriptors.lock.acquire()  # as a thread that the child does not have may have done
+    assert reader(files[0], 4, 4) == (1).to_bytes(4, "little")
+    local_files._descriptors.lock.acquire()  # as by a thread that the child does not have
     try:
         pool = multiprocessing.get_context("fork").Pool(2)
     finally:
         local_files._descriptors.lock.release()
     with pool:
-        assert pool.starmap_async(wrong_reads, [(numbers, seed, 500) for seed in range(4)]).get(30) == [0] * 4
+        assert pool.starmap_async(wrong_reads, [(files, seed, 500) for seed in range(4)]).get(30) == [0] * 4
 
 
-def test_a_replaced_file_is_read_as_it_was_until_forgotten(numbers):
-    assert locations.read_range(numbers[0], 0, 4) == bytes(4)
-    os.remove(numbers[0])
-    assert locations.read_range(numbers[0], 0, 4) == bytes(4)
-    local_files.forget(numbers[0])
+def test_a_replaced_file_is_read_as_it_was_until_forgotten(files):
+    assert locations.read_range(files[0], 0, 4) == bytes(4)
+    os.remove(files[0])
+    assert locations.read_range(files[0], 0, 4) == bytes(4)
+    local_files.forget(files[0])
     with pytest.raises(FileNotFoundError):
-        locations.read_range(numbers[0], 0, 4)
-    assert not locations.exists(numbers[0]) and not locations.exists(numbers[1] + "/x")
+        locations.read_range(files[0], 0, 4)
+    assert not locations.exists(files[0]) and not locations.exists(files[1] + "/x")
 
 
-def test_the_end_of_a_file(numbers):
-    assert locations.read_range(numbers[1], 3996, 4) == (1999).to_bytes(4, "little")
-    assert locations.read(numbers[1])[-4:] == (1999).to_bytes(4, "little")
-    with pytest.raises(EOFError, match="ends at byte 4000, 4001 are needed"):
-        locations.read_range(numbers[1], 3990, 11)
+def test_the_end_of_a_file(files):
+    assert locations.read_range(files[1], 3996, 4) == (1999).to_bytes(4, "little")
+    assert locations.read(files[1])[-4:] == (1999).to_bytes(4, "little")
+    with pytest.raises(EOFError, match="ends at byte 4000, expected 4001"):
+        locations.read_range(files[1], 3990, 11)
     with pytest.raises(EOFError):
-        locations.read_range(numbers[1], 5000, 1)
+        locations.read_range(files[1], 5000, 1)

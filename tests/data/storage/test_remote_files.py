@@ -1,28 +1,30 @@
-"""Tars and other files over a network: a real server on this machine, which fails when it is told to."""
+"""Tars and other files over a network, from a real server on this machine that fails on demand."""
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from urllib3 import HTTPResponse
 
 from rankclip_jax.data.images.decode import DecodedRecords
-from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.storage import locations, remote_files
 from rankclip_jax.data.tars import build
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.errors import UserError
-from tests.support.http_files import serving
+from tests.support.http_files import retry_quickly, serving
+from tests.support.loaders import make_loader
 from tests.support.tar_files import write_shards
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves three shards of 40 pairs; pauses between attempts are short, and the index is in a folder of the test."""
-    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.002)
+    """Serves three shards of 40 pairs. Pauses between attempts are short; the index is in a folder of the test."""
+    retry_quickly(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_shards(tmp_path / "served", [40, 40, 40])
     with serving(tmp_path / "served") as server:
@@ -35,7 +37,7 @@ def read(pairs):
     return [(pairs.key(i), pairs.captions(i), pairs.image_bytes(i)) for i in range(len(pairs))]
 
 
-def test_the_same_pairs_as_of_local_files(server):
+def test_pairs_are_the_same_as_from_local_files(server):
     pairs = open_pairs(server.files, PairOptions())
     assert read(pairs) == read(open_pairs(server.local, PairOptions()))
     assert pairs.digest() == open_pairs(server.local, PairOptions()).digest()
@@ -51,7 +53,7 @@ def test_one_request_for_a_pair(server):
     assert all(asked and asked.startswith("bytes=") for _, asked in server.requests), "never a whole file"
 
 
-def test_an_index_is_made_once_and_again_for_what_changed(server, monkeypatch):
+def test_an_index_is_built_once_and_again_for_changed_shards(server, monkeypatch):
     scans, scan = [], build.scan
     monkeypatch.setattr(build, "scan", lambda *args: (scans.append(1), scan(*args))[1])
     open_pairs(server.files, PairOptions())
@@ -64,22 +66,22 @@ def test_an_index_is_made_once_and_again_for_what_changed(server, monkeypatch):
 
 
 def test_large_members_that_are_not_neighbours(server, monkeypatch):
-    """What lies between them is not read in vain."""
+    """The bytes between them are not read."""
     monkeypatch.setattr("rankclip_jax.data.sources.webdataset.NEAR", 100)
     pairs = open_pairs(server.files, PairOptions())
     before = len(server.requests)
     assert read(pairs) == read(open_pairs(server.local, PairOptions()))
-    assert len(server.requests) == before + 3 * 120, "header, caption and image by themselves"
+    assert len(server.requests) == before + 3 * 120, "one request each for header, caption and image"
 
 
 @pytest.mark.parametrize("trouble", [{"refuse_every": 5}, {"break_every": 5}, {"refuse_every": 5, "break_every": 7}])
-def test_a_server_that_fails_now_and_then(server, trouble):
+def test_a_server_that_fails_sometimes(server, trouble):
     for name, every in trouble.items():
         setattr(server, name, every)
     pairs, expected = open_pairs(server.files, PairOptions()), read(open_pairs(server.local, PairOptions()))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda i: (pairs.key(i), pairs.captions(i), pairs.image_bytes(i)), range(120)))
-    assert found == expected and len(server.requests) > 140, "some were asked for again"
+    assert found == expected and len(server.requests) > 140, "some requests were repeated"
 
 
 def test_training_batches_over_a_network(server):
@@ -87,7 +89,7 @@ def test_training_batches_over_a_network(server):
     tokenizer = train_tokenizer(["number image"] * 2, 258, 16)
     batches = []
     for files in (server.files, server.local):
-        with Loader(
+        with make_loader(
             DecodedRecords(open_pairs(files, PairOptions())), tokenizer, batch_size=24, seed=1, image_size=16
         ) as loader:
             batches.append([next(loader) for _ in range(6)])
@@ -97,7 +99,35 @@ def test_training_batches_over_a_network(server):
             np.testing.assert_array_equal(remote[key], local[key])
 
 
-# ---------------------------------------------------------------- what does not pass
+def test_a_rate_limit_is_waited_for(server):
+    """Without Retry-After all attempts would be over within 0.1 s."""
+    server.limited_until = began = time.monotonic() + 1.2
+    assert locations.read_range(server.files[0], 0, 512) == locations.read_range(server.local[0], 0, 512)
+    assert time.monotonic() > began and 2 <= len(server.requests) <= 3
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "failures", "seconds"), [("7", 1, 7), ("3600", 1, 60), ("1", 5, 8), ("0", 1, 0), (None, 5, None)]
+)
+def test_a_pause_is_as_long_as_the_server_demands(retry_after, failures, seconds):
+    """But at most a minute, and not shorter than without the server's demand."""
+    retry = remote_files._Retry(10, backoff_factor=0.5)
+    for _ in range(failures):
+        retry = retry.increment("GET", "/x", HTTPResponse(status=429))
+    answer = HTTPResponse(headers={"Retry-After": retry_after} if retry_after else {})
+    assert retry.get_retry_after(answer) == seconds
+
+
+def test_an_answer_that_ends_early_is_requested_again(server):
+    server.break_every, server.failures = 1, 3
+    assert locations.read(server.files[0]) == Path(server.local[0]).read_bytes() and len(server.requests) == 4
+    server.failures = 100
+    with pytest.raises(OSError, match=r"00001.tar: the connection ended early"):
+        locations.read_range(server.files[1], 0, 512)
+    assert len(server.requests) == 4 + len(remote_files.PAUSES) + 1
+
+
+# ---------------------------------------------------------------- permanent failures
 
 
 def test_a_missing_shard_is_named(server):
@@ -111,22 +141,22 @@ def test_a_server_without_ranges(server):
         open_pairs(server.files, PairOptions())
 
 
-def test_a_server_that_is_down_is_asked_so_many_times(server):
+def test_a_server_that_is_down_gets_a_limited_number_of_requests(server):
     server.refuse_every, server.failures = 1, 10**9
     with pytest.raises(OSError, match="the server answers 503"):
         locations.read(server.files[0])
-    assert len(server.requests) == remote_files.ATTEMPTS
+    assert len(server.requests) == 1 + remote_files.RETRIES
     with pytest.raises(UserError, match=r"00000.tar cannot be read .*the server answers 503"):
         open_pairs(server.files[:1], PairOptions())
-    assert len(server.requests) == 2 * remote_files.ATTEMPTS
+    assert len(server.requests) == 2 * (1 + remote_files.RETRIES)
     with pytest.raises(FileNotFoundError):
         server.refuse_every = 0
         locations.read(f"{server.url}/none")
-    assert len(server.requests) == 2 * remote_files.ATTEMPTS + 1, "what is not there is not asked for again"
+    assert len(server.requests) == 2 * (1 + remote_files.RETRIES) + 1, "a missing file is not requested again"
 
 
-def test_nobody_answers(monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.001)
+def test_no_server(monkeypatch):
+    retry_quickly(monkeypatch)
     with pytest.raises(OSError, match="refused"):
         locations.read("http://127.0.0.1:9/x")
 
@@ -142,7 +172,7 @@ def test_whole_files_and_their_ends(server):
             locations.read_range(url, offset, 10)
 
 
-def test_a_process_of_its_own_has_connections_of_its_own(server):
+def test_a_forked_process_opens_its_own_connections(server):
     assert locations.size(server.files[0])
     child = os.fork()
     if child == 0:

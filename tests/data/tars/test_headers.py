@@ -1,4 +1,4 @@
-"""Members of a tar by its headers alone: `tarfile` is the witness."""
+"""Members of a tar from its headers alone, compared with `tarfile`."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ SIZES = (0, 1, 511, 512, 513, 3000, 70_000)
 
 
 def walk(data, chunk=1 << 20):
-    """Members as (start, begin, size, name), and what is wrong."""
+    """Members as (start, begin, size, name), and the problem."""
     walking = TarHeaders(lambda at, length: data[at : at + length], len(data), chunk)
     found = [member for members in walking for member in members]
     assert walking.members == len(found)
@@ -23,13 +23,13 @@ def walk(data, chunk=1 << 20):
 
 
 def expected(data):
-    """What tarfile finds of regular files whose content is there as it is."""
+    """The regular files that tarfile finds, without sparse ones."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         return [(m.offset, m.offset_data, m.size, os.fsencode(m.name)) for m in tar if m.isreg() and not m.issparse()]
 
 
 def random_name(rng, long):
-    """Names that need one header or several, in folders or not."""
+    """Names of all lengths, in folders or not."""
     letters = ["a", "b", "0", ".", "_", "é" if long else "e", "漢" if long else "k"]
     length = int(rng.choice([1, 9, 95, 99, 100, 101, 155, 180, *([256, 300, 700] if long else [])]))
     name = "".join(rng.choice(letters, length))
@@ -39,7 +39,7 @@ def random_name(rng, long):
 
 
 def random_tar(seed, format_):
-    """Regular files of many sizes and names, with links and folders between them."""
+    """Regular files with many sizes and names, and links and folders between them."""
     rng, file = np.random.default_rng(seed), io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=format_) as tar:
         for number in range(30):
@@ -69,7 +69,7 @@ def test_random_tars(format_, chunk):
         assert [member_name(data[start:begin]) for start, begin, _, _ in found] == [name for *_, name in found]
 
 
-def test_pax_headers_that_name_size_or_nothing_of_ours():
+def test_pax_headers_with_size_path_or_unused_keys():
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for number, headers in enumerate(({"comment": "path=no"}, {"size": "700"}, {"path": "of/the/record.txt"})):
@@ -81,8 +81,8 @@ def test_pax_headers_that_name_size_or_nothing_of_ours():
     assert [name for *_, name in found] == [b"0.jpg", b"1.jpg", b"of/the/record.txt"]
 
 
-def test_a_size_in_a_pax_header_counts():
-    """As it must above 8 GiB; the header's own is 0 here."""
+def test_a_size_in_a_pax_header_is_used():
+    """It is needed above 8 GiB; the size in the header itself is 0 here."""
     info = tarfile.TarInfo("a.jpg")
     info.size, info.pax_headers = 0, {"size": "700"}
     data = info.tobuf(tarfile.PAX_FORMAT) + b"x" * 700 + bytes(324) + one_header(3, "last.txt") + bytes(BLOCK) + END
@@ -91,7 +91,7 @@ def test_a_size_in_a_pax_header_counts():
 
 
 def patched(header, at, field):
-    """A header with other bytes in a place, and its checksum right."""
+    """A header with `field` at offset `at`, and a correct checksum."""
     header = bytearray(header)
     header[at : at + len(field)] = field
     header[148:156] = b" " * 8
@@ -113,12 +113,12 @@ END = bytes(2 * BLOCK)
     [
         (124, b"       1274\0"),  # spaces before the digits
         (124, b"1274 \0\0\0\0\0\0\0"),
-        (124, b"000000001274"),  # twelve digits and no end
+        (124, b"000000001274"),  # twelve digits without an end
         (124, b"\x80" + (700).to_bytes(11, "big")),
         (156, b"\0"),
         (156, b"7"),
-        (257, bytes(8)),  # v7, from before there was a magic
-        (0, b"b.jpg\0junk"),  # whatever follows the end of a name
+        (257, bytes(8)),  # v7, without a magic
+        (0, b"b.jpg\0junk"),  # bytes after the end of the name
         (0, "é.jpg".encode("latin-1")),
     ],
 )
@@ -129,13 +129,13 @@ def test_ways_to_write_a_header(at, field):
 
 
 def test_only_posix_headers_have_a_prefix():
-    """GNU's have times there; tarfile would take them for a folder."""
+    """GNU headers have times there, which tarfile would take for a folder."""
     data = patched(one_header(), 345, b"12345670123\0") + bytes(1024) + END
     assert walk(data)[0] == [(0, BLOCK, 700, b"a.jpg")]
 
 
 def test_signed_checksums():
-    """As some old writers took them."""
+    """As some old programs write them."""
     header = bytearray(patched(one_header(), 0, "é.jpg".encode("latin-1")))
     signed = sum(byte - 256 * (byte > 127) for byte in header[:148] + b" " * 8 + header[156:])
     header[148:156] = f"{signed:06o}\0 ".encode()
@@ -143,8 +143,8 @@ def test_signed_checksums():
     assert walk(data) == (expected(data), "")
 
 
-def test_sparse_files_are_passed_over():
-    """GNU tar's old kind with a map in blocks of its own, and the kinds in pax headers."""
+def test_sparse_files_are_skipped():
+    """The old GNU format, with a map in separate blocks, and the pax format."""
     piece = b"%011o\0" % 0 + b"%011o\0" % 100
     old = patched(one_header(100, "s.jpg"), 156, b"S")
     old = patched(old, 386, piece + bytes(24 * 3) + b"\1" + b"%011o\0" % 200)
@@ -158,7 +158,7 @@ def test_sparse_files_are_passed_over():
 
 
 def test_members_of_gigabytes(tmp_path):
-    """9 GiB, whose size needs the binary form; the file has a hole there."""
+    """A size of 9 GiB has the binary form; the content is a hole in the file."""
     path, size = tmp_path / "big.tar", 9 << 30
     with open(path, "wb") as file:
         file.write(one_header(size, "big.bin"))
@@ -174,12 +174,12 @@ def test_members_of_gigabytes(tmp_path):
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_cut_off_at_every_block_and_between(format_):
-    """What is whole is found, whatever is missing; and it is said that something is."""
+    """Complete members are found, and the problem is reported."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=format_) as tar:
         for number in range(6):
             info = tarfile.TarInfo(f"{'long' * 30 * (number % 2)}/{number}.jpg".lstrip("/"))
-            info.size = SIZES[number]
+            info.size, info.mtime = SIZES[number], 1_700_000_000 + number % 3 / 2  # half seconds need a pax header
             tar.addfile(info, io.BytesIO(bytes(info.size)))
     data = file.getvalue()
     whole = expected(data)
@@ -190,13 +190,13 @@ def test_cut_off_at_every_block_and_between(format_):
         assert bool(problem) == (cut < end + BLOCK), cut
 
 
-def test_damage_ends_the_walk_where_it_is():
+def test_an_invalid_header_ends_the_walk():
     data = bytearray(random_tar(1, tarfile.GNU_FORMAT))
     whole = expected(bytes(data))
     rng = np.random.default_rng(0)
     for number in (0, 3, len(whole) - 1):
         for at in rng.integers(0, BLOCK - 12, 20):
-            start = whole[number][1] - BLOCK + int(at)  # in the header before the content
+            start = whole[number][1] - BLOCK + int(at)  # in the last header before the content
             before, data[start] = data[start], data[start] ^ 0x55
             found, problem = walk(bytes(data))
             assert [m for m in found if m not in whole] == [] and len(found) <= number, (number, at)
@@ -204,7 +204,7 @@ def test_damage_ends_the_walk_where_it_is():
             data[start] = before
 
 
-def test_negative_sizes_do_not_walk_backwards():
+def test_a_negative_size_is_invalid():
     for field in (b"-0000000512\0", b"\xff" * 12):
         data = one_header() + bytes(1024) + patched(one_header(), 124, field) + END
         assert walk(data)[1] == "damaged at byte 1,536"
@@ -224,13 +224,33 @@ def test_negative_sizes_do_not_walk_backwards():
     ],
     ids=("nothing", "end marks", "zeros", "html", "gzip", "noise", "short", "cut off"),
 )
-def test_what_is_no_tar_or_empty(data, problem):
-    found, said = walk(data)
-    assert any(said.startswith(part) for part in problem.split("|"))
+def test_empty_files_and_files_that_are_not_tars(data, problem):
+    found, reported = walk(data)
+    assert any(reported.startswith(part) for part in problem.split("|"))
     assert not found or problem.startswith("cut off")
 
 
-def test_tars_one_after_the_other_are_told():
+def test_concatenated_tars_are_reported():
     one = random_tar(0, FORMATS[0])
     assert walk(one + one)[1].endswith("are not read: are these several tars in one?")
     assert walk(one + bytes(100_000))[1] == ""
+
+
+def extension(kind, size):
+    return patched(one_header(size, "x"), 156, kind)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (extension(b"L", 2 << 20) + bytes(3 << 20), "damaged at byte 0"),  # no name has 2 MiB
+        (extension(b"x", 0) * 2000 + one_header() + bytes(1024), "damaged at byte 0"),  # `tarfile` is recursive
+        (extension(b"x", 12) + b"12 path=\xff\n".ljust(BLOCK, b"\0") + bytes(1024), "damaged at byte 0"),
+        (extension(b"L", 600) + bytes(BLOCK), "cut off at byte 1,024"),
+        (extension(b"L", 6) + b"a.jpg".ljust(BLOCK, b"\0"), "cut off at byte 1,024"),
+        (patched(extension(b"S", 5), 482, b"\1"), "cut off at byte 512"),
+    ],
+    ids=("a huge name", "2000 pax headers", "no header follows", "half a name", "no member follows", "half a map"),
+)
+def test_invalid_extensions(data, problem):
+    assert walk(data) == ([], problem)

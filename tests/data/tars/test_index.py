@@ -1,4 +1,4 @@
-"""The index of tars: what is in its file, when it is made anew, where, and what is said of files that are no tars."""
+"""The index of tars: its file, when it is built again, its location, and errors for files that are not tars."""
 
 import gzip
 import logging
@@ -11,8 +11,10 @@ import pytest
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.tars import build
-from rankclip_jax.data.tars.build import FOLDER, open_indexes
-from rankclip_jax.data.tars.index import EMPTY, MAGIC, Entry, Index, read_index, write_index
+from rankclip_jax.data.tars.build import open_indexes
+from rankclip_jax.data.tars.index import MAGIC, read_index, write_index
+from rankclip_jax.data.tars.location import FOLDER
+from rankclip_jax.data.tars.shard import Entry, Shard
 from rankclip_jax.errors import UserError
 from tests.support.tar_files import sample, write_shards, write_tar
 from tests.support.tar_indexes import PARTS, note_scans, opened
@@ -20,28 +22,29 @@ from tests.support.tar_indexes import PARTS, note_scans, opened
 # ---------------------------------------------------------------- the file
 
 
-def entries(counts):
-    return {f"{i}.tar": Entry(10 * n, "9", n, 2 * n, 0, 0, "", ("jpg",), "d") for i, n in enumerate(counts)}
-
-
 def some_index(counts, seed=0):
     rng = np.random.default_rng(seed)
-    rows = {f"{i}.tar": rng.integers(0, 1 << 32, (n, 7), np.uint32) for i, n in enumerate(counts)}
-    return Index(entries(counts), rows)
+    return {
+        f"{i}.tar": Shard(
+            Entry(10 * n, "9", n, 2 * n, 0, 0, "", ("jpg",), "d"), rng.integers(0, 1 << 32, (n, 7), np.uint32)
+        )
+        for i, n in enumerate(counts)
+    }
 
 
 @pytest.mark.parametrize("counts", [[], [0], [3, 0, 5], [20_000, 30_000]])
-def test_an_index_comes_back(tmp_path, counts):
+def test_an_index_is_read_as_it_was_written(tmp_path, counts):
     index, path = some_index(counts), str(tmp_path / "x.index")
     write_index(path, index, PARTS)
-    back = read_index(path, PARTS)
-    assert back.entries == index.entries and list(back.rows) == list(index.rows)
-    for name, rows in index.rows.items():
-        np.testing.assert_array_equal(back.rows[name], rows)
+    read = read_index(path, PARTS)
+    assert list(read) == list(index)
+    for name, shard in index.items():
+        assert read[name].entry == shard.entry
+        np.testing.assert_array_equal(read[name].rows, shard.rows)
     assert os.listdir(tmp_path) == ["x.index"]
 
 
-def test_a_damaged_index_counts_for_nothing(tmp_path):
+def test_a_damaged_index_is_ignored(tmp_path):
     path = tmp_path / "x.index"
     write_index(str(path), some_index([30, 50]), PARTS)
     whole = path.read_bytes()
@@ -58,14 +61,14 @@ def test_a_damaged_index_counts_for_nothing(tmp_path):
     damaged += [whole.replace(b'"pairs":30', b'"pears":30'), whole.replace(b'{"parts"', b'["parts"')]
     for data in damaged:
         path.write_bytes(data)
-        assert read_index(str(path), PARTS) == EMPTY
+        assert read_index(str(path), PARTS) == {}
     path.write_bytes(whole)
-    assert read_index(str(path), (("jpg",), ("txt",))) == EMPTY, "of as many parts, and other ones"
-    assert read_index(str(path), PARTS[:1]) == EMPTY and read_index(str(tmp_path / "none"), PARTS) == EMPTY
-    assert len(read_index(str(path), PARTS).entries) == 2
+    assert read_index(str(path), (("jpg",), ("txt",))) == {}, "the same number of parts, but other ones"
+    assert read_index(str(path), PARTS[:1]) == {} and read_index(str(tmp_path / "none"), PARTS) == {}
+    assert len(read_index(str(path), PARTS)) == 2
 
 
-# ---------------------------------------------------------------- when it is made
+# ---------------------------------------------------------------- when it is built
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def scans(monkeypatch):
     return note_scans(monkeypatch)
 
 
-def test_it_is_made_once_and_then_for_what_changed(tmp_path, scans):
+def test_it_is_built_once_and_then_for_changed_shards(tmp_path, scans):
     files = write_shards(tmp_path / "d", [3, 4, 5])
     assert opened(files) == [("00000.tar", 3), ("00001.tar", 4), ("00002.tar", 5)]
     assert sorted(scans) == ["00000.tar", "00001.tar", "00002.tar"]
@@ -85,9 +88,9 @@ def test_it_is_made_once_and_then_for_what_changed(tmp_path, scans):
     files += write_shards(tmp_path / "d", [2], first=3)
     assert opened(files)[3] == ("00003.tar", 2) and scans[4:] == ["00003.tar"]
 
-    os.utime(files[0], (1, 1))  # of the same size
+    os.utime(files[0], (1, 1))  # the size stays
     assert opened(files[:2]) == [("00000.tar", 3), ("00001.tar", 1)] and scans[5:] == ["00000.tar"]
-    assert opened(files)[3] == ("00003.tar", 2) and len(scans) == 6, "what was not asked for stays"
+    assert opened(files)[3] == ("00003.tar", 2) and len(scans) == 6, "shards that were not requested stay in the file"
 
     opened(files, rebuild=True)
     assert len(scans) == 10
@@ -99,21 +102,21 @@ def test_other_parts_have_another_index(tmp_path, scans):
     open_indexes(files, (("jpg",), ("json",)))
     open_indexes(files, PARTS)
     assert len(scans) == 2
-    assert sorted(os.listdir(tmp_path / "d" / FOLDER)) == ["jpg+json.index", "lock", "image+txt.index"]
+    assert sorted(os.listdir(tmp_path / "d" / FOLDER)) == ["image+txt.index", "jpg+json.index", "lock"]
 
 
-def test_the_rows_of_a_changed_shard_are_the_new_ones(tmp_path):
+def test_a_changed_shard_has_new_rows(tmp_path):
     files = write_shards(tmp_path / "d", [3, 3])
     before = open_indexes(files, PARTS)
     write_tar(Path(files[0]), [*sample(8), *sample(9)])
     after = open_indexes(files, PARTS)
     assert after[0].entry.digest != before[0].entry.digest and len(after[0].rows) == 2
     np.testing.assert_array_equal(after[1].rows, before[1].rows)
-    assert len(before[0].rows) == 3, "whoever has opened the old one keeps it"
+    assert len(before[0].rows) == 3, "an index that was opened before keeps its rows"
 
 
-def test_a_file_that_was_replaced_while_it_was_open(tmp_path):
-    """Downloaders write a new file and rename it: the descriptor of the old one is still there."""
+def test_a_file_replaced_while_it_is_open(tmp_path):
+    """Downloaders write a new file and rename it, so the open descriptor is that of the old file."""
     files = write_shards(tmp_path, [3])
     open_pairs(files, PairOptions()).image_bytes(0)
     os.replace(write_tar(tmp_path / "new", [*sample(8), *sample(9)]), files[0])
@@ -121,16 +124,16 @@ def test_a_file_that_was_replaced_while_it_was_open(tmp_path):
     assert [pairs.captions(i) for i in range(len(pairs))] == [("number 8",), ("number 9",)]
 
 
-def test_a_folder_of_ones_own(tmp_path, scans):
+def test_index_dir(tmp_path, scans):
     files = write_shards(tmp_path / "a", [3]) + write_shards(tmp_path / "b", [4])
-    places = {tar.index for tar in open_indexes(files, PARTS, index_dir=str(tmp_path / "indexes"))}
-    assert len(places) == 2 and {os.path.dirname(place) for place in places} == {str(tmp_path / "indexes")}
+    paths = {tar.index for tar in open_indexes(files, PARTS, index_dir=str(tmp_path / "indexes"))}
+    assert len(paths) == 2 and {os.path.dirname(path) for path in paths} == {str(tmp_path / "indexes")}
     assert opened(files, index_dir=str(tmp_path / "indexes")) == [("00000.tar", 3), ("00000.tar", 4)]
     assert len(scans) == 2 and not (tmp_path / "a" / FOLDER).exists()
 
 
-def test_beside_tars_that_are_read_only(tmp_path, monkeypatch, caplog, scans):
-    """A file in the folder's place stands for a file system that refuses, since root may write anywhere."""
+def test_the_index_of_read_only_tars_is_in_the_cache(tmp_path, monkeypatch, caplog, scans):
+    """A file with the name of the folder stands for a file system that refuses writes: root may write anywhere."""
     files = write_shards(tmp_path / "d", [3])
     (tmp_path / "d" / FOLDER).touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -157,7 +160,7 @@ def test_an_index_on_a_read_only_disk_is_used(tmp_path, monkeypatch, scans):
     assert opened(files) == [("00000.tar", 3), ("00001.tar", 4)] and scans == ["00000.tar", "00001.tar"]
 
 
-def test_nowhere_to_write(tmp_path, monkeypatch):
+def test_no_writable_folder_is_an_error(tmp_path, monkeypatch):
     files = write_shards(tmp_path / "d", [1])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"config.data.index_dir=.*file cannot be written"):
@@ -168,18 +171,18 @@ def test_nowhere_to_write(tmp_path, monkeypatch):
         open_indexes(files, PARTS)
 
 
-# ---------------------------------------------------------------- trouble in the tars
+# ---------------------------------------------------------------- invalid files
 
 
-def test_files_that_are_no_tars_are_named_and_the_rest_is_kept(tmp_path, scans):
+def test_files_that_are_not_tars_are_named_and_the_others_are_indexed(tmp_path, scans):
     files = write_shards(tmp_path, [3, 3, 3])
     Path(files[1]).write_text("<html>not found</html>" * 100)
-    with pytest.raises(UserError, match=r"1 files are no tars: fetch them again.*00001.tar"):
+    with pytest.raises(UserError, match=r"1 files are not tars: download them again.*00001.tar"):
         open_indexes(files, PARTS)
     assert opened([files[0], files[2]]) == [("00000.tar", 3), ("00002.tar", 3)] and len(scans) == 3
 
 
-def test_compressed_files_under_a_tars_name(tmp_path):
+def test_compressed_files_named_tar(tmp_path):
     files = write_shards(tmp_path, [3])
     Path(files[0]).write_bytes(gzip.compress(Path(files[0]).read_bytes()))
     with pytest.raises(UserError, match="1 files are compressed and have no random access: decompress them"):

@@ -1,4 +1,4 @@
-"""The index of tars made by several processes at once, and by one that is killed or interrupted."""
+"""The index of tars built by several processes at once, and by a process that is killed or interrupted."""
 
 import os
 import signal
@@ -8,7 +8,8 @@ import textwrap
 
 import pytest
 
-from rankclip_jax.data.tars.build import FOLDER, open_indexes
+from rankclip_jax.data.tars.build import open_indexes
+from rankclip_jax.data.tars.location import FOLDER
 from tests.support.paths import ROOT
 from tests.support.tar_files import write_shards
 from tests.support.tar_indexes import PARTS, note_scans, opened
@@ -21,7 +22,7 @@ def scans(monkeypatch):
 
 CODE = """
     import signal, sys, time, logging
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore it
     logging.basicConfig(level="WARNING", format="%(message)s")
     from rankclip_jax.data.tars import build
     {patch}
@@ -48,23 +49,31 @@ def test_several_processes_at_once(tmp_path):
         process.communicate(timeout=60) for process in [start(files, "build.THREADS = 1\n" + SLOWLY) for _ in range(4)]
     ]
     assert [out.splitlines()[-1] for out, _ in outputs] == ["80"] * 4, outputs
-    assert sum(out.count("scan") for out, _ in outputs) == 4, "one of them reads the tars"
+    assert sum(out.count("scan") for out, _ in outputs) == 4, "one process reads the tars"
     assert sum("waiting for another process" in err for _, err in outputs) >= 1
-    assert sorted(os.listdir(tmp_path / FOLDER)) == ["lock", "image+txt.index"]
+    assert sorted(os.listdir(tmp_path / FOLDER)) == ["image+txt.index", "lock"]
 
 
-def test_several_processes_where_there_are_no_locks(tmp_path):
+NO_LOCKS = """
+import fcntl
+def refuse(*args):
+    raise OSError(37, "No locks available")
+fcntl.flock = refuse
+"""
+
+
+def test_several_processes_on_a_file_system_without_locks(tmp_path):
     files = write_shards(tmp_path, [20] * 4)
-    outputs = [p.communicate(timeout=60) for p in [start(files, "build.fcntl = None\n" + SLOWLY) for _ in range(3)]]
+    outputs = [p.communicate(timeout=60) for p in [start(files, NO_LOCKS + SLOWLY) for _ in range(3)]]
     assert [out.splitlines()[-1] for out, _ in outputs] == ["80"] * 3, outputs
     assert len(open_indexes(files, PARTS)) == 4
 
 
 KILLS = {
-    "before the file has its name": "build.write_index.__globals__['os'].replace = lambda *_: os.kill(os.getpid(), 9)",
+    "before the rename": "build.write_index.__globals__['os'].replace = lambda *_: os.kill(os.getpid(), 9)",
     "half written": """
         def half(file):
-            os.truncate(file, 100)
+            os.truncate(os.readlink(f"/proc/self/fd/{file}"), 100)
             os.kill(os.getpid(), 9)
         build.write_index.__globals__['os'].fsync = half
     """,
@@ -78,30 +87,30 @@ KILLS = {
 
 
 @pytest.mark.parametrize("when", KILLS)
-def test_killed_while_it_is_made(tmp_path, when, scans):
+def test_killed_while_building(tmp_path, when, scans):
     files = write_shards(tmp_path, [20] * 4)
     process = start(files, "import os\n" + textwrap.dedent(KILLS[when]))
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert opened(files) == [(os.path.basename(file), 20) for file in files]
-    assert sorted(os.listdir(tmp_path / FOLDER)) == ["lock", "image+txt.index"], "nothing is left behind"
+    assert sorted(os.listdir(tmp_path / FOLDER)) == ["image+txt.index", "lock"], "no temporary file stays"
     assert len(scans) == (2 if "saved" in when else 4)
 
 
-def test_interrupted_while_it_is_made(tmp_path, scans):
-    """What was done by then is kept."""
+def test_interrupted_while_building(tmp_path, scans):
+    """The shards finished by then are kept."""
     files = write_shards(tmp_path, [20] * 40)
     process = start(files, "build.THREADS = 1\n" + SLOWLY)
-    told = [process.stdout.readline() for _ in range(4)]
+    lines = [process.stdout.readline() for _ in range(4)]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert told == ["scan\n"] * 4 and "KeyboardInterrupt" in err
+    assert lines == ["scan\n"] * 4 and "KeyboardInterrupt" in err
     assert len(opened(files)) == 40
     assert 40 - len(scans) in range(3, 4 + out.count("scan") + 1)
 
 
-def test_an_interrupted_thread_does_not_read_on(tmp_path):
-    """A shard of minutes, by 0.2 s for each of its parts."""
+def test_an_interrupted_thread_stops_reading(tmp_path):
+    """Reading the shard would take minutes: 0.2 s for each of its blocks."""
     files = write_shards(tmp_path, [400])
     slow = """
         build.CHUNK, read = 512, build.locations.read_range

@@ -1,4 +1,4 @@
-"""Samples of tars: which members make one, and which shards are missing."""
+"""Samples of tars: which members are a sample, and which shards are missing."""
 
 import pytest
 
@@ -16,20 +16,20 @@ from tests.support.tar_indexes import PARTS
         ("a/b.c/00000.JPG", ("a/b.c/00000", "JPG")),
         ("./00000.jpg", ("./00000", "jpg")),
         ("a.b/no_extension", ("", "")),
-        ("._00000.jpg", ("", "")),  # what macOS leaves
+        ("._00000.jpg", ("", "")),  # written by macOS
         ("a/.hidden", ("", "")),
         ("00000.", ("00000", "")),
     ],
 )
 def test_a_key_ends_at_the_first_dot(name, expected):
-    """As webdataset's base_plus_ext splits them."""
+    """As `base_plus_ext` of the webdataset library."""
     assert split_name(name.encode()) == tuple(part.encode() for part in expected)
 
 
 def scanned(tmp_path, names, parts=PARTS):
-    """(key, size of each part) of the samples of a tar whose members' sizes are 1, 2, 3 ..., and what was found."""
+    """Sizes of the parts of each sample in a tar whose members have sizes 1, 2, 3 ..., and the shard."""
     data = write_tar(tmp_path / "x.tar", [(name, b"x" * size) for size, name in enumerate(names, 1)]).read_bytes()
-    shard = scan(lambda at, length: data[at : at + length], len(data), parts)
+    shard = scan(lambda at, length: data[at : at + length], (len(data), ""), parts)
     for row in shard.rows:
         assert data[int(row[3]) * 512 :].startswith(b"x" * int(row[4]))
     return [tuple(row[4::2]) for row in shard.rows.tolist()], shard
@@ -40,7 +40,7 @@ def scanned(tmp_path, names, parts=PARTS):
     [
         (["a.jpg", "a.txt", "b.jpg", "b.txt"], [(1, 2), (3, 4)], 0, 0),
         (["a.txt", "a.json", "a.JPEG"], [(3, 1)], 0, 0),
-        (["a.png", "a.jpg", "a.txt", "a.webp"], [(2, 3)], 0, 0),  # jpg is the first of the known
+        (["a.png", "a.jpg", "a.txt", "a.webp"], [(2, 3)], 0, 0),  # jpg is the preferred extension
         (["a.jpg", "b.jpg", "b.txt", "c.txt", "d.json"], [(2, 3)], 3, 0),
         (["a.jpg", "b.jpg", "a.txt", "b.txt"], [(1, 3), (2, 4)], 0, 0),
         (["a.jpg", "a.txt", "b.jpg", "b.txt", "a.jpg", "a.txt"], [(1, 2), (3, 4)], 0, 2),
@@ -53,16 +53,16 @@ def scanned(tmp_path, names, parts=PARTS):
 def test_samples(tmp_path, names, expected, incomplete, duplicates):
     found, shard = scanned(tmp_path, names)
     assert found == expected
-    assert (shard.incomplete, shard.duplicates, shard.problem) == (incomplete, duplicates, "")
-    assert shard.members == len(names)
+    assert (shard.entry.incomplete, shard.entry.duplicates, shard.entry.problem) == (incomplete, duplicates, "")
+    assert shard.entry.members == len(names)
 
 
 def test_other_parts(tmp_path):
     names = ["a.jpg", "a.seg.png", "a.txt", "a.json", "b.jpg", "b.txt"]
     parts = (("seg.png",), ("txt",), ("json",))
     found, shard = scanned(tmp_path, names, parts)
-    assert found == [(2, 3, 4)] and shard.incomplete == 1
-    assert shard.extensions == ("jpg", "json", "seg.png", "txt")
+    assert found == [(2, 3, 4)] and shard.entry.incomplete == 1
+    assert shard.entry.extensions == ("jpg", "json", "seg.png", "txt")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tars of the size of CC12M: how large their index is, how fast it is made and opened. `slow` has the full size."""
+"""Tars of the size of CC12M: the size of their index, the time to build and open it. Full size: `slow`."""
 
 import os
 import tarfile
@@ -13,7 +13,8 @@ from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources import webdataset
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.build import open_indexes
-from rankclip_jax.data.tars.index import Index, write_index
+from rankclip_jax.data.tars.index import write_index
+from rankclip_jax.data.tars.shard import Shard
 from tests.support import processes
 from tests.support.tar_files import write_shards
 
@@ -21,7 +22,7 @@ PARTS = (webdataset.IMAGES, ("txt",))
 
 
 def synthetic(folder, num_shards, num_pairs):
-    """So many links to one tar of 64 pairs, with an index that has its rows again and again."""
+    """`num_shards` links to one tar of 64 pairs, with an index that repeats its rows."""
     (first,) = write_shards(folder, [64])
     (tar,) = open_indexes([first], PARTS)
     each = -(-num_pairs // num_shards)
@@ -31,15 +32,15 @@ def synthetic(folder, num_shards, num_pairs):
     size, stamp = locations.stamp(first)
     entry = replace(tar.entry, pairs=each, size=size, stamp=stamp)
     rows = np.resize(tar.rows, (each, tar.rows.shape[1]))
-    write_index(tar.index, Index(dict.fromkeys(names, entry), dict.fromkeys(names, rows)), PARTS)
+    write_index(tar.index, dict.fromkeys(names, Shard(entry, rows)), PARTS)
     return Path(tar.index), each * num_shards
 
 
 FIRST_BATCH = """
 import sys, time
-from types import SimpleNamespace
-from rankclip_jax.data.loader import Loader
+from tests.support.loaders import make_loader
 from rankclip_jax.data.sources.assemble import load
+from rankclip_jax.data.sources.options import FileOptions
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
 tokenizer = TOKENIZERS["clip"]((), 0, 77)
 
@@ -48,8 +49,8 @@ def private():
         return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
 
 before, began = private(), time.perf_counter()
-train = load(SimpleNamespace(name="webdataset", train=sys.argv[1])).train
-with Loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
+train = load(FileOptions(name="webdataset", train=sys.argv[1])).train
+with make_loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
     next(loader)
     print(len(train), time.perf_counter() - began, private() - before, loader.bad_records)
 """
@@ -59,7 +60,7 @@ with Loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
     ("num_shards", "num_pairs"), [(40, 200_000), pytest.param(1243, 12_000_000, marks=pytest.mark.slow)]
 )
 def test_an_index_is_small_and_opened_at_once(tmp_path, num_shards, num_pairs):
-    """28 bytes a pair, of which an open data set has none in memory of its own; the order of 12 M is 96 MB."""
+    """28 bytes per pair, mapped and not in private memory; the permutation of 12 M pairs takes 96 MB."""
     index, total = synthetic(tmp_path / "d", num_shards, num_pairs)
     assert index.stat().st_size / total < 30
     code, out, err = processes.run(FIRST_BATCH, f"{tmp_path}/d/{{00000..{num_shards - 1:05d}}}.tar")
@@ -71,7 +72,7 @@ def test_an_index_is_small_and_opened_at_once(tmp_path, num_shards, num_pairs):
 
 @pytest.mark.parametrize(("num_pairs", "rate"), [(5000, 0), pytest.param(340_000, 200_000, marks=pytest.mark.slow)])
 def test_a_tar_of_many_small_members(tmp_path, num_pairs, rate):
-    """`slow`: 10^6 members, 2 x 10^5 of them a second of this process's own time, from a warm file."""
+    """`slow`: 10^6 members from a cached file, at 2 x 10^5 members per second of CPU time."""
     path = tmp_path / "0.tar"
     with open(path, "wb") as file:
         for number in range(num_pairs):

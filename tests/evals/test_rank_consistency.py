@@ -1,4 +1,4 @@
-"""Rank correlations and NDCG against scipy, scikit-learn and brute force; hostile embeddings."""
+"""Rank correlations and NDCG against scipy, scikit-learn and brute force; ties, NaN and collapsed embeddings."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from rankclip_jax.evals import similarity
 from rankclip_jax.evals.geometry import geometry
 from rankclip_jax.evals.rank_consistency import CORRELATIONS, ndcg, ndcg_chance, rank_consistency
 from rankclip_jax.evals.rank_correlation import kendall_tau, spearman
-from rankclip_jax.evals.similarity import score_rows
+from rankclip_jax.evals.similarity import Scores
 
 
 def unit(rng, *shape):
@@ -20,7 +20,7 @@ def unit(rng, *shape):
 
 
 def concepts(rng, n_labels, per_label, n_dims=64):
-    """Embeddings in which concepts of one label are near one another and far from all others."""
+    """Embeddings in which concepts with the same label are near each other and far from all others."""
     labels = np.repeat(np.arange(n_labels), per_label)
     embeds = np.eye(n_labels, n_dims)[labels] + 0.01 * rng.normal(size=(len(labels), n_dims))
     return embeds / np.linalg.norm(embeds, axis=1, keepdims=True), labels
@@ -37,7 +37,7 @@ def test_correlations_equal_scipy_without_ties(n):
 
 
 @pytest.mark.parametrize("n_values", [1, 2, 5])
-def test_tau_with_ties_equals_a_walk_over_all_pairs(n_values):
+def test_tau_with_ties_equals_a_loop_over_all_pairs(n_values):
     rng = np.random.default_rng(n_values)
     x, y = rng.integers(0, n_values, size=(2, 4, 19)).astype(float)
     for row, (a, b) in enumerate(zip(x, y, strict=True)):
@@ -77,24 +77,24 @@ def test_consistency_is_one_for_equal_and_zero_for_random_or_collapsed():
     rng = np.random.default_rng(1)
     v, t = unit(rng, 300, 24), unit(rng, 300, 24)
     assert rank_consistency(v, v) == pytest.approx(dict.fromkeys(CORRELATIONS, 1))
-    # One list's tau has variance 2(2n+5) / 9n(n-1) = 0.0015 for n = 299; lists share images, so average less.
+    # Tau of one list has variance 2(2n+5) / 9n(n-1) = 0.0015 for n = 299. Lists share images, so the mean varies more.
     assert all(abs(value) < 0.02 for value in rank_consistency(v, t).values())
     collapsed = np.repeat(v[:1], 300, axis=0)
     assert rank_consistency(collapsed, t) == rank_consistency(v, collapsed) == dict.fromkeys(CORRELATIONS, 0)
 
 
-def test_consistency_loses_with_every_nan():
+def test_every_nan_lowers_consistency():
     v = unit(np.random.default_rng(2), 50, 8)
     broken = v.copy()
     broken[::10] = np.nan
     found = rank_consistency(v, broken)
-    # 45 of 50 anchors, and of each list of 49 the 44 items that are left.
+    # 45 of 50 anchors are valid, and 44 of the 49 items of each list.
     assert found["in_modal_kendall_tau"] == pytest.approx(0.9 * (44 * 43) / (49 * 48))
     assert found["in_modal_spearman"] == pytest.approx(0.9 * (44**3 - 44) / (49**3 - 49))
     assert rank_consistency(v * np.nan, v) == dict.fromkeys(CORRELATIONS, 0)
 
 
-def test_consistency_of_a_seeded_subset_of_anchors():
+def test_consistency_of_a_random_subset_of_anchors():
     rng = np.random.default_rng(3)
     v = unit(rng, 400, 16)
     t = v + 0.3 * unit(rng, 400, 16)
@@ -116,35 +116,35 @@ def test_ndcg_equals_scikit_learn():
     gains = np.where(labels[:, None] == other_labels[None, :], 1, 0)
     gains = np.where(ids[:, None] == other_ids[None, :], 3, gains)
     expected = ndcg_score(gains, queries.astype(np.float64) @ candidates.T.astype(np.float64), k=10)
-    found = ndcg(score_rows(queries, candidates), ids, other_ids, labels, other_labels)
+    found = ndcg(Scores(queries, candidates).rows, ids, other_ids, labels, other_labels)
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_ndcg_is_one_when_perfect_worst_when_collapsed_and_chance_when_random():
+def test_ndcg_of_perfect_collapsed_and_random_embeddings():
     rng = np.random.default_rng(5)
     embeds, labels = concepts(rng, 20, 15)
     ids = np.arange(300)
     judged = (ids, ids, labels, labels)
-    assert ndcg(score_rows(embeds, embeds), *judged) == pytest.approx(1)
-    assert ndcg(score_rows(embeds, np.repeat(embeds[:1], 300, axis=0)), *judged) == 0
-    assert ndcg(score_rows(embeds, embeds * np.nan), *judged) == 0
-    random = [ndcg(score_rows(unit(rng, 300, 24), unit(rng, 300, 24)), *judged) for _ in range(20)]
+    assert ndcg(Scores(embeds, embeds).rows, *judged) == pytest.approx(1)
+    assert ndcg(Scores(embeds, np.repeat(embeds[:1], 300, axis=0)).rows, *judged) == 0
+    assert ndcg(Scores(embeds, embeds * np.nan).rows, *judged) == 0
+    random = [ndcg(Scores(unit(rng, 300, 24), unit(rng, 300, 24)).rows, *judged) for _ in range(20)]
     error = np.std(random) / np.sqrt(20)
     assert abs(np.mean(random) - ndcg_chance(*judged)) < 4 * error
 
 
-def test_ndcg_places_ties_and_nan_against_the_model():
+def test_ndcg_ranks_ties_and_nan_against_the_model():
     ids, labels = np.arange(3), np.array([0, 1, 2])
     rows = np.array([[5.0, 5.0, 1.0], [np.nan, 2.0, 1.0], [1.0, 2.0, np.nan]])
     second, third = 1 / np.log2(3), 0.0
-    # Row 0: its own ties with another and comes second. Row 1: a NaN that is not its own comes first, so second.
-    # Row 2: its own is NaN and earns nothing.
+    # Row 0: its match ties with another candidate and ranks second. Row 1: a NaN ranks first, its match second.
+    # Row 2: its match is NaN and earns nothing.
     assert ndcg(lambda block: rows[block], ids, ids, labels, labels) == pytest.approx((2 * second + third) / 3)
 
 
 def test_ndcg_without_anything_relevant_is_zero():
     ids = np.arange(3)
-    assert ndcg(score_rows(np.eye(3), np.eye(3)), ids, ids + 9, ids, ids + 9) == 0
+    assert ndcg(Scores(np.eye(3), np.eye(3)).rows, ids, ids + 9, ids, ids + 9) == 0
     assert ndcg_chance(ids, ids + 9, ids, ids + 9) == 0
 
 

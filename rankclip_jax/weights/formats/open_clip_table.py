@@ -1,4 +1,4 @@
-"""The table of OpenAI's and open_clip's state dicts: ViT, ResNet and the text tower."""
+"""The table of state dicts of OpenAI and open_clip: ViT, ResNet and the text tower."""
 
 from ml_collections import ConfigDict
 
@@ -7,21 +7,26 @@ from rankclip_jax.weights.formats.mapping import Rule, dense_rules, norm_rules, 
 
 
 def rules(config: ConfigDict, prefix: str = "", with_bias: bool = False) -> list[Rule]:
-    """The table for these towers; `prefix` goes before the text tower's keys, `with_bias` is SigLIP's of logits.
+    """The table for the towers of `config.model`.
+
+    Args:
+      config: `config.model`.
+      prefix: precedes the keys of the text tower, such as "text.".
+      with_bias: whether the model has SigLIP's `logit_bias`.
 
     Raises:
-      UserError: the format cannot hold them; names the field.
+      UserError: the format cannot hold these towers; the message names the field.
     """
     image, text = config.image, config.text
     if image.tower not in ("vit", "resnet") or text.tower != "text_transformer":
-        raise UserError(f"open_clip has no image tower {image.tower!r}: its format holds vit and resnet.")
-    wanted = {"pool": "class", "patch_bias": False, "projection": True}
-    for key, value in wanted.items():
-        if image.get(key, value) != value:
-            raise UserError(f"open_clip's own towers have model.image.{key}={value!r}, and this model {image[key]!r}.")
+        raise UserError(f"open_clip has no image tower {image.tower!r}: its format supports vit and resnet.")
+    required = {"pool": "class", "patch_bias": False, "projection": True} if image.tower == "vit" else {}
+    for key, value in required.items():
+        if image[key] != value:
+            raise UserError(f"open_clip needs model.image.{key}={value!r}, but this model has {image[key]!r}.")
     theirs = f"{prefix}text_projection"
     projection = [rule("towers/text/text_projection", theirs)]
-    if text.get("projection_bias", False):
+    if text.projection_bias:
         projection = [rule("towers/text/text_projection", f"{theirs}.weight", "linear")]
         projection += [rule("towers/text/text_projection_bias", f"{theirs}.bias")]
     return [
@@ -41,7 +46,7 @@ def _vit_rules(image: ConfigDict) -> list[Rule]:
         rule("towers/image/conv1/kernel", "visual.conv1.weight", "conv"),
         rule("towers/image/class_embedding", "visual.class_embedding"),
         rule("towers/image/positional_embedding", "visual.positional_embedding"),
-        *(norm_rules("towers/image/ln_pre", "visual.ln_pre") if image.get("pre_norm", True) else []),
+        *(norm_rules("towers/image/ln_pre", "visual.ln_pre") if image.pre_norm else []),
         *norm_rules("towers/image/ln_post", "visual.ln_post"),
         *_blocks("towers/image", "visual.transformer.resblocks"),
         rule("towers/image/proj", "visual.proj"),
@@ -62,13 +67,13 @@ def _blocks(tower: str, layers: str) -> list[Rule]:
 
 
 def _resnet_rules(image: ConfigDict) -> list[Rule]:
-    """Our ResNet's parameters have OpenAI's names, with / for its dots."""
+    """Our ResNet's parameters have OpenAI's names, with / instead of dots."""
     found = [one for i in (1, 2, 3) for one in _conv_and_norm("", f"conv{i}", f"bn{i}")]
     for stage, blocks in enumerate(image.layers, 1):
         for block in range(blocks):
             at = f"layer{stage}/{block}/"
             found += [one for i in (1, 2, 3) for one in _conv_and_norm(at, f"conv{i}", f"bn{i}")]
-        # The first block of each stage changes the shape, and has a convolution for its shortcut.
+        # The first block of each stage changes the shape, and has a projection shortcut.
         found += _conv_and_norm(f"layer{stage}/0/downsample/", "0", "1")
     found += [rule("towers/image/attnpool/positional_embedding", "visual.attnpool.positional_embedding")]
     for name in ("q_proj", "k_proj", "v_proj", "c_proj"):

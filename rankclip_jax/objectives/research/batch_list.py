@@ -1,14 +1,14 @@
-"""RankCLIP's lists as the paper's formula prints them: one list of all B^2 pairs. For research.
+"""RankCLIP with one list of all B^2 pairs, as the paper's formula prints it. For research.
 
     - log prod_{i,j} u_ij / sum_{(k,l): r_kl <= r_ij} u_kl        u = exp(s cosine), r the reference cosine
 
-The released code has a list for each row instead, which the paper's figure draws too. As in the row-wise form,
-and unlike the printed formula, utilities are exponentials with the learned scale (raw cosines have no logarithm
-below 0), both directions are summed, and the sum is divided: a mean over the B^2 positions, / 32 (our reading).
+The released code has one list per row instead, and the paper's figure shows the same. As in the row-wise form, and
+unlike the printed formula, utilities are exponentials with the learned scale (raw cosines have no logarithm below
+0), both directions are summed, and the sum is divided by 32 B^2: a mean over the B^2 items, / 32 (our reading).
 
-The whole batch is gathered and the list is walked once, on one device, whose memory and time grow with B^2.
+One device computes the list once, from all gathered embeddings. Its memory and time grow with B^2.
 
-Letters: B global rows, D embedding.
+Letters: B rows of the global batch, D embedding.
 """
 
 from collections.abc import Callable
@@ -24,32 +24,32 @@ MAX_BATCH = 2048  # four million pairs
 
 
 def batch_lists(block: RowBlock, cosines, include_diagonal: bool) -> tuple[jax.Array, jax.Array]:
-    """The two lists [1, B^2] of cosines, pair (i, j) at the same place in both.
+    """The two lists [1, B^2] of cosines, with pair (i, j) at the same index in both.
 
     Args:
       block: any block; only `gathered` is read.
-      cosines: of which arrays, ((rows, columns) of the first list, (rows, columns) of the second).
-      include_diagonal: whether the B own pairs are in it; [1, B^2 - B] without them.
+      cosines: names of arrays, ((rows, columns) of the first list, (rows, columns) of the second).
+      include_diagonal: whether the lists contain the B own pairs; [1, B^2 - B] without them.
 
     Raises:
-      UserError: the batch is above `MAX_BATCH`.
+      UserError: the batch is larger than `MAX_BATCH`.
     """
     if block.batch > MAX_BATCH:
         raise UserError(
-            f"objective.list_scope='batch' makes one list of all pairs and goes up to a batch of {MAX_BATCH:,}, "
+            f"objective.list_scope='batch' makes one list of all pairs and allows a batch of at most {MAX_BATCH:,}, "
             f"not {block.batch:,}: use list_scope='row', as the released code does."
         )
     return tuple(_flat(matrix, include_diagonal) for matrix in _square(block, cosines))
 
 
 def only_once(block: RowBlock, compute: Callable[[], jax.Array]) -> jax.Array:
-    """`compute()` in the block that holds row 0, zero in all others: one block of one device."""
+    """`compute()` in the block that contains row 0, and zero in all other blocks and on all other devices."""
     zero = jnp.zeros((), jnp.result_type(*block.gathered.values()))
     return lax.cond(block.index_C[0] == 0, compute, lambda: zero)
 
 
 def _square(block: RowBlock, cosines) -> tuple[jax.Array, jax.Array]:
-    """Both [B, B]. Entries that are equal by their definition get equal bits, or they would not tie."""
+    """Both matrices [B, B]. Entries that are equal by definition get equal bits, or they would not tie."""
     (first, second) = (cosine(block.gathered[rows], block.gathered[columns]) for rows, columns in cosines)
     if cosines[0] == cosines[1][::-1]:
         return first, first.T
@@ -57,7 +57,7 @@ def _square(block: RowBlock, cosines) -> tuple[jax.Array, jax.Array]:
 
 
 def _symmetric(x_BB: jax.Array) -> jax.Array:
-    """Products of unit-norm rows: (i, j) is (j, i), and those of equal rows, the whole diagonal, are 1 and tie."""
+    """Make products of unit-norm rows symmetric; those of equal rows, such as the diagonal, become 1 and tie."""
     x_BB = (x_BB + x_BB.T) / 2
     rounding = 16 * jnp.finfo(x_BB.dtype).eps
     return jnp.where(jnp.abs(x_BB - 1) <= rounding, x_BB + lax.stop_gradient(1 - x_BB), x_BB)
@@ -67,5 +67,5 @@ def _flat(x_BB: jax.Array, include_diagonal: bool) -> jax.Array:
     if include_diagonal:
         return x_BB.reshape(1, -1)
     size = len(x_BB)
-    # In rows of B + 1, what follows the first entry has the diagonal in its last column.
+    # After the first entry, rows of length B + 1 have the diagonal in their last column.
     return x_BB.reshape(-1)[1:].reshape(size - 1, size + 1)[:, :-1].reshape(1, -1)

@@ -1,6 +1,7 @@
-"""Evaluating a run: during training on `val`, at the end on everything, with what the report shows."""
+"""Evaluate a model on the splits of a data set: on some of them during training, on all of them at the end."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -19,19 +20,19 @@ from rankclip_jax.parallel import processes
 
 
 def check_names(config: ConfigDict, dataset: Dataset) -> None:
-    """Refuse names of splits, evaluations and metrics that nothing answers to, before anything is trained.
+    """Check the names of splits, evaluations and metrics in the config, before anything is trained.
 
     Args:
-      config: the whole config, of which `eval` and `checkpoint` are read.
-      dataset: whose evaluation splits are meant.
+      config: the whole config; its sections `eval` and `checkpoint` are read.
+      dataset: the data set with the evaluation splits.
 
     Raises:
-      UserError: names the key, and the names that are known.
+      UserError: a name is unknown; the message names the config key and the known names.
     """
     if config.eval.train_splits and not dataset.evals:
         raise UserError(
             "there is nothing to evaluate: name pairs in config.data.val, hold some out by config.data.val_pairs=1000, "
-            "or train without, by --config.eval.train_splits='()' --config.checkpoint.best_metric=''."
+            "or train without evaluation: --config.eval.train_splits='()' --config.checkpoint.best_metric=''."
         )
     during = [lookup(dataset.evals, name, "config.eval.train_splits split") for name in config.eval.train_splits]
     shown_split(dataset, config.eval.report_split)
@@ -50,7 +51,10 @@ def check_names(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def shown_split(dataset: Dataset, name: str) -> EvalSplit | None:
-    """The split whose images the report shows: `config.eval.report_split`, for "" the last one; None of no splits."""
+    """Return the split whose images the report shows: `config.eval.report_split`, or the last split if that is "".
+
+    None if the data set has no splits.
+    """
     if not name:
         return next(reversed(dataset.evals.values()), None)
     return lookup(dataset.evals, name, "config.eval.report_split split")
@@ -63,24 +67,25 @@ def evaluate_splits(
 
     Args:
       encoder: the model.
-      dataset: whose evaluation splits to use.
-      splits: their names.
-      names: keys of `evals.EVALS`.
+      dataset: the data set with the evaluation splits.
+      splits: names of splits.
+      names: names of evaluations, keys of `EVALS`.
 
     Returns:
       flat metrics ``<split>/<metric>``, and the embeddings of each split.
     """
-    metrics, embeds = {}, {}
+    metrics, kept = {}, {}
     hidden = None if processes.is_main() else True  # None: shown on a terminal only
     for name in tqdm(splits, desc="evaluating", unit="split", leave=False, disable=hidden):
         split = lookup(dataset.evals, name, "evaluation split")
-        embeds[name] = embed_split(encoder, split, names)
-        metrics |= evaluate_embeddings(embeds[name], split, names) | _unreadable(split)
-    return metrics, embeds
+        embeds = embed_split(encoder, split, names)
+        metrics |= evaluate_embeddings(embeds, split, names) | _unreadable(split)
+        kept[name] = replace(embeds)  # a copy without the cached scores, which may be larger than the embeddings
+    return metrics, kept
 
 
 def _unreadable(split: EvalSplit) -> dict[str, float]:
-    """How many images of a split that was just encoded are white because they cannot be decoded, if any."""
+    """Return the number of images that could not be decoded and were replaced by white, if it is not 0."""
     if not isinstance(split.images, LazyImages):
         return {}
     # Each process decodes its own part of every batch.
@@ -94,9 +99,9 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
     Args:
       encoder: the model.
       dataset: its evaluation splits, and training images for the pixel reference.
-      config: `config.eval`: `names` of evaluations, the split `shown` in the report.
-      workdir: run folder; one process writes.
-      step: training steps behind `encoder.params`.
+      config: `config.eval`.
+      workdir: run folder; only the main process writes.
+      step: number of training steps of the encoder's weights.
 
     Returns:
       flat metrics of all splits.
@@ -113,14 +118,13 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
 def references(
     dataset: Dataset, splits: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """What needs no model: the level of chance, and that of the nearest training image by pixels.
+    """Return the model-free baselines: the chance level, and pixel nearest neighbour.
 
-    Args as those of `evaluate_splits`. The second is empty where the concepts of the training images are
-    not known.
+    Arguments as for `evaluate_splits`. The second is empty if the concepts of the training images are unknown.
     """
     chance, pixels = {}, {}
     for split in (dataset.evals[name] for name in splits):
         chance |= chance_levels(split, names)
-        if hasattr(dataset.train, "ids"):
-            pixels |= pixel_reference(split, dataset.train.images, dataset.train.ids)
+        if dataset.train.concept_ids is not None:
+            pixels |= pixel_reference(split, dataset.train.images, dataset.train.concept_ids)
     return chance, pixels

@@ -1,8 +1,7 @@
-"""Linear probes of models on data sets: labels of training images and of splits, what cannot be read, the command."""
+"""Linear probes of models on data sets: labels of training images and splits, unreadable images, the command."""
 
 import json
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -11,11 +10,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rankclip_jax.config import base
-from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record
+from rankclip_jax.data.records import Classes, Dataset, EvalSplit, Record, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.probe_run import columns_of, linear_probe
+from rankclip_jax.evals.probe_dataset import columns_of, linear_probe
 from rankclip_jax.evals.results import PROBE_FILE, write_probe
 from rankclip_jax.evaluate import describe, probe
 from rankclip_jax.inference.load import load
@@ -42,7 +41,7 @@ class Mean:
         return np.asarray(images).reshape(len(images), -1, 3).mean(axis=1).astype(np.float32) / 255
 
 
-class Images:
+class Images(RecordSource):
     """Training images of one colour each; `broken` cannot be read, `unlabelled` have no class."""
 
     def __init__(self, count=120, broken=(), unlabelled=(), names=COLOURS, noise=30):
@@ -81,7 +80,7 @@ def probed(train, *splits, options=None):
     return linear_probe(Mean(), dataset, [split.name for split in splits], options or {"learning_rate": 0.2}, DATA)
 
 
-def test_what_can_be_seen_is_learned():
+def test_visible_classes_are_learned():
     train = Images()
     found = probed(train, train.split(), train.split("val", rows=slice(60, 120)))
     assert found["metrics"] == {
@@ -92,26 +91,26 @@ def test_what_can_be_seen_is_learned():
     assert found["pixels"] == {}  # these training images are not in memory
 
 
-def test_nothing_is_learned_from_other_images_labels():
+def test_nothing_is_learned_from_shuffled_labels():
     train = Images()
     train._labels = np.random.default_rng(1).permutation(train._labels)
     assert probed(train, Images().split())["metrics"]["test/linear_probe_colour_top1"] < 0.6
 
 
-def test_images_that_cannot_be_read_or_have_no_label_are_left_out():
-    """Were the labels to slip by one, all would be wrong."""
+def test_unreadable_and_unlabelled_images_are_left_out():
+    """If the labels were shifted by one image, the accuracy would be low."""
     train = Images(broken=(0, 7, 50), unlabelled=(3, 4, 5, 119))
     assert probed(train, Images().split())["metrics"]["test/linear_probe_colour_top1"] == 1.0
 
 
-def test_too_many_that_cannot_be_read():
+def test_too_many_unreadable_images():
     train = Images(broken=range(13))
     with pytest.raises(UserError, match=r"13 of 120 training images cannot be read.* image 0 \(ValueError: no JPEG\)"):
         probed(train, train.split())
 
 
 def test_classes_are_matched_by_name():
-    """Folders of another split may lack a class, or have one more."""
+    """A split may lack a class of the training images, or have one more."""
     train = Images()
     split = Images().split(names=("blue", "green", "mauve", "red"), labels=np.array([3, 1, 0, 2])[train._labels[:60]])
     assert probed(train, split)["metrics"]["test/linear_probe_colour_top1"] == 1.0
@@ -125,7 +124,7 @@ def test_classes_are_matched_by_name():
     "train, split, message",
     [
         (
-            types.SimpleNamespace(),
+            RecordSource(),
             Images().split(),
             "needs labels, and data set 'colours' has no labelling .* of test",
         ),
@@ -137,23 +136,23 @@ def test_classes_are_matched_by_name():
         (Images(), Images().split(names=("a", "red", "red")), "some have the same name: give both the same list"),
     ],
 )
-def test_labels_that_do_not_go_together(train, split, message):
+def test_labels_that_do_not_match(train, split, message):
     with pytest.raises(UserError, match=message):
         probed(train, split)
 
 
 def test_labels_of_the_embedded_images_are_those_of_the_splits():
-    """A concept is of the same class in training and in every split that has it."""
-    data = load_emoji(None)
+    """A concept has the same class in training and in every split."""
+    data = load_emoji()
     for kind in ("group", "subgroup"):
         assert data.train.classes[kind] == data.evals["test_style"].classes[kind].names
-        of_concept = dict(zip(data.train.ids.tolist(), data.train.labels(kind).tolist(), strict=True))
+        of_concept = dict(zip(data.train.concept_ids.tolist(), data.train.labels(kind).tolist(), strict=True))
         for name in ("val", "test_style"):
             split = data.evals[name]
             pairs = zip(split.image_ids.tolist(), split.classes[kind].image_labels.tolist(), strict=True)
             seen = [(of_concept[concept], label) for concept, label in pairs if concept in of_concept]
             assert len(seen) > 100 and all(a == b for a, b in seen)
-    # No image of a held-out family has a subgroup that training knows.
+    # No image of a held-out subgroup has a subgroup of the training images.
     held_out = data.evals["test_subgroup"].classes["subgroup"].image_labels
     assert not set(held_out) & set(data.train.labels("subgroup"))
 
@@ -161,7 +160,7 @@ def test_labels_of_the_embedded_images_are_those_of_the_splits():
 # Features before normalisation.
 
 
-def test_features_are_what_embeddings_are_the_direction_of():
+def test_features_are_embeddings_before_normalisation():
     encoder, images = load(CLIP), np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     features, embeds = encoder.image_features(images), encoder.encode_image(images)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
@@ -170,7 +169,7 @@ def test_features_are_what_embeddings_are_the_direction_of():
     np.testing.assert_array_equal(encoder.image_features(images[1]), encoder.image_features(images[1:2]))
 
 
-def test_features_of_a_model_of_distributions_are_what_the_head_reads():
+def test_features_of_a_distribution_model_are_the_input_of_its_head():
     model = base.get_config("mu", "nclip").model
     model.embeds = "distribution"
     towers = build_towers(model, 300, 299)
@@ -203,18 +202,18 @@ def imported(tmp_path_factory):
 
 @pytest.fixture
 def run(imported, tmp_path):
-    """The imported folder as if it were of a run on the embedded images."""
+    """The imported folder, made to look like a run on the embedded images."""
     shutil.copytree(imported, tmp_path / "run")
     path, config = tmp_path / "run" / "config.json", small()
     record = json.loads(path.read_text())
     record.pop("imported")
     record["config"] |= {"data": config.data.to_dict(), "eval": config.eval.to_dict()}
-    record["data"] = {"digest": load_emoji(config.data).digest}
+    record["data"] = {"digest": SOURCES["emoji"](config.data).digest}
     path.write_text(json.dumps(record))
     return tmp_path / "run"
 
 
-def test_a_run_is_probed_on_its_own_data_and_on_others(run, monkeypatch):
+def test_a_run_is_probed_on_its_own_and_on_other_data(run, monkeypatch):
     own = probe(run)
     assert own == json.loads((run / PROBE_FILE).read_text())
     assert (
@@ -234,7 +233,7 @@ def test_a_run_is_probed_on_its_own_data_and_on_others(run, monkeypatch):
     assert "Linear probe" in shown and "paint/test" in shown and "by subgroup" in shown
 
 
-def test_some_splits_are_only_returned(run):
+def test_results_of_named_splits_are_not_written(run):
     found = probe(run, splits=["val"])
     assert {key.split("/")[0] for key in found["metrics"]} == {"val"}
     assert not (run / PROBE_FILE).exists()
@@ -251,7 +250,7 @@ def test_foreign_weights_and_imported_folders(imported):
         probe(CLIP)
 
 
-def test_folders_of_classes_as_files_hold_them(tmp_path):
+def test_an_image_folder_with_other_classes_in_the_test_split(tmp_path):
     """Another order of folders, an unreadable file, and a class without training images."""
     root, rng = tmp_path / "paint", np.random.default_rng(0)
     for split, names in (("train", COLOURS), ("test", ("amber", *COLOURS[1:]))):

@@ -1,11 +1,11 @@
-"""Named tensors from files of any of the formats that weights come in, as numpy arrays."""
+"""Read weights files of every supported format as numpy arrays by name."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (numpy learns bfloat16 from it)
+import ml_dtypes  # noqa: F401 (adds bfloat16 to numpy)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -19,10 +19,10 @@ TORCH = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Read a weights file, or the shards that an index (``*.index.json``) names.
+    """Read a weights file, or the shards that an index (``*.index.json``) lists.
 
     Raises:
-      UserError: missing, cut short, damaged, of another format, or holding code.
+      UserError: the file is missing, truncated, damaged, of another format, or holds code.
     """
     if path.name.endswith(".index.json"):
         return _read_shards(path)
@@ -36,43 +36,43 @@ def read_tensors(path: Path) -> Tensors:
 def _read_safetensors(path: Path) -> Tensors:
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, TypeError) as error:
-        raise UserError(f"{path} is cut short or damaged ({error}): get it again.") from error
+        raise UserError(f"{path} is truncated or damaged ({error}): download it again.") from error
 
 
 def _read_shards(index: Path) -> Tensors:
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise UserError(f"{index} is no index of weights: it has no weight_map.")
+    file_of_tensor = read_json(index).get("weight_map")
+    if not isinstance(file_of_tensor, dict) or not file_of_tensor:
+        raise UserError(f"{index} is not an index of weights: it has no weight_map.")
     tensors: Tensors = {}
-    for name in sorted(set(where.values())):
+    for name in sorted(set(file_of_tensor.values())):
         if Path(name).name != name:
-            raise UserError(f"{index} names {name!r}, which is not a file beside it.")
+            raise UserError(f"{index} lists {name!r}, which is not a file in the same folder.")
         tensors |= read_tensors(index.parent / name)
-    missing = sorted(set(where) - set(tensors))
+    missing = sorted(set(file_of_tensor) - set(tensors))
     if missing:
-        raise UserError(f"{index} promises {missing[0]!r}, which none of its files has: get them again.")
+        raise UserError(f"{index} lists the tensor {missing[0]!r}, but no file holds it: download the files again.")
     return tensors
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object.
 
     Raises:
-      UserError: missing or damaged.
+      UserError: the file is missing or damaged.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no {path.name} in {path.parent}: get the whole folder.") from None
+        raise UserError(f"there is no {path.name} in {path.parent}: download the whole folder.") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): get it again.") from error
+        raise UserError(f"{path} is damaged ({error}): download it again.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged (it holds no JSON object): get it again.")
+        raise UserError(f"{path} is damaged (it holds no JSON object): download it again.")
     return found
 
 
 def first_file(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of `names` that is in `folder`."""
+    """The first of `names` that exists in `folder`, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)

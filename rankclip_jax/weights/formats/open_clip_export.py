@@ -1,4 +1,4 @@
-"""Our towers as an open_clip checkpoint: the state dict and ``open_clip_config.json``."""
+"""Write a model as a checkpoint of open_clip: the state dict and ``open_clip_config.json``."""
 
 import json
 from pathlib import Path
@@ -11,33 +11,33 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.formats.foreign import arrays_by_path
 from rankclip_jax.weights.formats.mapping import to_theirs
-from rankclip_jax.weights.formats.openai import CONFIG, POOLS
-from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.open_clip import CONFIG, POOLS
+from rankclip_jax.weights.formats.open_clip_table import rules
 from rankclip_jax.weights.formats.preprocessing import write_preprocess_cfg
 from rankclip_jax.weights.formats.tokenizer_files import write_tokenizer
 
 
 def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The state dict, and what it leaves out: nothing.
+    """The state dict, and notes on what it omits: nothing.
 
     Raises:
-      UserError: open_clip has no model of these towers.
+      UserError: open_clip has no model with these towers.
     """
     arrays = arrays_by_path(model)
     if "scalars/logit_scale" not in arrays:
-        raise UserError(f"{model.origin} has no logit scale, which open_clip needs: export a run of another objective.")
-    model_cfg(model)  # refuses what the format cannot say
+        raise UserError(f"{model.origin} has no logit_scale, which open_clip needs: export a run of another objective.")
+    model_cfg(model)  # rejects what the config of the format cannot describe
     table = rules(model.config, with_bias="scalars/logit_bias" in arrays)
     state = to_theirs(table, arrays, "open_clip")
     norms = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
     return state | {f"{norm}num_batches_tracked": np.array(0, np.int64) for norm in norms}, []
 
 
-def write_files(model: Model, folder: Path) -> None:
-    """The config, and for another vocabulary than CLIP's the tokenizer's files."""
+def write_files(model: Model, folder: Path, name: str) -> None:
+    """Write the config, and the tokenizer's files unless the vocabulary is CLIP's. open_clip finds them by `name`."""
     cfg = model_cfg(model)
     if not model.tokenizer.is_clip_vocabulary:
-        cfg["text_cfg"]["hf_tokenizer_name"] = folder.name.strip(".").removesuffix(".partial")
+        cfg["text_cfg"]["hf_tokenizer_name"] = name
         write_tokenizer(model.tokenizer, folder)
     content = {"model_cfg": cfg, "preprocess_cfg": write_preprocess_cfg(model.config.image)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -47,30 +47,28 @@ def model_cfg(model: Model) -> dict[str, Any]:
     """open_clip's description of the towers.
 
     Raises:
-      UserError: it has no words for them; names the field.
+      UserError: it cannot describe them; the message names the field.
     """
     config = model.config
     image, text = config.image, config.text
-    activation = text.get("activation", "quick_gelu")
-    if image.get("activation", activation) != activation:
+    if image.tower == "vit" and image.activation != text.activation:
         raise UserError(
-            f"open_clip has one activation for both towers, and this model has {image.activation!r} for images and "
-            f"{activation!r} for texts."
+            f"open_clip has one activation for both towers, but this model has {image.activation!r} for images and "
+            f"{text.activation!r} for texts."
         )
-    pool = text.get("pool", "first_eot")
     text_cfg = _tower(text) | {
         "context_length": text.context_length,
         "vocab_size": model.tokenizer.vocab_size,
         "heads": text.heads,
-        "pool_type": next(theirs for theirs, ours in POOLS.items() if ours == pool),
-        "no_causal_mask": not text.get("causal", True),
-        "proj_bias": text.get("projection_bias", False),
+        "pool_type": next(theirs for theirs, ours in POOLS.items() if ours == text.pool),
+        "no_causal_mask": not text.causal,
+        "proj_bias": text.projection_bias,
     }
     cfg = {"embed_dim": config.embed_dim, "vision_cfg": _vision_cfg(image), "text_cfg": text_cfg}
-    if activation == "quick_gelu":
+    if text.activation == "quick_gelu":
         cfg["quick_gelu"] = True
-    if "logit_bias" in model.params["scalars"]:
-        cfg["init_logit_bias"] = float(model.params["scalars"]["logit_bias"])
+    if "logit_bias" in model.weights.params["scalars"]:
+        cfg["init_logit_bias"] = float(model.weights.params["scalars"]["logit_bias"])
     return cfg
 
 
@@ -79,25 +77,25 @@ def _vision_cfg(image: ConfigDict) -> dict[str, Any]:
         sizes = {"image_size": image.image_size, "width": image.width, "layers": list(image.layers)}
         return sizes | {"head_width": image.width * 32 // image.heads}
     if image.tower != "vit":
-        return {}  # which the table refuses
+        return {}  # the table rejects this tower
     cfg = _tower(image) | {"image_size": image.image_size, "patch_size": image.patch_size}
-    return cfg | {"head_width": image.width // image.heads, "no_ln_pre": not image.get("pre_norm", True)}
+    return cfg | {"head_width": image.width // image.heads, "no_ln_pre": not image.pre_norm}
 
 
 def _tower(tower: ConfigDict) -> dict[str, Any]:
-    width, hidden = tower.width, tower.get("mlp_width", 0) or 4 * tower.width
+    width, hidden = tower.width, tower.mlp_width or 4 * tower.width
     if int(width * (hidden / width)) != hidden:
-        raise UserError(f"open_clip says MLP widths as a ratio, and {hidden} / {width} does not come back as {hidden}.")
+        raise UserError(f"open_clip stores MLP widths as a ratio, and {hidden} / {width} is not exact.")
     cfg = {"layers": tower.layers, "width": width, "mlp_ratio": hidden / width}
-    if tower.get("activation", "quick_gelu") == "gelu_tanh":
+    if tower.activation == "gelu_tanh":
         cfg["act_kwargs"] = {"approximate": "tanh"}
-    if tower.get("ln_eps", 1e-5) != 1e-5:
+    if tower.ln_eps != 1e-5:
         cfg["norm_kwargs"] = {"eps": tower.ln_eps}
     return cfg
 
 
 def usage(model: Model, name: str) -> str:
-    """Code that opens the folder."""
+    """Python code that opens the folder called `name`."""
     del model
     return (
         "import open_clip\n\n"

@@ -1,8 +1,8 @@
-"""State dicts of OpenAI's CLIP and of open_clip: ViT and ResNet, read and written.
+"""Read state dicts of OpenAI's CLIP and of open_clip: ViT and ResNet.
 
-Both have the same keys; open_clip's ``CustomTextCLIP`` puts ``text.`` before those of the text tower. The
-architecture follows from the shapes and, for open_clip, from its config. A bare state dict does not tell the
-activation: OpenAI's archives are recognised by what else is in them, for the rest it has to be said.
+Both have the same keys; open_clip's ``CustomTextCLIP`` adds the prefix ``text.`` to those of the text tower. Shapes
+determine the architecture, together with the config for open_clip. A state dict without config does not determine
+the activation. OpenAI's archives are recognised by extra entries; for other files the user must give it.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from rankclip_jax.data.text.tokenizer import CLIP_VOCAB_SIZE, Tokenizer, clip_to
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
-from rankclip_jax.weights.formats.openai_table import rules
+from rankclip_jax.weights.formats.open_clip_table import rules
 from rankclip_jax.weights.formats.preprocessing import read_preprocess_cfg
-from rankclip_jax.weights.formats.reading import first_file, read_json, read_tensors
+from rankclip_jax.weights.formats.tensor_files import Tensors, first_file, read_json, read_tensors
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 
 CONFIG = "open_clip_config.json"
@@ -29,12 +29,12 @@ WEIGHTS = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-# In OpenAI's archives beside the weights.
+# Entries of OpenAI's archives that are not weights.
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (*OPENAI_ONLY, "attn_mask", "text.attn_mask")
-# Above this width open_clip's towers have wider heads than OpenAI's 64, and shapes do not tell.
-WIDEST_OF_64 = 1024
-# Settings of open_clip that we have no tower for, and the only value each may have.
+# OpenAI's heads have width 64. Some wider towers of open_clip have wider heads, and shapes do not determine them.
+WIDEST_TOWER_WITH_64 = 1024
+# Settings of open_clip for which our towers support only one value.
 VISION_ONLY = {
     "timm_model_name": None,
     "ls_init_value": None,
@@ -56,46 +56,35 @@ CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inn
 POOLS = {"argmax": "first_eot", "last": "last"}
 
 
-def is_state_dict(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the keys are those of these models."""
-    return "visual.conv1.weight" in tensors
-
-
 def read(path: Path, config_file: Path | None = None, activation: str = "") -> Foreign:
     """Read a file with a state dict, or an open_clip folder.
 
     Args:
       path: the file, or a folder with a config and weights.
-      config_file: open_clip's JSON for a file that is not in such a folder.
-      activation: for a state dict without config: "quick_gelu" or "gelu".
+      config_file: open_clip's JSON config, for a file that is not in such a folder.
+      activation: "quick_gelu" or "gelu", for a state dict without config.
 
     Raises:
-      UserError: damaged, of a kind that we have no tower for, or nothing tells its activation.
+      UserError: the file is damaged, our towers do not support the model, or the activation is unknown.
     """
     folder = path if path.is_dir() else path.parent
     weights = first_file(path, WEIGHTS) if path.is_dir() else path
     if weights is None:
-        raise UserError(f"there are no weights in {path}: expected {WEIGHTS[1]} or {WEIGHTS[2]}.")
-    beside = folder / CONFIG
-    config_file = config_file or (beside if beside.is_file() else None)
-    tensors = read_tensors(weights)
-    if not is_state_dict(tensors):
-        raise UserError(
-            f"{weights} holds no CLIP (no visual.conv1.weight, but {min(tensors)}): give OpenAI's, open_clip's or "
-            "transformers' weights; open_clip's timm towers are not read."
-        )
+        raise UserError(f"no weights in {path}: expected {WEIGHTS[1]} or {WEIGHTS[2]}.")
+    config_file = config_file or first_file(folder, [CONFIG])
+    tensors = _read_state_dict(weights)
     given = read_json(config_file) if config_file else {}
     cfg = given.get("model_cfg", given)
-    shown = _shapes_as_cfg(tensors, weights, has_config=bool(cfg))
+    shapes = _cfg_from_shapes(tensors, weights, has_config=bool(cfg))
     if not cfg:
-        cfg = shown | {"quick_gelu": _activation(tensors, activation, weights) == "quick_gelu"}
+        cfg = shapes | {"quick_gelu": _activation(tensors, activation, weights) == "quick_gelu"}
     where = str(config_file or weights)
-    config = _model_config(weights.stem, cfg, shown, where)
+    config = _model_config(weights.stem, cfg, shapes, where)
     config.image.update(read_preprocess_cfg(given.get("preprocess_cfg", {}), where))
     if activation:
-        config.image.activation = config.text.activation = activation
-        if config.image.tower == "resnet":
-            del config.image.activation
+        config.text.activation = activation
+        if config.image.tower == "vit":
+            config.image.activation = activation
     return Foreign(
         format="open_clip" if given else "OpenAI state dict",
         where=str(weights),
@@ -107,16 +96,26 @@ def read(path: Path, config_file: Path | None = None, activation: str = "") -> F
     )
 
 
+def _read_state_dict(path: Path) -> Tensors:
+    tensors = read_tensors(path)
+    if "visual.conv1.weight" not in tensors:
+        raise UserError(
+            f"{path} is not a CLIP model (it has {min(tensors)}, no visual.conv1.weight): give weights of OpenAI, "
+            "open_clip or transformers; open_clip's timm towers are not supported."
+        )
+    return tensors
+
+
 def _activation(tensors: Mapping[str, np.ndarray], given: str, weights: Path) -> str:
     if given in ACTIVATIONS:
         return given
     if given:
-        raise UserError(f"--activation={given!r} is unknown; there are {', '.join(ACTIVATIONS)}.")
+        raise UserError(f"--activation={given!r} is unknown. Known: {', '.join(ACTIVATIONS)}.")
     if any(name in tensors for name in OPENAI_ONLY):
         return "quick_gelu"
     raise UserError(
-        f"{weights} does not tell its activation: add --activation=quick_gelu (OpenAI's weights, and open_clip's names "
-        f"with quickgelu) or --activation=gelu (open_clip's others), or put its {CONFIG} beside it."
+        f"{weights} does not determine the activation: add --activation=quick_gelu (OpenAI's weights, and open_clip's "
+        f"names with quickgelu) or --activation=gelu (open_clip's other names), or put {CONFIG} into its folder."
     )
 
 
@@ -124,8 +123,8 @@ def _text_prefix(tensors: Mapping[str, np.ndarray]) -> str:
     return "text." if "text.token_embedding.weight" in tensors else ""
 
 
-def _shapes_as_cfg(tensors: Mapping[str, np.ndarray], weights: Path, has_config: bool) -> dict[str, Any]:
-    """What the shapes say, as an open_clip config."""
+def _cfg_from_shapes(tensors: Mapping[str, np.ndarray], weights: Path, has_config: bool) -> dict[str, Any]:
+    """An open_clip config with all sizes that the shapes determine."""
     text = _text_prefix(tensors)
     try:
         vocab_size, width = tensors[f"{text}token_embedding.weight"].shape
@@ -134,7 +133,7 @@ def _shapes_as_cfg(tensors: Mapping[str, np.ndarray], weights: Path, has_config:
         context_length = len(tensors[f"{text}positional_embedding"])
         vision = _vision_shapes(tensors, weights, has_config)
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{weights} is no CLIP state dict ({error} is missing or of another shape).") from error
+        raise UserError(f"{weights} is not a CLIP state dict ({error} is missing or has another shape).") from error
     text_cfg = {"context_length": context_length, "vocab_size": vocab_size, "width": width, "heads": width // 64}
     text_cfg["layers"] = _count(tensors, f"{text}transformer.resblocks.")
     return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text_cfg}
@@ -147,10 +146,10 @@ def _vision_shapes(tensors: Mapping[str, np.ndarray], weights: Path, has_config:
         width = len(tensors["visual.layer1.0.conv1.weight"])
         return {"image_size": 32 * side, "layers": layers, "width": width}
     width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
-    if width > WIDEST_OF_64 and not has_config:
+    if width > WIDEST_TOWER_WITH_64 and not has_config:
         raise UserError(
-            f"{weights} has an image tower of width {width}, and its shapes do not tell how many heads: give "
-            f"open_clip's config of it, --config=FILE.json, or put its {CONFIG} beside it."
+            f"{weights} has an image tower of width {width}, and its shapes do not determine the number of heads: give "
+            f"open_clip's config with --config=FILE.json, or put {CONFIG} into its folder."
         )
     side = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
     layers = _count(tensors, "visual.transformer.resblocks.")
@@ -161,27 +160,27 @@ def _count(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def _model_config(name: str, cfg: Mapping[str, Any], shown: Mapping[str, Any], where: str) -> ConfigDict:
-    """`config.model` by an open_clip config; the shapes fill what it leaves open."""
-    vision = shown["vision_cfg"] | {k: v for k, v in cfg.get("vision_cfg", {}).items() if v is not None}
-    text = shown["text_cfg"] | {k: v for k, v in cfg.get("text_cfg", {}).items() if v is not None}
+def _model_config(name: str, cfg: Mapping[str, Any], shapes: Mapping[str, Any], where: str) -> ConfigDict:
+    """`config.model` from an open_clip config; `shapes` has values for the keys that it lacks."""
+    vision = shapes["vision_cfg"] | {k: v for k, v in cfg.get("vision_cfg", {}).items() if v is not None}
+    text = shapes["text_cfg"] | {k: v for k, v in cfg.get("text_cfg", {}).items() if v is not None}
     blocks = dict.fromkeys(CUSTOM_BLOCKS, False)
     require(vision, VISION_ONLY | blocks, where, "a vision_cfg")
     require(text, TEXT_ONLY | blocks, where, "a text_cfg")
     quick = bool(cfg.get("quick_gelu", False))
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
-        raise UserError(f"{where}: pool_type={pool!r} of the text tower is not one of {', '.join(POOLS)}.")
-    of_text = _tower("text_transformer", text, quick, heads=text.get("heads", 8)) | {
+        raise UserError(f"{where}: pool_type={pool!r} of the text tower is unknown. Known: {', '.join(POOLS)}.")
+    text_options = _tower("text_transformer", text, quick, heads=text.get("heads", 8)) | {
         "context_length": text["context_length"],
         "causal": not text.get("no_causal_mask", False),
         "pool": POOLS[pool],
         "projection_bias": bool(text.get("proj_bias", False)),
     }
-    return model_config(name, cfg.get("embed_dim", shown["embed_dim"]), _image(vision, quick), of_text)
+    return model_config(name, cfg.get("embed_dim", shapes["embed_dim"]), _image_options(vision, quick), text_options)
 
 
-def _image(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
+def _image_options(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     head_width = vision.get("head_width", 64)
     if isinstance(vision["layers"], list | tuple):
         sizes = {"image_size": vision["image_size"], "width": vision["width"], "layers": tuple(vision["layers"])}
@@ -215,14 +214,14 @@ def _tokenizer(folder: Path, cfg: Mapping, context_length: int, tensors: Mapping
     if not cfg.get("hf_tokenizer_name"):
         if rows != CLIP_VOCAB_SIZE:
             raise UserError(
-                f"{where}: the token embedding has {rows:,} rows and CLIP's tokenizer {CLIP_VOCAB_SIZE:,} ids: it was "
-                "trained with another tokenizer, which a state dict does not hold."
+                f"{where}: the token embedding has {rows:,} rows, but CLIP's tokenizer has {CLIP_VOCAB_SIZE:,} ids: "
+                "the model has another tokenizer, which a state dict does not hold."
             )
         return clip_tokenizer(context_length)
     tokenizer = read_tokenizer(folder, context_length, rows, "clip")
     if tokenizer.eot_id != rows - 1 and POOLS[cfg.get("pool_type", "argmax")] == "first_eot":
         raise UserError(
-            f"{where}: texts are pooled at their largest id, which with this tokenizer is not its end-of-text "
+            f"{where}: texts are pooled at their largest id, which is not the end-of-text token of this tokenizer "
             f"({tokenizer.eot_id} of {rows:,})."
         )
     return tokenizer

@@ -1,0 +1,16 @@
+"""Progress bars of loops over data, shown by one process."""
+
+from collections.abc import Collection
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from rankclip_jax.parallel import processes
+
+T = TypeVar("T")
+
+
+def progress(items: Collection[T], title: str, unit: str = "pair") -> "tqdm[T]":
+    """`items` with a progress bar: on a terminal, by the main process, for loops over 2 seconds."""
+    hidden = None if processes.is_main() else True  # None: hidden unless the output is a terminal
+    return tqdm(items, desc=title, unit=unit, delay=2, leave=False, disable=hidden)

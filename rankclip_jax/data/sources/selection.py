@@ -1,0 +1,55 @@
+"""Which pairs are trained on, and which are held out for `val`.
+
+One fixed permutation of all training pairs decides: its first ``val_pairs`` are held out, and the next
+``train_limit`` are trained on. So the pairs of a smaller limit are among those of a larger one.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rankclip_jax.data.pairs import PairSource
+from rankclip_jax.data.quarantine import sound_pairs
+from rankclip_jax.errors import UserError
+
+ORDER_SEED = 20_250_101  # of the permutation: another value would change the data of every run
+
+
+def select(
+    sources: Sequence[PairSource], num_held_out: int, limit: int, quarantined: frozenset[str]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Choose the pairs that are held out, and those to train on.
+
+    Args:
+      sources: all training pairs.
+      num_held_out: how many to hold out, quarantined ones included.
+      limit: how many to train on; 0 for all others.
+      quarantined: keys of the pairs to leave out.
+
+    Returns:
+      the two choices; each has int [n], ascending, for each source.
+
+    Raises:
+      UserError: there are too few pairs.
+    """
+    starts = np.cumsum([0, *map(len, sources)])
+    sound = [sound_pairs(source, quarantined) for source in sources]
+    if not num_held_out and not limit:
+        return [], sound
+    is_sound = np.zeros(starts[-1], bool)
+    is_sound[np.concatenate([own + start for own, start in zip(sound, starts, strict=False)])] = True
+    order = np.random.default_rng(ORDER_SEED).permutation(starts[-1])
+    held_out, rest = order[:num_held_out], order[num_held_out:]
+    held_out, rest = held_out[is_sound[held_out]], rest[is_sound[rest]]
+    if len(rest) < max(limit, 1):
+        raise UserError(
+            f"config.data.train_limit={limit} and val_pairs={num_held_out} are more than the {is_sound.sum()} sound "
+            "pairs: lower them."
+        )
+    return _by_source(held_out, starts), _by_source(rest[: limit or None], starts)
+
+
+def _by_source(chosen: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
+    chosen = np.sort(chosen)
+    ends = np.searchsorted(chosen, starts)
+    return [chosen[a:b] - start for a, b, start in zip(ends, ends[1:], starts, strict=False)]

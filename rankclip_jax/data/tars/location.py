@@ -1,0 +1,89 @@
+"""Where the index of the tars in one folder is.
+
+It is in `index_dir` if that is set, otherwise in a folder `FOLDER` beside the tars. If that folder cannot be
+written, or the tars have URLs, it is in the user's cache.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+from rankclip_jax.data.storage import locations
+from rankclip_jax.data.tars.index import Index, fresh, read_index, remove_partials
+from rankclip_jax.data.tars.shard import Part
+from rankclip_jax.errors import UserError
+
+LOG = logging.getLogger(__name__)
+FOLDER = "rankclip_index"
+SUFFIX = ".index"
+LOCK = "lock"
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+class IndexLocation:
+    """The paths that the index of a folder may have, the preferred one first."""
+
+    def __init__(self, folder: str, parts: Sequence[Part], index_dir: str):
+        self._folder, self._parts, self._index_dir = folder, parts, index_dir
+        kind = "+".join(part[0] if len(part) == 1 else "image" for part in parts) + SUFFIX
+        beside = [] if locations.is_url(folder) else [os.path.join(folder, FOLDER, kind)]
+        # Away from the tars the name must identify their folder.
+        name = f"{os.path.basename(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}-{kind}"
+        chosen = os.path.join(os.path.abspath(os.path.expanduser(index_dir)), name)
+        self._paths = [chosen] if index_dir else [*beside, os.path.join(_cache(), name)]
+
+    def read(self, wanted: Mapping[str, tuple[int, str]]) -> tuple[Index, str]:
+        """The wanted shards that have not changed, from the index file that has most of them, and its path."""
+        found = [(fresh(read_index(path, self._parts), wanted), path) for path in self._paths]
+        return max(found, key=lambda pair: len(pair[0]))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[str]:
+        """Lock the first path that can be written; `UserError` if there is none."""
+        path, lock = self._open_lock()
+        try:
+            if _wait_for(lock, path):
+                remove_partials(path)
+            yield path
+        finally:
+            os.close(lock)  # also unlocks
+
+    def _open_lock(self) -> tuple[str, int]:
+        problem = None
+        for path in self._paths:
+            folder = os.path.dirname(path)
+            try:
+                os.makedirs(folder, exist_ok=True)
+                lock = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
+                problem = error
+            else:
+                if problem:
+                    LOG.warning("the index of %s is kept in %s (%s)", self._folder, folder, problem)
+                return path, lock
+        name = f"config.data.index_dir={self._index_dir}" if self._index_dir else "the index"
+        raise UserError(f"{name} cannot be written ({problem}): set config.data.index_dir to a writable folder.")
+
+
+def _cache() -> str:
+    """This user's cache folder, by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "rankclip_jax", "tars")
+
+
+def _wait_for(lock: int, path: str) -> bool:
+    """Wait for the lock; False if the file system has no locks. The end of the process releases it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        LOG.warning("waiting for another process that builds the index %s", path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,120 @@
+"""The same weights in the library that their format belongs to: transformers or open_clip, with torch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.inference.model import Model
+from rankclip_jax.weights.formats import huggingface, open_clip
+
+
+class ReferenceModel(NamedTuple):
+    """A model as another library opens it.
+
+    Attributes:
+      library: name and version.
+      tokens: M texts -> int [M, L].
+      pixels: N PIL images -> normalised float [N, 3, S, S]; None if the folder has no preprocessor.
+      embed: (pixels, tokens) -> unit-norm float [N, D] and [M, D], and logits [N, M].
+    """
+
+    library: str
+    tokens: Callable[[Sequence[str]], np.ndarray]
+    pixels: Callable[[Sequence[Image.Image]], np.ndarray] | None
+    embed: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def open_reference(folder: Path, model: Model) -> ReferenceModel:
+    """Open a folder in the library of its format.
+
+    Args:
+      folder: an exported or downloaded folder.
+      model: the same weights in this package; its context length is used.
+
+    Raises:
+      UserError: the library is not installed or cannot open the folder, or no library opens this format.
+    """
+    if folder.is_dir() and huggingface.kind_of(folder):
+        return _open_in_transformers(folder, model.config.text.context_length)
+    if (folder / open_clip.CONFIG).is_file():
+        return _open_in_open_clip(folder)
+    raise UserError(
+        f"{folder} is a bare state dict, which no other library opens: export it with --format=hf or open_clip, and "
+        "check the exported folder."
+    )
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise UserError("weights check needs torch: pip install -e '.[torch]'.") from None
+    return torch
+
+
+def _open_in_transformers(folder: Path, context_length: int) -> ReferenceModel:
+    torch = _import_torch()
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    model_class = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[huggingface.kind_of(folder)]
+    try:
+        theirs = model_class.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        has_processor = (folder / "preprocessor_config.json").is_file()
+        processor = transformers.AutoImageProcessor.from_pretrained(folder) if has_processor else None
+    except Exception as error:  # the library raises many types
+        raise UserError(f"transformers cannot open {folder}: {type(error).__name__}: {error}") from error
+
+    def tokens(texts):
+        options = {"padding": "max_length", "truncation": True, "max_length": context_length}
+        return np.asarray(tokenizer(list(texts), **options)["input_ids"])
+
+    def pixels(images):
+        return np.asarray(processor(list(images), return_tensors="np")["pixel_values"])
+
+    def embed(pixels, tokens):
+        with torch.no_grad():
+            out = theirs(pixel_values=torch.tensor(pixels), input_ids=torch.tensor(tokens).long())
+        return out.image_embeds.numpy(), out.text_embeds.numpy(), out.logits_per_image.numpy()
+
+    return ReferenceModel(f"transformers {transformers.__version__}", tokens, pixels if processor else None, embed)
+
+
+def _open_in_open_clip(folder: Path) -> ReferenceModel:
+    torch = _import_torch()
+    try:
+        import open_clip as library
+    except ImportError as error:
+        raise UserError(
+            f"checking {folder} needs open_clip ({error}): pip install open_clip_torch. A folder exported with "
+            "--format=hf needs only transformers."
+        ) from None
+    name = f"local-dir:{folder}"
+    try:
+        theirs, _, preprocess = library.create_model_and_transforms(name)
+        tokenizer = library.get_tokenizer(name)
+    except Exception as error:  # the library raises many types
+        raise UserError(f"open_clip cannot open {folder}: {type(error).__name__}: {error}") from error
+    theirs.eval()
+
+    def tokens(texts):
+        return tokenizer(list(texts)).numpy()
+
+    def pixels(images):
+        return np.stack([preprocess(image).numpy() for image in images])
+
+    def embed(pixels, tokens):
+        with torch.no_grad():
+            image = theirs.encode_image(torch.tensor(pixels), normalize=True)
+            text = theirs.encode_text(torch.tensor(tokens).long(), normalize=True)
+            logits = theirs.logit_scale.exp() * image @ text.T
+            logits = logits if theirs.logit_bias is None else logits + theirs.logit_bias
+        return image.numpy(), text.numpy(), logits.numpy()
+
+    return ReferenceModel(f"open_clip {library.__version__}", tokens, pixels, embed)

@@ -1,0 +1,52 @@
+"""`weights check` with the real transformers and open_clip. Skipped where torch or open_clip is not installed."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rankclip_jax.errors import UserError
+from rankclip_jax.weights.check import check
+from rankclip_jax.weights.export import FORMATS, export
+from tests.golden.make_weights import FOLDER
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.xdist_group("weights")
+LIBRARIES = {"hf": "transformers", "open_clip": "open_clip"}
+EXPORTS = [("clip", "hf"), ("siglip", "hf"), ("open_clip", "hf"), ("clip", "open_clip"), ("open_clip", "open_clip")]
+
+
+def differing(*arguments):
+    return {row.what for row in check(*arguments, count=6) if not row.holds}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("clip", "hf"), ("open_clip", "open_clip")])
+def test_a_folder_that_the_library_wrote(kind, name):
+    pytest.importorskip(LIBRARIES[name])
+    assert differing(FOLDER / kind) == set()
+
+
+@pytest.mark.parametrize(("kind", "name"), EXPORTS)
+def test_an_exported_folder(tmp_path, kind, name):
+    pytest.importorskip(LIBRARIES[name])
+    export(FOLDER / kind, name, tmp_path / "out")
+    rows = check(tmp_path / "out", FOLDER / kind, count=6)
+    assert {row.what for row in rows if not row.holds} == set()
+    assert rows[-1].what == "pixels"  # the library reads the exported preprocessing too
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_changed_weights_are_detected(tmp_path, name):
+    pytest.importorskip(LIBRARIES[name])
+    export(FOLDER / "clip", name, tmp_path / "out")
+    path = tmp_path / "out" / FORMATS[name].weights
+    tensors = load_file(path)
+    tensors["logit_scale"] = np.asarray(tensors["logit_scale"] + 1)
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert differing(tmp_path / "out", FOLDER / "clip") == {"logits"}
+
+
+def test_a_folder_that_the_library_cannot_open(tmp_path):
+    export(FOLDER / "clip", "hf", tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="transformers cannot open"):
+        check(tmp_path / "out", FOLDER / "clip")
