@@ -28,8 +28,8 @@ def tree_digests(tree: Any) -> list[str]:
         sum over words i of  mix(word[i] ^ mix(i + seed_l))   mod 2^32
 
     where the words are the bits of the array in row-major order: an element of 8, 16 or 32 bits is one word, one
-    of 64 bits is two. `mix` is a bijection of 32-bit words in which every input bit affects every output bit (see
-    `_mix`). Addition modulo 2^32 does not depend on order, so sharding does not matter.
+    of 64 bits is two. Positions i count modulo 2^32. `mix` is a bijection of 32-bit words in which every input bit
+    affects every output bit (see `_mix`). Addition modulo 2^32 does not depend on order, so sharding does not matter.
 
     A change confined to one word always changes both lanes, because `mix` is a bijection. Any other change that
     is independent of the hash goes undetected with probability about 2^-62. (Flips of one bit in each of two

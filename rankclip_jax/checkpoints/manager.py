@@ -246,7 +246,7 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[Weights, dic
             problems.append(f"{candidate}: {error}")
             continue
         for problem in problems:
-            print(f"warning: damaged checkpoint passed over: {problem}", file=sys.stderr)
+            print(f"warning: damaged checkpoint skipped: {problem}", file=sys.stderr)
         return Weights.of_state(state), record["meta"] | {"step": candidate}
     wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
     raise UserError(f"no intact {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")

@@ -5,8 +5,9 @@ split over ``fsdp`` by one shape rule and replicated over ``replica``. The same 
 devices, several processes, and a pod.
 
 ``fsdp`` splits memory at rest only. Between steps each device holds 1/fsdp of the parameters and of the optimizer
-state. For use, all parameters are gathered on every device at once, so peak memory is that of ZeRO-1: the optimizer
-state is split, a whole copy of the parameters is not avoided. (FSDP2 and ZeRO-3 gather one block at a time.)
+state. For use, each device gathers all parameters at once. Peak memory is therefore that of ZeRO-1: the optimizer
+state is split, but every device needs room for a whole copy of the parameters. (FSDP2 and ZeRO-3 gather one block of
+the model at a time.)
 """
 
 from collections.abc import Sequence

@@ -51,20 +51,20 @@ class Clock:
         self._began = time.monotonic()
         self._elapsed_before = float((state or {}).get("elapsed_seconds", 0.0))
         self._paused_total = 0.0
-        self._compiled_at: float | None = None  # when the first step returned
+        self._compiled = False  # whether the first step has returned
         self._running: deque[Any] = deque()
         self._last = {"samples_per_second": 0.0, "data_wait_share": 0.0, "seconds_per_step": 0.0}
         self._trained_seconds = self._waited_seconds = 0.0
         self._warned = False
         self._wait_hint = wait_hint
         self._progress = _Progress(total_steps, start_step, show, stream or sys.stderr)
-        self._open_window()
+        self._start_interval()
 
-    def _open_window(self) -> None:
+    def _start_interval(self) -> None:
         """Start a new interval for rates."""
-        self._window_began = time.monotonic()
-        self._window_steps = self._window_examples = 0
-        self._window_wait = self._window_paused = 0.0
+        self._interval_began = time.monotonic()
+        self._interval_steps = self._interval_examples = 0
+        self._interval_wait = self._interval_paused = 0.0
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -72,7 +72,7 @@ class Clock:
         began = time.monotonic()
         yield
         if not any(_is_running(step) for step in self._running):
-            self._window_wait += time.monotonic() - began
+            self._interval_wait += time.monotonic() - began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -81,7 +81,7 @@ class Clock:
         try:
             yield
         finally:
-            self._window_paused += time.monotonic() - began
+            self._interval_paused += time.monotonic() - began
             self._paused_total += time.monotonic() - began
 
     def tick(self, step: int, n_examples: int, result: Any = None) -> None:
@@ -97,13 +97,12 @@ class Clock:
         self._running.append(jax.tree.leaves(result))
         while len(self._running) > IN_FLIGHT:
             jax.block_until_ready(self._running.popleft())
-        if self._compiled_at is None:
-            self._compiled_at = time.monotonic()
-            self._paused_total = 0.0
-            self._open_window()
+        if not self._compiled:
+            self._compiled, self._paused_total = True, 0.0
+            self._start_interval()
             return
-        self._window_steps += 1
-        self._window_examples += n_examples
+        self._interval_steps += 1
+        self._interval_examples += n_examples
 
     def report(self) -> dict[str, float]:
         """End the interval since the last report and return its rates. Call it once per log interval.
@@ -113,15 +112,15 @@ class Clock:
           For the run: "eta_seconds" until its end, and "elapsed_seconds" including earlier restarts.
         """
         now = time.monotonic()
-        seconds = now - self._window_began - self._window_paused
-        if self._window_steps and seconds > 0:
+        seconds = now - self._interval_began - self._interval_paused
+        if self._interval_steps and seconds > 0:
             self._last = {
-                "samples_per_second": self._window_examples / seconds,
-                "seconds_per_step": seconds / self._window_steps,
-                "data_wait_share": min(1.0, self._window_wait / seconds),
+                "samples_per_second": self._interval_examples / seconds,
+                "seconds_per_step": seconds / self._interval_steps,
+                "data_wait_share": min(1.0, self._interval_wait / seconds),
             }
             self._warn_of_waiting(seconds)
-            self._open_window()
+            self._start_interval()
         return self._last | {"eta_seconds": self._eta(), "elapsed_seconds": self.elapsed_seconds}
 
     @property
@@ -137,7 +136,7 @@ class Clock:
 
     def _warn_of_waiting(self, seconds: float) -> None:
         self._trained_seconds += seconds
-        self._waited_seconds += self._window_wait
+        self._waited_seconds += self._interval_wait
         share = self._waited_seconds / self._trained_seconds
         if self._warned or self._trained_seconds < WARN_AFTER_SECONDS or share <= WAIT_LIMIT:
             return

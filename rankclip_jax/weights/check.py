@@ -87,7 +87,7 @@ def compare(
     counts = (some_images, some_texts, f"{len(images)} x {len(texts)}")
     errors = [_largest_error(a, b) for a, b in zip(ours, theirs, strict=True)]
     rows = [Row(name, count, error, LIMIT) for name, count, error in zip(names, counts, errors, strict=True)]
-    clean = CLEANINGS[model.tokenizer.frame.cleaning]
+    clean = CLEANINGS[model.tokenizer.special.cleaning]
     for kind, given, limit in (("cleaned", [clean(text) for text in texts], 0.0), ("raw", texts, float("inf"))):
         differing = _differing(tokens, reference.tokens(given), model)
         rows.append(Row(f"different tokens, {kind} texts", some_texts, differing, limit))

@@ -213,14 +213,14 @@ def test_buffers_may_be_donated_at_once(tmp_path):
     np.testing.assert_array_equal(load_model(tmp_path)[0].params["w"], 1.0)
 
 
-def test_load_model_passes_over_damage_and_writes_nothing(tmp_path, capfd):
+def test_load_model_skips_damaged_steps_and_writes_nothing(tmp_path, capfd):
     save_steps(tmp_path, range(1, 4))
     flip(biggest_file(tmp_path / "3" / "state"))
     model, meta = load_model(tmp_path)
     assert meta == {"data": {"next_index": 2}, "step": 2}
     assert isinstance(model.params["tower"]["w"], np.ndarray) and model.params["tower"]["b"].dtype == jnp.bfloat16
     assert tree_digests(model.params) == tree_digests(make_state(2)["params"])
-    assert "passed over: 3:" in capfd.readouterr().err
+    assert "skipped: 3:" in capfd.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
     assert load_model(tmp_path, 1)[1]["step"] == 1
     with pytest.raises(UserError, match=r"no intact checkpoint 3 in .*: 3: not the bits"):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from rankclip_jax.evals.probe_dataset import linear_probe
 
 from rankclip_jax.data.mixture import Mixture, Subset
 from rankclip_jax.data.pairs import PairSource
+from rankclip_jax.evals.probe_dataset import linear_probe
 from tests.support import pair_files
 from tests.support.pair_files import write_csv
 

@@ -74,21 +74,21 @@ class Tokenizer:
       context_length: ids per text, including special tokens.
       vocab_size: number of ids; the number of rows of the text tower's embedding table.
       is_foreign: whether the tokenizer belongs to imported weights and has its own special tokens.
-      frame: the special tokens.
+      special: the special tokens.
       eot_id: id of the end-of-text token; ``vocab_size - 1`` unless `is_foreign`.
     """
 
-    def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, frame: SpecialTokens | None = None):
+    def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, special: SpecialTokens | None = None):
         if context_length < 3:
             raise UserError(f"context_length is {context_length}; it must be at least 3.")
         self._bpe = bpe
         self.context_length = context_length
         self.vocab_size = bpe.get_vocab_size()
-        self.is_foreign = frame is not None
-        self.frame = frame or self._own_frame()
-        self.eot_id = self.frame.after[-1]
+        self.is_foreign = special is not None
+        self.special = special or self._own_special_tokens()
+        self.eot_id = self.special.after[-1]
 
-    def _own_frame(self) -> SpecialTokens:
+    def _own_special_tokens(self) -> SpecialTokens:
         sot, eot = self._bpe.token_to_id(SOT), self._bpe.token_to_id(EOT)
         if (sot, eot) != (self.vocab_size - 2, self.vocab_size - 1):
             raise UserError(
@@ -100,7 +100,7 @@ class Tokenizer:
     @property
     def sot_id(self) -> int | None:
         """Id of the start-of-text token, ``vocab_size - 2`` unless `is_foreign`; None if texts have no such token."""
-        return self.frame.before[0] if self.frame.before else None
+        return self.special.before[0] if self.special.before else None
 
     @property
     def is_clip_vocabulary(self) -> bool:
@@ -111,7 +111,7 @@ class Tokenizer:
     def vocabulary(self) -> str:
         """Digest of everything that determines ids. Token embeddings are valid for one such digest only."""
         model = json.loads(self._bpe.to_str())["model"]
-        parts = {"model": model, "added": self._bpe.get_vocab(), "frame": asdict(self.frame)}
+        parts = {"model": model, "added": self._bpe.get_vocab(), "special_tokens": asdict(self.special)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -121,8 +121,8 @@ class Tokenizer:
           int32 [N, context_length]; texts that are too long are cut.
         """
         rows = self._ids([texts] if isinstance(texts, str) else texts)
-        before, after = self.frame.before, self.frame.after
-        tokens = np.full((len(rows), self.context_length), self.frame.pad, np.int32)
+        before, after = self.special.before, self.special.after
+        tokens = np.full((len(rows), self.context_length), self.special.pad, np.int32)
         for row, ids in zip(tokens, rows, strict=True):
             ids = [*before, *ids[: self._room], *after]
             row[: len(ids)] = ids
@@ -132,7 +132,7 @@ class Tokenizer:
         """Return the cleaned text of one row of ids, up to the first EOT and without SOT."""
         if self.is_foreign:
             ids = np.asarray(ids).tolist()
-            return self._bpe.decode(ids[len(self.frame.before) : ids.index(self.eot_id)])
+            return self._bpe.decode(ids[len(self.special.before) : ids.index(self.eot_id)])
         pieces = []
         for token_id in np.asarray(ids).tolist():
             if token_id == self.eot_id:
@@ -146,13 +146,13 @@ class Tokenizer:
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """Return int64 [N]: the number of tokens of each text before cutting, including special tokens."""
-        special = self.context_length - self._room
-        return np.array([len(ids) + special for ids in self._ids(texts)], np.int64)
+        around = self.context_length - self._room
+        return np.array([len(ids) + around for ids in self._ids(texts)], np.int64)
 
     @property
     def _room(self) -> int:
         """Largest number of ids of a text without special tokens."""
-        return self.context_length - len(self.frame.before) - len(self.frame.after)
+        return self.context_length - len(self.special.before) - len(self.special.after)
 
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` into `folder`, made if missing. Not atomic."""
@@ -160,7 +160,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._bpe.to_str(), encoding="utf-8")
         settings = {"context_length": self.context_length, "vocab_size": self.vocab_size}
-        settings |= {"frame": asdict(self.frame)} if self.is_foreign else {}
+        settings |= {"special_tokens": asdict(self.special)} if self.is_foreign else {}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -175,26 +175,26 @@ class Tokenizer:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             text = (folder / "tokenizer.json").read_text(encoding="utf-8")
             context_length = settings["context_length"]
-            frame = _frame(settings["frame"]) if "frame" in settings else None
+            special = _special_tokens(settings["special_tokens"]) if "special_tokens" in settings else None
             bpe = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception on damaged JSON
             raise UserError(f"cannot read the tokenizer in {folder} ({error}); restore it.") from error
-        return cls(bpe, context_length, frame)
+        return cls(bpe, context_length, special)
 
     def with_context(self, context_length: int) -> "Tokenizer":
         """Return this tokenizer with another context length."""
-        return Tokenizer(self._bpe, context_length, self.frame if self.is_foreign else None)
+        return Tokenizer(self._bpe, context_length, self.special if self.is_foreign else None)
 
     def describe(self) -> str:
         """Return the JSON description of the tokenizer in the format of the `tokenizers` library."""
         return self._bpe.to_str()
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        cleaned = [CLEANINGS[self.frame.cleaning](text) for text in texts]
+        cleaned = [CLEANINGS[self.special.cleaning](text) for text in texts]
         return [encoding.ids for encoding in self._bpe.encode_batch(cleaned, add_special_tokens=False)]
 
 
-def _frame(saved: Mapping) -> SpecialTokens:
+def _special_tokens(saved: Mapping) -> SpecialTokens:
     return SpecialTokens(tuple(saved["before"]), tuple(saved["after"]), saved["pad"], saved["cleaning"])
 
 

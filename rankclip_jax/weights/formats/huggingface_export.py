@@ -60,7 +60,7 @@ def config_json(model: Model) -> dict[str, Any]:
         "max_position_embeddings": config.text.context_length,
         "bos_token_id": tokenizer.sot_id,
         "eos_token_id": tokenizer.eot_id,
-        "pad_token_id": tokenizer.frame.pad if tokenizer.is_foreign else tokenizer.eot_id,
+        "pad_token_id": tokenizer.special.pad if tokenizer.is_foreign else tokenizer.eot_id,
     }
     vision = _tower(config.image) | {
         "model_type": f"{kind}_vision_model",

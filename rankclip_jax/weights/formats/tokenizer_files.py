@@ -214,7 +214,7 @@ def _foreign_files(description: dict[str, Any], tokenizer: Tokenizer) -> tuple[d
     token_of = {i: token for token, i in reversed(_vocabulary(description).items())}
     first, last, pad = (token_of[i] for i in _special_ids(tokenizer))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": last, "pad_token": pad}
-    settings |= {"bos_token": first} if tokenizer.frame.before else {}
+    settings |= {"bos_token": first} if tokenizer.special.before else {}
     return _with_special_tokens(description, tokenizer, first, last), settings
 
 
@@ -235,13 +235,13 @@ def _clip_files(
 
 def _special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
     """The first id of every text, its last id, and the id of padding."""
-    frame = tokenizer.frame
-    return (frame.before or frame.after)[0], frame.after[-1], frame.pad
+    special = tokenizer.special
+    return (special.before or special.after)[0], special.after[-1], special.pad
 
 
 def _with_special_tokens(description: dict[str, Any], tokenizer: Tokenizer, first: str, last: str) -> dict[str, Any]:
     """The description with a post-processor that adds our special tokens to a text."""
-    before = [{"SpecialToken": {"id": first, "type_id": 0}}] if tokenizer.frame.before else []
+    before = [{"SpecialToken": {"id": first, "type_id": 0}}] if tokenizer.special.before else []
     single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": last, "type_id": 0}}]
     ids = dict(zip((first, last), _special_ids(tokenizer), strict=False))
     known = {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in ids.items()}

@@ -199,3 +199,15 @@ def test_tensorflow_is_not_imported(prepared):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_while_writing_leaves_no_file(tmp_path):
+    def records():
+        yield b"first"
+        raise ValueError("unreadable pair")
+
+    with pytest.raises(ValueError, match="unreadable pair"):
+        array_record.write_records(tmp_path / "new.array_record", records())
+    assert list(tmp_path.iterdir()) == []
+    assert array_record.write_records(tmp_path / "new.array_record", [b"first", b"second"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["new.array_record"]
