@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.formats import huggingface, open_clip
 
@@ -52,7 +52,7 @@ def _import_torch() -> Any:
     try:
         import torch
     except ImportError:
-        raise UserError("weights check needs torch: pip install -e '.[torch]'.") from None
+        raise UserError(f"weights check needs torch: {install_hint('torch')}.") from None
     return torch
 
 
