@@ -56,11 +56,13 @@ class TablePairs(PairSource):
     def __init__(self, rows: Rows, folder: str):
         self._images, image_of_row = _distinct(rows.images)
         self._folder = folder
-        self._captions, self._second = (
-            texts and grouped(texts.values, image_of_row[texts.rows], len(self._images))
+        # A list of texts per image for the captions, and perhaps for the second captions.
+        self._lists = [
+            grouped(texts.values, image_of_row[texts.rows], len(self._images))
             for texts in (rows.captions, rows.second_captions)
-        )
-        self.has_second_captions = self._second is not None
+            if texts is not None
+        ]
+        self.has_second_captions = len(self._lists) > 1
 
     def __len__(self) -> int:
         return len(self._images)
@@ -69,10 +71,10 @@ class TablePairs(PairSource):
         return self._images[index].as_py().decode("utf-8", "backslashreplace")
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._captions[index].as_py())
+        return captions_of(self._lists[0][index].as_py())
 
     def second_captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(self._second[index].as_py()) if self._second is not None else ()
+        return captions_of(self._lists[1][index].as_py()) if self.has_second_captions else ()
 
     def image_bytes(self, index: int) -> bytes:
         return locations.read(join(self._folder, text_of(self._images, index)))
@@ -84,9 +86,8 @@ class TablePairs(PairSource):
     def digest(self) -> str:
         """Covers image paths and captions."""
         sha = hashlib.sha256()
-        for part in (self._images, self._captions, self._second):
-            if part is not None:
-                update(sha, part)
+        for strings in (self._images, *self._lists):
+            update(sha, strings)
         return sha.hexdigest()
 
 

@@ -158,8 +158,8 @@ def test_rows_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog):
         ("", "is empty: a table needs a header line"),
         ("\n\n", "is empty: a table needs a header line"),
         ("filepath,title\n", "has a header line, but no rows"),
-        ("url,title\nx,y\n", "of images, such as .*config.data.image_key. Columns found: 'url', 'title'"),
-        ("filepath;key\nx;y\n", "of captions.*config.data.caption_key. Columns found: 'filepath', 'key'"),
+        ("url,title\nx,y\n", "for images, such as .*config.data.image_key. Columns found: 'url', 'title'"),
+        ("filepath;key\nx;y\n", "for captions.*config.data.caption_key. Columns found: 'filepath', 'key'"),
         ("just text", "Columns found: 'just text'"),
     ],
 )

@@ -22,7 +22,7 @@ JSON = PairOptions(caption_key="json.caption")
 
 
 def by_tarfile(files):
-    """(image, caption) of complete samples, in order. As in the webdataset library, samples are neighbours of one key."""
+    """(image, caption) of complete samples, in order. A sample is neighbours of one key, as for webdataset."""
     pairs = []
     for file in files:
         with tarfile.open(file) as tar:
