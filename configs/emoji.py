@@ -2,8 +2,8 @@
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji
 
-`:clip` trains with CLIP's loss alone, and so on for every objective; `:mu` is the same run at the size of
-a test, `:mu,clip` with another objective.
+`:clip` trains with CLIP's loss alone, and so on for every objective; `:mu` is the same run at test size,
+`:mu,clip` with another objective.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ def get_config(variant: str = "rankclip") -> ConfigDict:
     size, _, objective = variant.rpartition(",") if variant != "mu" else ("mu", "", "rankclip")
     config = base.get_config(size or "emoji", objective)
     config.duration = "800 steps"
-    config.data.augment = "affine|recolor"  # test_style is drawn by a hand never seen in training
+    config.data.augment = "affine|recolor"  # test_style has a drawing style that training never shows
     config.eval.report_split = "test_style"
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}
     config.optimizer.learning_rate = 3e-3

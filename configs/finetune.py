@@ -1,8 +1,8 @@
-"""Training from given weights, with the towers and the tokenizer that they have, on the embedded images.
+"""Fine-tuning: start from given weights, with their towers and their tokenizer, on the embedded images.
 
     python -m rankclip_jax.train --config=configs/finetune.py:runs/imported --workdir=runs/finetuned
 
-After the colon: a run, an imported folder, a weights file, or a hub id; see docs/weights.md.
+After the colon: a run folder, an imported folder, a weights file, or a hub id; see docs/weights.md.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from rankclip_jax.inference.load import read_model_config
 
 
 def get_config(source: str = "") -> ConfigDict:
-    """The default recipe with the towers of `source`, and a learning rate that does not undo them."""
+    """The default recipe with the towers of `source`, and a learning rate small enough to preserve them."""
     if not source:
         raise UserError("configs/finetune.py needs weights: --config=configs/finetune.py:FOLDER, FILE or hub id.")
     config = base.get_config()

@@ -2,14 +2,14 @@
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji [--config.KEY=VALUE ...]
 
-The same command again continues a run that was stopped, from its newest sound checkpoint, to the
-same final bits. A run folder holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``,
-``checkpoints/``, ``tokenizer/``, ``eval.json``, ``embeddings.npz`` and ``report.html``.
+The same command again continues a run that was stopped, from its newest sound checkpoint, to the same final bits. A run
+folder holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``tokenizer/``, ``eval.json``,
+``embeddings.npz`` and ``report.html``.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ from rankclip_jax.report import write_report
 from rankclip_jax.run_folder import CHECKPOINTS, make_workdir
 from rankclip_jax.training import init_from, setup
 from rankclip_jax.training.clock import Clock
-from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
-from rankclip_jax.training.inputs import batch_keys
 from rankclip_jax.training.metrics import MetricsWriter
 from rankclip_jax.training.setup import Setup
 from rankclip_jax.training.startup_card import devices, start_up_card
@@ -45,13 +43,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Train, or continue, the run of `config` in `workdir`; return the final metrics of all splits.
 
     Raises:
-      UserError: whatever the user can mend; see `errors`.
+      UserError: a mistake in the config, the data or the folder, a full disk, or a run that diverges.
     """
-    # Everything that can be wrong with the config, the data or the folder comes up before any
-    # parameter exists.
+    # Setup: every mistake in the config, the data or the folder is found before any parameter exists.
     parts = setup.build(config, workdir)
-    config = parts.config
-    data = {"name": parts.dataset.name, "digest": parts.dataset.digest, "counts": dict(parts.dataset.counts)}
+    config, dataset = parts.config, parts.dataset
+    data = {"name": dataset.name, "digest": dataset.digest, "counts": dict(dataset.counts)}
     make_workdir(workdir)
     resuming = check_same_run(workdir, config, data)
     writer = MetricsWriter(
@@ -63,43 +60,45 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
     processes.barrier("config checked")
 
-    # Shapes, then shardings, then arrays: either restored or initialised, straight into shards.
-    init = make_init(parts.towers, parts.objective, parts.optimizer, config.optimizer.ema_decay)
+    # State: shapes, then shardings, then arrays, restored or initialised straight into shards.
+    init = make_init(parts.towers, parts.objective, parts.optimizer, parts.step_options.ema_decay)
     key = jax.random.key(config.seed)
+    abstract = abstract_state(init, key, parts.mesh)
     checkpoints = Checkpoints(
         str(Path(workdir) / CHECKPOINTS), keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric
     )
-    abstract = abstract_state(init, key, parts.mesh)
     restored = checkpoints.restore(abstract) if resuming else None
     start = restored.step if restored else 0
-    begins_with = parts.initial if restored is None else None
-    beginning = init_from.describe(abstract, begins_with) if begins_with else ""
+    initial = parts.initial if restored is None else None
+    beginning = init_from.describe(abstract, initial) if initial else ""
     if processes.is_main():
-        save_run_config(workdir, config, data, devices(parts), parameter_counts(abstract))
+        counts, equation = parameter_counts(abstract), parts.objective.equation
+        save_run_config(workdir, config, data, devices(parts), counts, equation)
         if not resuming:
             setup.save_tokenizer(parts.tokenizer, workdir)
         print(start_up_card(parts, abstract, workdir, start, beginning), flush=True)
     state = restored.state if restored else create_state(init, key, parts.mesh)
-    state = init_from.begin(state, begins_with) if begins_with else state
+    state = init_from.begin(state, initial) if initial else state
 
-    # A run that had reached its end only evaluates again.
+    # Loop. A run that had reached its end is only evaluated again.
     loop = _Loop(parts, writer, checkpoints, restored)
     try:
         state = loop.run(state) if start < config.duration else state
     except UserError:
-        loop.settle()
+        loop.finish_saving()
         raise
     loop.close()
 
-    encoder = make_encoder(parts, state)
-    metrics = evaluate_run(encoder, parts.dataset, config.eval, workdir, config.duration)
+    # Evaluation and report.
+    encoder = make_encoder(parts, state, loop.encoder)
+    metrics = evaluate_run(encoder, dataset, config.eval, workdir, config.duration)
     if processes.is_main():
         print(f"report: {write_report(workdir)}", flush=True)
     return metrics
 
 
 class _Loop:
-    """Next batch, step, and what is due after it: a log line, an evaluation, a checkpoint."""
+    """Next batch, train step, and whatever is due after it: a log line, an evaluation, a checkpoint."""
 
     def __init__(self, parts: Setup, writer: MetricsWriter, checkpoints: Checkpoints, restored: Restored | None):
         self.parts, self.config, self.writer, self.checkpoints = parts, parts.config, writer, checkpoints
@@ -113,83 +112,45 @@ class _Loop:
             wait_hint="raise config.data.num_threads, or choose lighter "
             "augmentation; python -m rankclip_jax.data bench shows which stage limits",
         )
-        self.encoder: Encoder | None = None
-        self.pending: tuple[int, dict[str, Any]] | None = None
+        self.encoder: Encoder | None = None  # from the first evaluation on
+        self.pending: tuple[int, dict[str, Any]] | None = None  # the log line that is not yet written
 
     def run(self, state: dict) -> dict:
         """Train to the end and return the final state; `state` is consumed."""
-        config, parts = self.config, self.parts
-        step_fn = setup.train_step(parts, state)
-        diagnose = self._diagnostics()
-        with self._loader(inputs := batch_keys(parts.objective.inputs)) as loader:
+        parts, config = self.parts, self.config
+        train_step = setup.train_step(parts, state)
+        diagnose = setup.diagnostics(parts)
+        with Loader(parts.dataset.train, parts.tokenizer, parts.loader_options, self.start) as loader:
             for step in range(self.start + 1, config.duration + 1):
                 with self.clock.waiting_for_data():
                     batch = next(loader)
-                batch = put_batch({name: batch[name] for name in inputs}, parts.mesh)
+                batch = put_batch(batch, parts.mesh)
                 is_logged = self._is_due(step, config.log.every)
-                with self.clock.paused():  # the first one compiles
+                with self.clock.paused():  # the first call compiles
                     measured = diagnose(state, batch) if is_logged else {}  # before the step consumes the state
-                state, metrics = step_fn(state, batch)
+                state, metrics = train_step(state, batch)
                 self.clock.tick(step, config.batch_size, metrics)
-                self._flush()  # the line before this one: fetching it does not stall the step just begun
+                self._flush()  # the previous log line: fetching it does not stall the step just started
                 if is_logged:
                     self.pending = (step, metrics | measured)
                 self._evaluate_and_save(step, state, metrics)
         self._flush()
         return state
 
-    def settle(self) -> None:
-        """Let a save in flight end: what stops the run must not cost its last checkpoint.
+    def finish_saving(self) -> None:
+        """Wait for a save in the background, so that an error does not cost the last checkpoint.
 
-        Not among several processes, where the others may have stopped elsewhere and would be waited for.
+        Not with several processes: the others may have stopped elsewhere, and this one would wait for them.
         """
         if not processes.is_multi_process():
             with contextlib.suppress(UserError):
                 self.checkpoints.close()
 
     def close(self) -> None:
-        """Everything on disk, bars closed."""
+        """Wait until everything is on disk, and close the progress bars."""
         self.checkpoints.close()
         self.writer.close()
         self.clock.close()
-
-    def _loader(self, inputs: Sequence[str]) -> Loader:
-        data = self.config.data
-        return Loader(
-            self.parts.dataset.train,
-            self.parts.tokenizer,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            image_size=self.config.model.image.image_size,
-            augment=data.augment,
-            text_augment=data.text_augment,
-            view_augment=data.view_augment,
-            view_text_augment=data.view_text_augment,
-            resize=self.parts.towers.resize,
-            inputs=inputs,
-            start_step=self.start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_threads=data.num_threads,
-            prefetch=data.prefetch,
-            max_bad_fraction=data.max_bad_fraction,
-        )
-
-    def _diagnostics(self) -> Callable[[dict, dict], dict[str, Any]]:
-        """(state, batch) -> `diagnostics`, or nothing where they are off."""
-        parts, config = self.parts, self.config
-        if not config.log.diagnostics:
-            return lambda state, batch: {}
-        diagnostics = make_diagnostics(
-            parts.towers,
-            parts.objective,
-            parts.mesh,
-            config.objective.block_rows,
-            config.micro_batches,
-            config.seed,
-            config.optimizer.freeze,
-        )
-        return jit_diagnostics(diagnostics, parts.objective, parts.mesh)
 
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.config.duration or (every > 0 and step % every == 0)
@@ -200,7 +161,8 @@ class _Loop:
             return
         (step, metrics), self.pending = self.pending, None
         values = {name: float(value) for name, value in metrics.items()}
-        check_finite(step, {name: value for name, value in values.items() if "/" not in name})  # not of diagnostics
+        # Only the step's own metrics, not the diagnostics.
+        check_finite(step, {name: value for name, value in values.items() if "/" not in name})
         values["learning_rate"] = float(self.parts.learning_rate(step - 1))
         rates = self.clock.report()
         line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
@@ -210,14 +172,14 @@ class _Loop:
     def _evaluate_and_save(self, step: int, state: dict, train_metrics: dict[str, Any]) -> None:
         config = self.config
         saving = self._is_due(step, config.checkpoint.every)
-        if saving:  # or a diverged state would push the sound ones out
+        if saving:  # a saved diverged state would push out the sound ones
             norm = parameter_norm(state["params"])
             check_finite(step, {"loss": train_metrics["loss"], "norm of the parameters": norm})
-        # Which checkpoint is best can only be known if each of them is evaluated.
+        # To know the best checkpoint, each of them must be evaluated.
         evaluating = self._is_due(step, config.eval.every) or (saving and bool(config.checkpoint.best_metric))
         metrics = self._evaluate(step, state) if evaluating else {}
         if saving:
-            self._flush()  # a restart cuts the log at the checkpoint: it must be whole up to there
+            self._flush()  # a restart cuts the log at the checkpoint: it must be complete up to there
             with self.clock.paused():
                 self.checkpoints.save(step, state, {"clock": self.clock.state_dict()}, metrics)
 
@@ -231,7 +193,10 @@ class _Loop:
 
 
 def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> Encoder:
-    """An encoder of the model in `state`, of its averages if it has any; `compiled` is used again."""
+    """An encoder of the model in `state`, or of its averaged weights where there are any.
+
+    `compiled` is an earlier encoder of the run, which is reused with the new weights.
+    """
     model = state["ema"] or state
     encoder = compiled or Encoder(parts.towers, model["params"], parts.tokenizer, parts.mesh)
     encoder.params, encoder.model_state = model["params"], model["model_state"]
@@ -242,7 +207,11 @@ parameter_norm = jax.jit(optax.tree.norm)
 
 
 def check_finite(step: int, values: Mapping[str, Any]) -> None:
-    """Stop a run that has diverged; what it saved before is kept."""
+    """Stop a run that has diverged; its earlier checkpoints are kept.
+
+    Raises:
+      UserError: a value is NaN or infinite.
+    """
     for name, value in values.items():
         if not math.isfinite(float(value)):
             raise UserError(
@@ -259,5 +228,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     CONFIG = cli.define_config()
-    WORKDIR = flags.DEFINE_string("workdir", None, "run folder, made if missing", required=True)
+    WORKDIR = flags.DEFINE_string("workdir", None, "run folder; created if missing", required=True)
     cli.run(main)

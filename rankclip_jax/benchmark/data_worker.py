@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from rankclip_jax.benchmark.webdataset_reference import batches
 from rankclip_jax.benchmark.worker import Answers, serve
 from rankclip_jax.data.images.decode import DecodedRecords
+from rankclip_jax.data.images.transforms import make_augment
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import LoaderOptions
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.webdataset import WebDataset, open_pairs
 from rankclip_jax.data.storage import locations
@@ -42,16 +44,15 @@ def _tokenizer():
 
 
 def _ours(case: dict, files: list[str], pairs: WebDataset) -> Iterator:
-    return Loader(
-        DecodedRecords(pairs),
-        _tokenizer(),
+    options = LoaderOptions(
         batch_size=case["batch"],
         seed=0,
         image_size=case["image_size"],
-        augment=AUGMENT,
+        augment=make_augment(AUGMENT, case["image_size"]),
         num_threads=case["workers"],
         prefetch=4,
     )
+    return Loader(DecodedRecords(pairs), _tokenizer(), options)
 
 
 def _theirs(case: dict, files: list[str], pairs: WebDataset) -> Iterator:

@@ -26,7 +26,6 @@ from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.text_table import text_table
 from rankclip_jax.training import setup
-from rankclip_jax.training.inputs import batch_keys
 from rankclip_jax.training.setup import Setup
 from rankclip_jax.training.step import create_state, make_init
 
@@ -105,28 +104,14 @@ def _with_objective(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def _one_batch(parts: Setup) -> dict[str, jax.Array]:
-    config, inputs = parts.config, batch_keys(parts.objective.inputs)
-    loader = Loader(
-        parts.dataset.train,
-        parts.tokenizer,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        image_size=config.model.image.image_size,
-        augment=config.data.augment,
-        inputs=inputs,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    with loader:
-        batch = next(loader)
-    return put_batch({name: batch[name] for name in inputs}, parts.mesh)
+    with Loader(parts.dataset.train, parts.tokenizer, parts.loader_options) as loader:
+        return put_batch(next(loader), parts.mesh)
 
 
 def _stepper(parts: Setup, batch: dict[str, jax.Array]) -> Callable[[], float]:
     """A function that takes one train step and returns its seconds."""
-    config = parts.config
-    init = make_init(parts.towers, parts.objective, parts.optimizer, config.optimizer.ema_decay)
-    state = create_state(init, jax.random.key(config.seed), parts.mesh)
+    init = make_init(parts.towers, parts.objective, parts.optimizer, parts.step_options.ema_decay)
+    state = create_state(init, jax.random.key(parts.config.seed), parts.mesh)
     step = setup.train_step(parts, state)
 
     def timed() -> float:

@@ -1,4 +1,4 @@
-"""Whether a run folder holds the run of this config, or of another one."""
+"""Whether a run folder holds the run of this config, or the run of another config."""
 
 import json
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.run_folder import CONFIG, has_progress
 from rankclip_jax.trees import flatten
 
-# What a restart of the same run may change: nothing that reaches a weight or a batch. (Another mesh, like
-# another machine, changes the order of sums: then the run goes on, though not to the same bits.)
+# Keys that a restart of the same run may change: none of them affects a weight or a batch. (Another mesh, like
+# another machine, changes the order of sums: the run then continues, but not to the same bits.)
 MAY_CHANGE = (
     "checkpoint.*",
     "data.max_bad_fraction",
     "data.num_threads",
     "data.prefetch",
-    # Data may move: their digest is compared.
+    # The data may move: their digest is compared.
     "data.index_dir",
     "data.image_root",
     "data.quarantine",
@@ -35,18 +35,19 @@ MAY_CHANGE = (
 
 
 def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | None = None) -> bool:
-    """Return whether `workdir` already holds this very run; refuse one that holds another.
+    """Return whether `workdir` already holds this run, so that it can be continued.
 
-    Keys that match `MAY_CHANGE` may differ. A run that has logged and saved nothing yet (it died of too large
-    a batch, say) does not count.
+    Keys that match `MAY_CHANGE` may differ. A run that has neither logged nor saved anything (because its batch did not
+    fit into memory, for example) does not count.
 
     Args:
-      config: as `resolve` returned it, so that a changed number of steps is seen however it came about:
-        the learning rate depends on it.
-      data: as given to `save_run_config`; None leaves it out of the comparison.
+      workdir: run folder, which need not exist.
+      config: as `resolve` returned it. Its durations are in steps, so a changed number of steps is detected whatever
+        changed it; the learning rate depends on that number.
+      data: as given to `save_run_config`; None leaves the data out of the comparison.
 
     Raises:
-      UserError: names the first keys that differ.
+      UserError: `workdir` holds another run; the message names the first keys that differ.
     """
     saved = load_run_config(workdir)
     if not has_progress(workdir):
@@ -66,7 +67,7 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
 
 
 def _differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:
-    """One 'key old -> new' for each leaf that differs and may not."""
+    """One 'key old -> new' for each leaf that differs and must not."""
     olds, news = dict(flatten(old)), dict(flatten(new))
     keys = [key for key in olds | news if not any(fnmatch(key, pattern) for pattern in MAY_CHANGE)]
     shown = {key: (_show(olds, key), _show(news, key)) for key in sorted(keys)}

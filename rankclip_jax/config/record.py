@@ -1,12 +1,17 @@
-"""`config.json` of a run: the resolved config, versions, data, devices and parameter counts."""
+"""`config.json` of a run: resolved config, versions, data, devices, parameter counts, the objective's equation."""
 
 import importlib.metadata
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
@@ -14,7 +19,6 @@ from rankclip_jax.files import replaced_file
 from rankclip_jax.run_folder import CONFIG
 
 PACKAGES = (
-    "rankclip_jax",
     "jax",
     "jaxlib",
     "flax",
@@ -28,6 +32,10 @@ PACKAGES = (
     "nltk",
     "tokenizers",
 )
+# The package this file is in. It cannot be imported by name: its public API depends on higher layers.
+OWN = sys.modules[__name__.partition(".")[0]]
+CHECKOUT = Path(__file__).resolve().parents[2]
+GIT_SECONDS = 10
 
 
 def to_json(config: ConfigDict | Mapping) -> str:
@@ -37,21 +45,35 @@ def to_json(config: ConfigDict | Mapping) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of what JSON does not know: numpy scalars by value, dtypes and functions by name."""
-    if hasattr(value, "item"):
+    """JSON form of other types: numpy scalars by value, dtypes and functions by name."""
+    if isinstance(value, np.generic):
         return value.item()
     return getattr(value, "__name__", None) or str(value)
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a result; a package that is not there is left out."""
-    found = {"python": platform.python_version()}
+    """Versions of everything that can change a result, without packages that are not installed.
+
+    Keys are "python", "rankclip_jax", the distribution names in `PACKAGES`, and "commit" where this package runs from a
+    git checkout.
+    """
+    found = {"python": platform.python_version(), "rankclip_jax": OWN.__version__}
     for package in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    commit = _commit()
+    return found | ({"commit": commit} if commit else {})
+
+
+def _commit() -> str:
+    """What ``git describe --always --dirty`` says of the checkout; "" without a checkout or without git."""
+    if not (CHECKOUT / ".git").exists():
+        return ""
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def save_run_config(
@@ -60,11 +82,12 @@ def save_run_config(
     data: Mapping[str, Any],
     devices: Mapping[str, Any],
     params: Mapping[str, Any],
+    objective_equation: str | None = None,
     imported: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``workdir/config.json``: all there is to know of how a run came about. Atomic.
+    """Write ``workdir/config.json``, which records how a run or an imported folder came about. Atomic.
 
-    Call it in one process only (`distributed.is_main`).
+    Call it in one process only (`processes.is_main`).
 
     Args:
       workdir: run folder, made if missing.
@@ -72,18 +95,23 @@ def save_run_config(
       data: what identifies the data (split sizes, digests).
       devices: platform, counts, mesh.
       params: parameter counts per tower.
+      objective_equation: `Objective.equation`; None for imported weights.
       imported: where foreign weights came from; None for a run.
     """
-    record = {"config": config.to_dict(), "versions": versions(), "data": data}
-    record |= {"devices": devices, "params": params} | ({"imported": imported} if imported else {})
+    record = {"config": config.to_dict(), "versions": versions(), "data": data, "devices": devices, "params": params}
+    optional = {"objective_equation": objective_equation, "imported": imported}
+    record |= {key: value for key, value in optional.items() if value}
     os.makedirs(workdir, exist_ok=True)
-    path = os.path.join(workdir, CONFIG)
-    with replaced_file(path) as file:
+    with replaced_file(os.path.join(workdir, CONFIG)) as file:
         file.write(to_json(record) + "\n")
 
 
 def load_run_config(workdir: str) -> dict[str, Any] | None:
-    """Return what `save_run_config` wrote, None if there is nothing."""
+    """Return what `save_run_config` wrote; None if there is no such file.
+
+    Raises:
+      UserError: the file is damaged, or something else wrote it.
+    """
     path = os.path.join(workdir, CONFIG)
     try:
         with open(path) as file:

@@ -1,6 +1,6 @@
-"""What the terms of an objective do to the batch and to each other, measured beside training.
+"""Diagnostics of an objective's terms: their gradients, how far their rankings agree, duplicates, clamps.
 
-Computed at log steps only, by a function of its own: a training step is the same with and without it.
+They are computed at log steps only, by a function of their own, so that a train step is the same with and without them.
 
 Letters: B global rows, N rows of a sample of the batch, D embedding, L tokens.
 """
@@ -22,61 +22,57 @@ from rankclip_jax.objectives.objective import Objective, Term, cosine
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
 from rankclip_jax.parallel.mesh import block_if_cpu_collectives
 from rankclip_jax.training.gradcache import make_forward
-from rankclip_jax.training.optimizer import frozen_mask, locked_parts
+from rankclip_jax.training.optimizer import locked_parts
+from rankclip_jax.training.options import DEFAULT, StepOptions
 
-# Lists are compared over the first rows of a batch, which is in random order: a few hundred thousand pairs.
+# Lists are compared over the first rows of a batch, which is in random order: a few hundred thousand item pairs.
 SAMPLE = 64
 Arrays = Mapping[str, jax.Array]
 
 
 def make_diagnostics(
-    towers: nn.Module,
-    objective: Objective,
-    mesh: Mesh,
-    block_rows: int = 0,
-    micro_batches: int = 1,
-    seed: int = 0,
-    freeze: str = "",
+    towers: nn.Module, objective: Objective, mesh: Mesh, options: StepOptions = DEFAULT
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> {name: float32 scalar}, a pure function.
 
-    For each term, of its gradient with respect to the embeddings (the part along the sphere, which is all that
-    the towers get to see; not the embeddings of a tower that `freeze` locks, which nothing pulls on):
+    For each term, where g is its gradient with respect to the embeddings. Two parts of g are left out, because they
+    train nothing: the radial part, which normalisation removes, and the embeddings of locked towers.
 
         loss_<term>              the term, unweighted
         grad_norm_<term>         |g|, unweighted
-        grad_share_<term>        weight |g|, over the sum of it over all terms
-        cosine_with_clip_<term>  <g, g_clip> / |g| |g_clip|; 0 where one of them is 0
+        grad_share_<term>        weight |g| / sum of weight |g| over all terms
+        cosine_with_clip_<term>  <g, g_clip> / |g| |g_clip|; 0 if either gradient is 0
 
-    CLIP's gradient is that of its own term, be it part of the objective or not (left out without a learned
-    scale, and for terms that read no embedding CLIP reads). Of the batch:
+    g_clip is the gradient of CLIP's loss, which need not be a term of the objective. There is no cosine without a
+    learned scale, or for a term that reads none of CLIP's embeddings. For the batch:
 
-        agreement_cross_modal, agreement_in_modal   see `agreement`; image i's list against text i's
-        duplicate_captions                          see `duplicate_captions`
-        <scalar>_at_clamp                           1 where a learned scalar is at an end of its range, else 0
+        agreement_cross_modal    see `agreement`; image i's list of texts against text i's list of images
+        agreement_in_modal       see `agreement`; image i's list of images against text i's list of texts
+        duplicate_captions       see `duplicate_captions`
+        <scalar>_at_clamp        1 where a learned scalar is at an end of its range, else 0
 
-    The embeddings are those that the step sees: of towers in training, in its micro-batches. What these do
-    to the towers' state is forgotten. Everything is finite where the embeddings are. The cost is a forward
-    pass of the towers and one loss for each term.
+    The embeddings are those of the train step: towers in training mode, in the same micro-batches. Changes of the
+    towers' state are discarded. Everything is finite where the embeddings are. The cost is one forward pass of the
+    towers and one loss per term.
     """
     alone = {name: _only(objective, name, term) for name, term in objective.terms.items()}
     if "logit_scale" in objective.scalars:
         alone.setdefault("clip", _only(objective, "clip", CLIP))
-    functions = {name: loss_and_gradients(one, mesh, block_rows) for name, one in alone.items()}
+    functions = {name: loss_and_gradients(one, mesh, options.block_rows) for name, one in alone.items()}
     inputs = tuple(dict.fromkeys((*INPUTS, *objective.inputs)))
-    forward = make_forward(towers, inputs, mesh, micro_batches, seed)
+    forward = make_forward(towers, inputs, mesh, options)
+    locked = locked_parts(options.frozen_towers or {})
 
     def diagnostics(
         params: dict, batch: Arrays, weights: Arrays, objective_state: dict | None = None, step=0, model_state=None
     ):
-        frozen = frozen_mask(params, freeze)["towers"] if freeze else None
-        embeds, _, _ = forward(params["towers"], model_state or {}, batch, step, frozen)
+        embeds, _, _ = forward(params["towers"], model_state or {}, batch, step)
         scalars = params["scalars"]
         results = {
             name: function(embeds, scalars, {name: jnp.float32(1.0)}, objective_state, step)
             for name, function in functions.items()
         }
-        results = without_locked(results, locked_parts(frozen or {}))
+        results = without_locked(results, locked)
         image_ND, text_ND = (embeds[name][:SAMPLE] for name in INPUTS)
         return {
             **of_terms(objective.terms, results, embeds, weights),
@@ -90,7 +86,7 @@ def make_diagnostics(
 
 
 def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    """Compile for `mesh`: (state, batch) -> {"diagnostics/<name>": scalar} of the state before its next step."""
+    """Compile for `mesh`: (state, batch) -> {"diagnostics/<name>": scalar}, for the state before its next step."""
 
     def of_state(state: dict, batch: Arrays) -> dict[str, jax.Array]:
         weights = objective.weights(state["step"])
@@ -98,13 +94,12 @@ def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> 
         return {f"diagnostics/{name}": value for name, value in found.items()}
 
     compiled = jax.jit(of_state, out_shardings=NamedSharding(mesh, P()))
-    return lambda state, batch: block_if_cpu_collectives(
-        compiled(state, batch)
-    )  # the step after it does not depend on it
+    # Block, because the next step does not depend on this program.
+    return lambda state, batch: block_if_cpu_collectives(compiled(state, batch))
 
 
 def without_locked(results: Mapping[str, LossAndGradients], locked: Sequence[str]) -> dict[str, LossAndGradients]:
-    """Results without the gradients that reach locked towers and heads only."""
+    """Results without the gradients with respect to outputs of locked towers and heads."""
 
     def trains(name: str) -> bool:
         tower, _, kind = OUTPUTS[name]
@@ -123,13 +118,13 @@ def _only(objective: Objective, name: str, term: Term) -> Objective:
 def of_terms(
     terms: Mapping[str, Term], results: Mapping[str, LossAndGradients], embeds: Arrays, weights: Arrays
 ) -> dict[str, jax.Array]:
-    """Loss, norm and share of the gradient, and its cosine with CLIP's, of each term; see `make_diagnostics`.
+    """Loss of each term, norm and share of its gradient, and the cosine with CLIP's gradient; see `make_diagnostics`.
 
     Args:
-      terms: of the objective.
-      results: what each term gives alone with weight 1; "clip" too if there is anything to compare with.
-      embeds: at which the gradients were taken.
-      weights: of each term.
+      terms: the objective's terms.
+      results: the result of each term alone, with weight 1; that of "clip" too where cosines are wanted.
+      embeds: the embeddings at which the gradients were taken.
+      weights: the weight of each term.
     """
     gradients = {name: along_the_sphere(result.d_embeds, embeds) for name, result in results.items()}
     norms = {name: _norm(gradient) for name, gradient in gradients.items()}
@@ -146,7 +141,7 @@ def of_terms(
 
 
 def along_the_sphere(gradient: Arrays, embeds: Arrays) -> dict[str, jax.Array]:
-    """Gradients without their part along unit-norm embeddings: normalisation takes that away."""
+    """Gradients without their radial part, which the normalisation of the embeddings removes."""
 
     def project(name: str, d_BD: jax.Array) -> jax.Array:
         if "embeds" not in name:
@@ -158,27 +153,27 @@ def along_the_sphere(gradient: Arrays, embeds: Arrays) -> dict[str, jax.Array]:
 
 
 def agreement(first_NN: jax.Array, second_NN: jax.Array) -> jax.Array:
-    """Share of list pairs in agreement: how alike rows i of two matrices order the columns other than i.
+    """How similarly two matrices order the items of each row, float32: 1 for equal orders, 0 for reversed ones.
 
-    Of all pairs of items that neither list ties, over all rows, the share that both lists order alike: 1 for
-    equal orders, 0 for reversed ones, 0.5 by chance and where there is nothing to compare. It is (tau + 1) / 2
-    with Kendall's tau, over pairs without ties.
+    Row i of each matrix is a list of all items but i. Among the pairs of items that neither list ties, over all rows,
+    this is the share that both lists order in the same way: 0.5 by chance, and 0.5 if there is no such pair. It equals
+    (tau + 1) / 2 with Kendall's tau over pairs without ties.
 
     Args:
-      first_NN, second_NN: any numbers; row i is a list about i.
+      first_NN, second_NN: scores of N items in each of N rows.
     """
-    rises = [x_NN[:, :, None] - x_NN[:, None, :] for x_NN in (first_NN, second_NN)]
+    differences = [x_NN[:, :, None] - x_NN[:, None, :] for x_NN in (first_NN, second_NN)]
     other_NN = ~jnp.eye(len(first_NN), dtype=bool)
-    counts = other_NN[:, :, None] & other_NN[:, None, :] & (rises[0] != 0) & (rises[1] != 0)
-    alike = counts & ((rises[0] > 0) == (rises[1] > 0))
+    counts = other_NN[:, :, None] & other_NN[:, None, :] & (differences[0] != 0) & (differences[1] != 0)
+    alike = counts & ((differences[0] > 0) == (differences[1] > 0))
     pairs = jnp.sum(counts, dtype=jnp.float32)
     return jnp.where(pairs > 0, _ratio(jnp.sum(alike, dtype=jnp.float32), pairs), 0.5)
 
 
 def duplicate_captions(tokens_BL: jax.Array) -> jax.Array:
-    """Share of the batch whose caption another row has too: 0 where all differ, 1 where none is alone.
+    """Share of rows whose caption occurs in another row too: 0 if all captions differ, 1 if none is unique.
 
-    Rows are sorted by two hashes, and neighbours compared token by token: time B log B, nothing of size B x B.
+    Rows are sorted by two hashes and neighbours are compared token by token: time B log B, nothing of size B x B.
     """
     rng = np.random.default_rng(0)
     factors_L2 = rng.integers(1, 2**32, (tokens_BL.shape[1], 2), dtype=np.uint32) | 1
@@ -192,7 +187,7 @@ def duplicate_captions(tokens_BL: jax.Array) -> jax.Array:
 
 
 def at_clamp(objective: Objective, scalars: Arrays) -> dict[str, jax.Array]:
-    """{"<scalar>_at_clamp": 1 at an end of its range, else 0}, for the scalars that have one."""
+    """{"<scalar>_at_clamp": 1 at an end of its range, else 0}, for the scalars with a finite range."""
     ranges = {name: (scalar.minimum, scalar.maximum) for name, scalar in objective.scalars.items()}
     return {
         f"{name}_at_clamp": ((scalars[name] <= low) | (scalars[name] >= high)).astype(jnp.float32)
@@ -210,5 +205,5 @@ def _norm(gradient: Arrays) -> jax.Array:
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole; 0 where the whole is 0."""
+    """part / whole; 0 where `whole` is 0."""
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)

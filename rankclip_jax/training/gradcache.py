@@ -1,14 +1,13 @@
-"""The towers' side of a training step: embeddings of a batch, and from their gradients those of the parameters.
+"""The towers' part of a train step: embeddings of a batch, and the parameters' gradient from that of the embeddings.
 
-In one pass, or in micro-batches (GradCache: Gao et al. 2021, arXiv 2101.06983). Then the towers embed one
-micro-batch after the other and keep nothing but the embeddings; the objective sees those of the whole batch;
-and each micro-batch goes through the towers again, with the same random numbers, to carry its part of the
-gradient back. For towers that treat each example alone this is exact for every objective, at the memory of
-one micro-batch and the price of one more forward pass.
+The batch goes through the towers at once or in micro-batches (GradCache: Gao et al. 2021, arXiv 2101.06983). With
+micro-batches the towers embed one after the other and keep only the embeddings. The objective sees the embeddings of
+the whole batch. Then each micro-batch goes through the towers again, with the same random numbers, and its part of the
+gradient is pulled back. For towers that treat each example alone this is exact for every objective, with the memory of
+one micro-batch and the cost of one more forward pass.
 
-Batch normalisation, in ResNets and in distribution heads, does not treat each example alone: its statistics
-are those of a micro-batch. Running statistics still move once a step, to the mean of what the micro-batches
-would each have made of them.
+Batch normalisation, in ResNets and in distribution heads, does not treat each example alone: it uses the statistics of
+a micro-batch. Running statistics still change once per step, to the mean of the values that the micro-batches give.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +22,19 @@ from jax.sharding import PartitionSpec as P
 from rankclip_jax.errors import UserError
 from rankclip_jax.parallel.mesh import BATCH, replicated
 from rankclip_jax.training.optimizer import locked_parts
+from rankclip_jax.training.options import DEFAULT, StepOptions
 
 Arrays = dict[str, jax.Array]
 PullBack = Callable[[Arrays], dict]
+Forward = Callable[..., tuple[Arrays, dict, PullBack]]
 
 
 def check_micro_batches(micro_batches: int, local: int) -> None:
-    """Refuse a number of micro-batches that does not divide the `local` rows of one device."""
+    """Reject a number of micro-batches that does not divide the `local` rows of one device.
+
+    Raises:
+      UserError: names the divisors.
+    """
     if micro_batches < 1 or local % micro_batches:
         divisors = ", ".join(str(n) for n in range(1, local + 1) if local % n == 0)
         raise UserError(
@@ -38,26 +43,30 @@ def check_micro_batches(micro_batches: int, local: int) -> None:
         )
 
 
-def make_forward(
-    towers: nn.Module, inputs: Sequence[str], mesh: Mesh, micro_batches: int = 1, seed: int = 0
-) -> Callable[..., tuple[Arrays, dict, PullBack]]:
-    """Return f(tower_params, model_state, batch, step, frozen=None) -> (embeds, model_state, pull_back).
+def make_forward(towers: nn.Module, inputs: Sequence[str], mesh: Mesh, options: StepOptions = DEFAULT) -> Forward:
+    """Return f(tower_params, model_state, batch, step) -> (embeds, model_state, pull_back).
 
     Args:
-      towers: with a method `compute` as that of `TwoTowers`.
-      inputs: names of the arrays to make.
-      mesh: over all of which the batch is spread; so is each micro-batch.
-      micro_batches: how many; 1 for the whole batch at once.
-      seed: of the towers' random numbers, which are a function of it, the step and the micro-batch.
+      towers: with a method `compute` like that of `TwoTowers`.
+      inputs: names of the arrays that the towers compute, keys of `two_towers.OUTPUTS`.
+      mesh: the batch is split over all of its devices; so is each micro-batch.
+      options: `micro_batches`, `seed` and `frozen` are read.
 
-    `model_state` holds the towers' mutable collections; the one returned has this batch in it. `pull_back`
-    takes gradients with respect to the embeddings to those with respect to the parameters; they are zero, and
-    nothing is computed for them, where the tree of bools `frozen` says so. A tower that is frozen as a whole runs
-    as in evaluation: its norms use their running statistics, and leave them as they are.
+    `model_state` holds the towers' mutable collections; the returned one includes this batch. `pull_back` maps the
+    gradient with respect to the embeddings to that with respect to the parameters. For frozen parameters it is zero and
+    nothing is computed. A tower that is frozen as a whole runs as in evaluation: its norms use their running statistics
+    and do not change them. Random numbers are a function of the seed, the step and the micro-batch.
     """
+    embed = _make_embed(towers, inputs, mesh, options)
+    return (_at_once if options.micro_batches == 1 else _in_micro_batches)(embed, mesh, options)
 
-    def embed(tower_params, model_state, batch, key, frozen):
-        locked = locked_parts(frozen) if frozen is not None else ()
+
+def _make_embed(towers: nn.Module, inputs: Sequence[str], mesh: Mesh, options: StepOptions) -> Callable:
+    """Return f(tower_params, model_state, batch, key) -> (embeds, model_state), for a batch or a micro-batch."""
+    frozen = options.frozen_towers
+    locked = () if frozen is None else locked_parts(frozen)
+
+    def embed(tower_params, model_state, batch, key):
         if frozen is not None:
             tower_params = jax.tree.map(lambda p, held: lax.stop_gradient(p) if held else p, tower_params, frozen)
         variables = replicated({"params": tower_params, **model_state}, mesh)
@@ -72,19 +81,28 @@ def make_forward(
             rngs={"patch_dropout": key},
         )
 
-    def at_once(tower_params, model_state, batch, step, frozen=None):
+    return embed
+
+
+def _at_once(embed: Callable, mesh: Mesh, options: StepOptions) -> Forward:
+    def forward(tower_params, model_state, batch, step):
         def of(tower_params):
-            return embed(tower_params, model_state, batch, _key(seed, step), frozen)
+            return embed(tower_params, model_state, batch, _key(options.seed, step))
 
         embeds, pull_back, new_state = jax.vjp(of, tower_params, has_aux=True)
         return embeds, new_state, lambda d_embeds: pull_back(d_embeds)[0]
 
-    def in_parts(tower_params, model_state, batch, step, frozen=None):
-        keys = jax.random.split(_key(seed, step), micro_batches)
-        parts = (split(batch, micro_batches, mesh), keys)
+    return forward
+
+
+def _in_micro_batches(embed: Callable, mesh: Mesh, options: StepOptions) -> Forward:
+    count = options.micro_batches
+
+    def forward(tower_params, model_state, batch, step):
+        parts = (split(batch, count, mesh), jax.random.split(_key(options.seed, step), count))
 
         def visit(total, part):
-            embeds, state = embed(tower_params, model_state, *part, frozen)
+            embeds, state = embed(tower_params, model_state, *part)
             return _add(total, state), embeds
 
         total, embeds = lax.scan(visit, _zeros(model_state), parts)
@@ -92,20 +110,20 @@ def make_forward(
         def pull_back(d_embeds):
             def visit(total, inputs):
                 part, d_embeds = inputs
-                _, pull = jax.vjp(lambda params: embed(params, model_state, *part, frozen)[0], tower_params)
+                _, pull = jax.vjp(lambda params: embed(params, model_state, *part)[0], tower_params)
                 return _add(total, pull(d_embeds)[0]), None
 
-            return lax.scan(visit, _zeros(tower_params), (parts, split(d_embeds, micro_batches, mesh)))[0]
+            return lax.scan(visit, _zeros(tower_params), (parts, split(d_embeds, count, mesh)))[0]
 
-        return join(embeds, mesh), jax.tree.map(lambda x: x / micro_batches, total), pull_back
+        return join(embeds, mesh), jax.tree.map(lambda x: x / count, total), pull_back
 
-    return at_once if micro_batches == 1 else in_parts
+    return forward
 
 
 def split(arrays: Arrays, parts: int, mesh: Mesh) -> Arrays:
     """[B, ...] to [parts, B / parts, ...]: part i has the rows r with r mod parts = i.
 
-    So each device splits the rows that it has, and which rows are together does not depend on the devices.
+    Each device splits its own rows, and the rows of one part do not depend on the number of devices.
     """
     spread = NamedSharding(mesh, P(None, *BATCH))
 

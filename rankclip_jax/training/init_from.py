@@ -1,7 +1,7 @@
-"""Training that does not begin with random weights: `config.init_from`.
+"""Training that begins with given weights: `config.init_from`.
 
-A run folder, an imported folder, or foreign weights. What the source has is taken, what it lacks (heads, a
-bias) is initialised as ever, and anything that does not fit is refused before the run begins.
+The source is a run folder, an imported folder, or foreign weights. Parameters that the source has are taken; those that
+it lacks (heads, a bias) are initialised as usual. Anything that does not fit is rejected before the run begins.
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,18 @@ from rankclip_jax.models.positions import fit_image_positions, fit_text_position
 from rankclip_jax.run_folder import has_checkpoint
 from rankclip_jax.trees import leaves_with_path, name_of, path_of
 
-# Fields of a tower that weights do not depend on; sizes of the input are fitted.
+# Fields of a tower that may differ: weights do not depend on them, or position embeddings are resized.
 FREE = ("remat", "dtype", "patch_dropout", "batch_norm", "resize", "image_size", "context_length")
 
 
 def read_initial(config: ConfigDict, workdir: str | None) -> Model | None:
-    """What `config.init_from` names, in the sizes of `config.model`; None if nothing, or if the run has begun.
+    """Read `config.init_from` and fit it to the sizes of `config.model`.
+
+    Returns:
+      None without `init_from`, and for a run that already has a checkpoint in `workdir`.
 
     Raises:
-      UserError: it cannot be read, or is of another architecture.
+      UserError: it cannot be read, or has another architecture.
     """
     if not config.init_from or (workdir and has_checkpoint(workdir)):
         return None
@@ -37,7 +40,7 @@ def read_initial(config: ConfigDict, workdir: str | None) -> Model | None:
 
 
 def check_architecture(model: Model, config: ConfigDict) -> None:
-    """Refuse weights of other towers than those of `config.model`, also where shapes would be the same.
+    """Reject weights whose towers differ from those of `config` (`config.model`), even where all shapes are equal.
 
     Raises:
       UserError: names the fields that differ, as flags.
@@ -59,7 +62,7 @@ def check_architecture(model: Model, config: ConfigDict) -> None:
 
 
 def _decisive(tower: ConfigDict) -> dict[str, Any]:
-    """The fields of a tower that weights depend on."""
+    """The fields of a tower that its weights depend on."""
     plain = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in tower.to_dict().items()}
     if plain.get("mlp_width") == 0:
         plain["mlp_width"] = 4 * plain["width"]
@@ -71,7 +74,11 @@ def _shown(value: Any) -> str:
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer whose ids mean other things than those that the weights were trained with."""
+    """Reject a tokenizer whose ids have another meaning than those that the weights were trained with.
+
+    Raises:
+      UserError: the vocabularies differ.
+    """
     if model.tokenizer.vocabulary != tokenizer.vocabulary:
         raise UserError(
             f"config.init_from={model.origin} was trained with another vocabulary ({model.tokenizer.vocab_size:,} ids) "
@@ -80,7 +87,7 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 
 
 def _fitted(model: Model, config: ConfigDict) -> Model:
-    """With position embeddings for the sizes of `config`; what was changed is in `notes`."""
+    """The model with position embeddings for the sizes of `config`; `notes` says what was changed."""
     towers = {side: dict(tree) for side, tree in model.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
@@ -107,27 +114,27 @@ def _fit_image(tower: dict[str, Any], image: ConfigDict) -> None:
         pool["positional_embedding"] = fit_image_positions(pool["positional_embedding"], image.image_size, 32, True)
         tower["attnpool"] = pool
     else:
-        has_class = image.get("pool", "class") == "class"
+        has_class = image.pool == "class"
         tower["positional_embedding"] = fit_image_positions(
             tower["positional_embedding"], image.image_size, image.patch_size, has_class
         )
 
 
 def begin(state: dict, model: Model) -> dict:
-    """The state at step 0 with what `model` has in place of what was drawn; of averages too."""
+    """The state at step 0 in which the arrays of `model` replace the drawn ones, in the averaged weights too."""
     params, model_state = _merged(state["params"], model.params), _merged(state["model_state"], model.model_state)
     new = state | {"params": params, "model_state": model_state}
-    if state["ema"]:  # arrays of its own: the step gives away both
+    if state["ema"]:  # needs arrays of its own, because the step donates both
         given = {"params": model.params, "model_state": model.model_state}
         new["ema"] = {name: _merged(drawn, given[name]) for name, drawn in state["ema"].items()}
     return new
 
 
 def describe(abstract: dict, model: Model) -> str:
-    """What `begin` will take and leave, for the start-up card.
+    """Which arrays `begin` will take, draw and ignore, for the start-up card.
 
     Raises:
-      UserError: an array of another shape.
+      UserError: an array has another shape.
     """
     wanted = _shapes(abstract["params"]) | _shapes(abstract["model_state"])
     found = _shapes(model.params) | _shapes(model.model_state)
@@ -135,11 +142,11 @@ def describe(abstract: dict, model: Model) -> str:
         if wanted[path] != found[path]:
             raise UserError(
                 f"config.init_from={model.origin}: {name_of(path)} has shape {list(found[path])}, and "
-                f"config.model needs {list(wanted[path])}: set it to the same."
+                f"config.model needs {list(wanted[path])}: change config.model."
             )
     parts = {
         "taken": _parts(wanted.keys() & found.keys()),
-        "drawn anew": _parts(wanted.keys() - found.keys()),
+        "initialised": _parts(wanted.keys() - found.keys()),
         "not used": _parts(found.keys() - wanted.keys()),
     }
     said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
@@ -156,7 +163,7 @@ def _shapes(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def _merged(drawn: Any, given: Mapping[str, Any]) -> Any:
-    """`drawn`, with the arrays that `given` has too from there, placed like those they replace."""
+    """`drawn` with the arrays of `given` at the same paths, in the shardings and dtypes of those they replace."""
     found = {path: np.asarray(leaf) for path, leaf in leaves_with_path(given)}
 
     def take(path, leaf):

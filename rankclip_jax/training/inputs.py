@@ -1,8 +1,8 @@
-"""The inputs of an objective, checked against what the towers, the data and the config can give it.
+"""The inputs of an objective, checked against the towers, the data and the config.
 
-An objective names arrays. The towers make them from arrays of the batch (`two_towers.OUTPUTS`), which the
-loader makes from the data. Nothing is made that is not needed, and what nothing can give is refused here,
-before anything is built.
+An objective names arrays. The towers compute them from arrays of the batch (`two_towers.OUTPUTS`), and the loader makes
+those from the data. Only the named arrays are made. An input that nothing can provide is rejected here, before anything
+is built.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from rankclip_jax.models.two_towers import EMBEDS, OUTPUTS
 from rankclip_jax.objectives.objective import Objective
 
 ALWAYS = ("images", "tokens")
-# Second views: key of the batch, of what, the option of `config.data` that makes it, an example of that.
+# Second views: key of the batch, what is viewed, the option of `config.data` that augments it, an example value.
 VIEWS = (
     ("augmented_images", "image", "augment", "shift|color_jitter"),
     ("augmented_tokens", "caption", "text_augment", "eda"),
@@ -24,27 +24,27 @@ VIEWS = (
 
 
 def batch_keys(inputs: Iterable[str]) -> tuple[str, ...]:
-    """Keys of the batch that make these arrays; images and tokens are always among them."""
+    """Keys of the batch from which the towers compute `inputs`; "images" and "tokens" are always among them."""
     return tuple(dict.fromkeys((*ALWAYS, *(OUTPUTS[name].input for name in inputs))))
 
 
 def captions_for_vocabulary(source: RecordSource, index: int, inputs: Iterable[str]) -> tuple[str, ...]:
-    """Captions of a record that its vocabulary should know: the second ones where they are read.
+    """Captions of a record to train a vocabulary on; with the second captions where the objective reads them.
 
-    None of a record that cannot be read: the loader counts it when its turn comes.
+    Empty for a record that cannot be read: the loader counts it later.
     """
     try:
         second = source.second_captions(index) if "caption_embeds" in inputs else ()
         return (*source.captions(index), *second)
-    except Exception:  # whatever a reader raises
+    except Exception:  # a reader may raise anything
         return ()
 
 
 def embeds_of(model: ConfigDict, objective: Objective) -> str:
-    """What the trained model encodes to: `model.embeds`, or if that is "" what the objective trains.
+    """The kind of embedding that the model encodes to, a key of `EMBEDS`: `model.embeds`, or one that is trained.
 
     Raises:
-      UserError: an untrained choice, or no choice at all.
+      UserError: the objective does not train it, or trains no embedding at all.
     """
     trained = [name for name, array in EMBEDS.items() if array in objective.inputs]
     if model.embeds and model.embeds not in trained:
@@ -53,28 +53,28 @@ def embeds_of(model: ConfigDict, objective: Objective) -> str:
             f"use {' or '.join(map(repr, trained)) or 'another objective'}."
         )
     if not trained:
-        raise UserError(f"objective {objective.name!r} trains nothing to encode to, neither {' nor '.join(EMBEDS)}.")
+        raise UserError(f"objective {objective.name!r} trains no embedding, neither {' nor '.join(EMBEDS)}.")
     return model.embeds or trained[0]
 
 
 def check_inputs(objective: Objective, train: RecordSource, config: ConfigDict) -> None:
-    """Refuse an objective that needs what nothing gives.
+    """Reject an objective with an input that nothing provides.
 
     Args:
-      objective: whose `inputs` are read.
+      objective: its `inputs` are read.
       train: the records to train on.
-      config: the whole config, of which `data` and `model` are read.
+      config: the whole config; `data` and `model` are read.
 
     Raises:
-      UserError: names the array, and what could give it.
+      UserError: names the array, and what could provide it.
     """
     data = config.data
     wanted = f"objective {objective.name!r} needs"
     for name in objective.inputs:
         if name not in OUTPUTS:
             raise UserError(
-                f"{wanted} {name!r}, which nothing gives; there are {', '.join(sorted(OUTPUTS))}. "
-                "Change the objective's options, or use another."
+                f"{wanted} {name!r}, which the towers do not compute. Known: {', '.join(sorted(OUTPUTS))}. "
+                "Change the objective's options, or use another objective."
             )
     if "heads" not in config.model and any(OUTPUTS[name].kind == "logits" for name in objective.inputs):
         raise UserError(f"{wanted} distribution heads, and config.model has no section `heads`: use a model preset.")
@@ -88,6 +88,6 @@ def check_inputs(objective: Objective, train: RecordSource, config: ConfigDict) 
         of_view = f"view_{option}"
         if key in inputs and is_empty(data[option]) and is_empty(data[of_view]):
             raise UserError(
-                f"{wanted} a second view of each {what}, and with config.data.{option}={data[option]!r} it is the "
-                f"first again: name augmentations there or in config.data.{of_view}, such as {example!r}."
+                f"{wanted} a second view of each {what}, and with config.data.{option}={data[option]!r} it equals the "
+                f"first view: name augmentations there or in config.data.{of_view}, such as {example!r}."
             )

@@ -1,8 +1,8 @@
-"""AdamW as CLIP uses it: decay on matrices and embeddings only, optional clipping by global norm.
+"""AdamW as CLIP uses it: weight decay on matrices and embeddings only, optional clipping by global norm.
 
-Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): they keep their bits, and cost no moments. A tower
-all of whose parameters are frozen is locked: it computes what it would in evaluation, so that a ResNet's running
-statistics stay too. In a tower frozen in part norms go on as in training, whatever becomes of their parameters.
+Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): no bit of them changes, and they have no moments. A
+tower whose parameters are all frozen is locked: it runs as in evaluation, so that a ResNet's running statistics do not
+change either. In a partly frozen tower, batch norm still uses and updates batch statistics.
 """
 
 import re
@@ -20,22 +20,22 @@ from rankclip_jax.trees import leaves_with_path, name_of, path_of
 
 
 def learning_rate_schedule(config: ConfigDict, total_steps: int) -> Schedule:
-    """Learning rate as a function of the step; `config.warmup` is in steps, as `config.resolve` left it."""
+    """Learning rate as a function of the step; `config` is the resolved `config.optimizer`."""
     schedule = lookup(SCHEDULES, config.schedule, "config.optimizer.schedule")
     return schedule(config.learning_rate, config.warmup, total_steps)
 
 
 def check_ema_decay(decay: float) -> None:
-    """Refuse a decay with which the average of the weights would stand still or grow without end."""
+    """Reject a decay with which the average of the weights would never change, or would diverge."""
     if not 0.0 <= decay < 1.0:
         raise UserError(f"config.optimizer.ema_decay={decay} must be at least 0 (no average) and less than 1.")
 
 
 def decay_mask(params):
-    """True where weight decay applies: not to biases, norms' scales, or learned scalars.
+    """Tree of bools, True where weight decay applies: not to biases, scales of norms, or learned scalars.
 
-    CLIP's rule by name, with one deviation: the released code's rule misses the norms on a ResNet's
-    shortcuts and decays them.
+    This is CLIP's rule by name, with one deviation: the released code also decays the norms on a ResNet's shortcuts,
+    which its rule misses.
     """
 
     def decays(path, _) -> bool:
@@ -46,19 +46,24 @@ def decay_mask(params):
 
 
 def frozen_mask(params: Any, pattern: str) -> Any:
-    """True for each leaf of `params` whose whole path, such as "towers/image/ln_post/scale", the pattern matches.
+    """Tree of bools, True where `pattern` matches the whole path, such as "towers/image/ln_post/scale".
 
     Args:
       params: {"towers", "scalars"}, of arrays or shapes.
-      pattern: a regular expression, `config.optimizer.freeze`; "" freezes nothing.
+      pattern: a regular expression, `config.optimizer.freeze`.
+
+    Returns:
+      a tree like `params`; None for the pattern "", which freezes nothing.
 
     Raises:
-      UserError: no regular expression, one that matches nothing, or one that leaves nothing to train.
+      UserError: an invalid regular expression, or one that matches no parameter or all of them.
     """
+    if not pattern:
+        return None
     compiled, key = _compiled(pattern), f"config.optimizer.freeze={pattern!r}"
     mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(compiled.fullmatch(name_of(path_of(path)))), params)
     frozen = jax.tree.leaves(mask)
-    if pattern and not any(frozen):
+    if not any(frozen):
         names = [name_of(path) for path, _ in leaves_with_path(params)]
         some = ", ".join(names[:: max(1, len(names) // 5)])
         raise UserError(
@@ -70,7 +75,7 @@ def frozen_mask(params: Any, pattern: str) -> Any:
 
 
 def locked_parts(frozen: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of a mask of the towers' parameters, the towers and heads that are frozen as a whole."""
+    """Towers and heads that are frozen as a whole; `frozen` is the mask of the towers' parameters."""
     return tuple(part for part, mask in frozen.items() if all(jax.tree.leaves(mask)))
 
 
@@ -79,18 +84,19 @@ def _compiled(pattern: str) -> re.Pattern:
         return re.compile(pattern)
     except re.error as error:
         raise UserError(
-            f"config.optimizer.freeze={pattern!r} is no regular expression ({error}); write one such as "
+            f"config.optimizer.freeze={pattern!r} is not a regular expression ({error}); write one such as "
             "'towers/image/.*'."
         ) from None
 
 
-def make_optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:
-    """AdamW; `config.clip_norm` = 0 leaves gradients unclipped, as CLIP, CyCLIP and RankCLIP do.
+def make_optimizer(config: ConfigDict, learning_rate: Schedule, frozen: Any = None) -> optax.GradientTransformation:
+    """AdamW for the parameters that are trained.
 
-    Of what `config.freeze` matches (`frozen_mask`) gradients are ignored, also in that norm.
-
-    Raises:
-      UserError: `config.freeze` is no regular expression; `init` of what is returned raises those of `frozen_mask`.
+    Args:
+      config: `config.optimizer`; `clip_norm` = 0 leaves gradients unclipped, as CLIP, CyCLIP and RankCLIP do.
+      learning_rate: as a function of the step.
+      frozen: the mask that `frozen_mask` returned. Gradients of frozen parameters are ignored and excluded from the
+        clipping norm.
     """
     adamw = optax.adamw(
         learning_rate,
@@ -101,18 +107,13 @@ def make_optimizer(config: ConfigDict, learning_rate: Schedule) -> optax.Gradien
         mask=decay_mask,
     )
     trained = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
-    freeze = config.freeze
-    if not freeze:
+    if frozen is None:
         return trained
-    _compiled(freeze)
-
-    def labels(params):
-        return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(params, freeze))
-
-    return optax.multi_transform({"trained": trained, "frozen": optax.stateless(_still)}, labels)
+    labels = jax.tree.map(lambda held: "frozen" if held else "trained", frozen)
+    return optax.multi_transform({"trained": trained, "frozen": optax.stateless(_negative_zeros)}, labels)
 
 
-def _still(updates, params):
-    """Updates that leave every bit: -0 added to a number is that number, +0 added to -0 is not."""
+def _negative_zeros(updates, params):
+    """Updates that change no bit: x + -0 has the bits of x for every x; +0 would turn -0 into +0."""
     del params
     return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)

@@ -1,6 +1,7 @@
 """From a config to the parts of a run: data, tokenizer, towers, objective, optimizer, mesh.
 
-Training and evaluation build the same parts from the same config here.
+Training and evaluation build the same parts from the same config. Everything that follows from the config is parsed
+and checked here, once.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +12,12 @@ import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from rankclip_jax.config.resolve import check_batch, resolve
-from rankclip_jax.data.images.transforms import make_augment
-from rankclip_jax.data.loader import check_options
+from rankclip_jax.config.resolve import check_batch, resolve, with_value
+from rankclip_jax.data.loader_options import LoaderOptions, loader_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
-from rankclip_jax.data.text.augment import make_text_augment
 from rankclip_jax.data.text.tokenizer import TOKENIZERS, Tokenizer
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.run import check_names
@@ -31,9 +30,10 @@ from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER, has_progress
 from rankclip_jax.schedules import Schedule
+from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.training.gradcache import check_micro_batches
 from rankclip_jax.training.init_from import check_vocabulary, read_initial
-from rankclip_jax.training.inputs import captions_for_vocabulary, check_inputs, embeds_of
+from rankclip_jax.training.inputs import batch_keys, captions_for_vocabulary, check_inputs, embeds_of
 from rankclip_jax.training.optimizer import (
     check_ema_decay,
     frozen_mask,
@@ -41,17 +41,18 @@ from rankclip_jax.training.optimizer import (
     locked_parts,
     make_optimizer,
 )
-from rankclip_jax.training.step import jit_train_step, make_init, make_train_step
+from rankclip_jax.training.options import StepOptions
+from rankclip_jax.training.step import jit_train_step, make_init_model, make_train_step
 
-# A trained vocabulary sees at most this many records' captions.
+# A vocabulary is trained on the captions of at most this many records.
 TOKENIZER_RECORDS = 100_000
 FROM_WEIGHTS = "from_weights"
 
 
 class Setup(NamedTuple):
-    """The parts of a run; `config` is resolved: checked, every duration in steps, no choice left to the objective."""
+    """The parts of a run."""
 
-    config: ConfigDict
+    config: FrozenConfigDict  # resolved: checked, every duration in steps, `model.embeds` chosen
     mesh: Mesh
     dataset: Dataset
     tokenizer: Tokenizer
@@ -59,35 +60,30 @@ class Setup(NamedTuple):
     objective: Objective
     learning_rate: Schedule
     optimizer: optax.GradientTransformation
-    initial: Model | None  # weights to begin with, of `config.init_from`
+    loader_options: LoaderOptions
+    step_options: StepOptions
+    initial: Model | None  # weights to begin with, from `config.init_from`
 
 
 def build(config: ConfigDict, workdir: str | None = None) -> Setup:
-    """Build every part. A tokenizer already in `workdir` is used, a new one is not yet saved.
+    """Build every part. A tokenizer in `workdir` is used; a new one is not saved yet.
 
     Raises:
       UserError: anything in the config, the data or the machine that does not fit together.
     """
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
-    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
-    if not len(dataset.train):
-        raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
-    # Each machine may read disks of its own; from different data no process would train on what it should.
-    processes.check_same("data", dataset.digest)
-    config = resolve(config, examples=len(dataset.train), device_count=mesh.size, process_count=jax.process_count())
-    check(config, dataset, mesh)
-    length = RunInfo(config.duration, len(dataset.train) // config.batch_size, config.seed)
-    objective = build_objective(config.objective, length)
-    check_inputs(objective, dataset.train, config)
-    config.model.embeds = embeds_of(config.model, objective)
+    dataset = _read_data(config)
+    config, objective = _resolve(config, dataset.train)
+    check_step(config, mesh)
+    check_names(config, dataset)
+    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    loader = loader_options(config, batch_keys(objective.inputs), **process)
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.inputs, initial)
-    learning_rate = learning_rate_schedule(config.optimizer, config.duration)
-    optimizer = make_optimizer(config.optimizer, learning_rate)
     towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
-    if config.optimizer.freeze:
-        _check_freeze(config, make_init(towers, objective, optimizer))
+    frozen = _frozen_mask(config, towers, objective)
+    learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     return Setup(
         config=config,
         mesh=mesh,
@@ -96,52 +92,72 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
         towers=towers,
         objective=objective,
         learning_rate=learning_rate,
-        optimizer=optimizer,
+        optimizer=make_optimizer(config.optimizer, learning_rate, frozen),
+        loader_options=loader,
+        step_options=StepOptions(
+            block_rows=config.objective.block_rows,
+            micro_batches=config.micro_batches,
+            seed=config.seed,
+            frozen=frozen,
+            ema_decay=config.optimizer.ema_decay,
+        ),
         initial=initial,
     )
 
 
-def train_step(parts: Setup, state_like: dict) -> Callable:
-    """The compiled update of a run, (state, batch) -> (state, metrics); `state_like` gives the state's shapes."""
-    config = parts.config
-    update = make_train_step(
-        parts.towers,
-        parts.objective,
-        parts.optimizer,
-        parts.mesh,
-        config.objective.block_rows,
-        config.micro_batches,
-        config.seed,
-        config.optimizer.ema_decay,
-        config.optimizer.freeze,
-    )
-    return jit_train_step(update, state_like, parts.mesh)
+def _read_data(config: ConfigDict) -> Dataset:
+    """The data of `config`, which must have training pairs and be the same in every process."""
+    dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
+    if not len(dataset.train):
+        raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
+    # Each machine may read its own disks. With different data, each process would train on wrong rows.
+    processes.check_same("data", dataset.digest)
+    return dataset
 
 
-def check(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
-    """Refuse now what would be refused later, when parameters exist and a folder is begun."""
-    data, batch_size = config.data, config.batch_size
-    check_micro_batches(config.micro_batches, batch_size // mesh.size)
+def _resolve(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
+    """The resolved config and its objective, which decides `model.embeds` where the config says ""."""
+    config = resolve(config, examples=len(train))
+    run = RunInfo(config.duration, len(train) // config.batch_size, config.seed)
+    objective = build_objective(config.objective, run)
+    check_inputs(objective, train, config)
+    return with_value(config, "model.embeds", embeds_of(config.model, objective)), objective
+
+
+def check_step(config: ConfigDict, mesh: Mesh) -> None:
+    """Reject invalid options of the train step now, before parameters and a run folder exist."""
+    local = config.batch_size // mesh.size
+    check_micro_batches(config.micro_batches, local)
     check_ema_decay(config.optimizer.ema_decay)
-    check_options(len(dataset.train), batch_size, jax.process_count(), config.seed, data.num_threads)
-    size = max(1, config.model.image.image_size)  # one that is none is refused with the towers
-    for pipeline in (data.augment, data.view_augment):
-        make_augment(pipeline, size, config.model.image.get("resize", "crop"))
-    for pipeline in (data.text_augment, data.view_text_augment):
-        make_text_augment(pipeline)
-    block_size(batch_size // mesh.size, batch_size, config.objective.block_rows)
-    check_names(config, dataset)
+    block_size(local, config.batch_size, config.objective.block_rows)
 
 
-def _check_freeze(config: ConfigDict, init: Callable) -> None:
-    """Refuse a pattern that does not fit the parameters, of which shapes are enough to know."""
-    params = jax.eval_shape(init, jax.random.key(0))["params"]
-    locked = locked_parts(frozen_mask(params, config.optimizer.freeze)["towers"])
-    if "image" in locked and config.model.image.get("patch_dropout", 0):
+def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) -> dict | None:
+    """The mask of `config.optimizer.freeze`, which needs only the shapes of the parameters."""
+    if not config.optimizer.freeze:
+        return None
+    shapes, _ = jax.eval_shape(make_init_model(towers, objective), jax.random.key(0))
+    frozen = frozen_mask(shapes, config.optimizer.freeze)
+    if "image" in locked_parts(frozen["towers"]) and config.model.image.get("patch_dropout", 0):
         raise UserError(
             f"config.optimizer.freeze={config.optimizer.freeze!r} locks the image tower, which then drops no patches: "
             "set config.model.image.patch_dropout=0."
         )
+    return frozen
+
+
+def train_step(parts: Setup, state_like: dict) -> Callable:
+    """The compiled update of a run, (state, batch) -> (state, metrics); `state_like` has the state's shapes."""
+    update = make_train_step(parts.towers, parts.objective, parts.optimizer, parts.mesh, parts.step_options)
+    return jit_train_step(update, state_like, parts.mesh)
+
+
+def diagnostics(parts: Setup) -> Callable[[dict, dict], dict[str, jax.Array]]:
+    """The compiled diagnostics of a run, (state, batch) -> metrics; no metrics where they are off."""
+    if not parts.config.log.diagnostics:
+        return lambda state, batch: {}
+    found = make_diagnostics(parts.towers, parts.objective, parts.mesh, parts.step_options)
+    return jit_diagnostics(found, parts.objective, parts.mesh)
 
 
 def build_tokenizer(
@@ -151,10 +167,19 @@ def build_tokenizer(
     inputs: Sequence[str] = (),
     initial: Model | None = None,
 ) -> Tokenizer:
-    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names, for what is read.
+    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names.
 
-    What is in a folder without progress may be of another config, and is made anew. "from_weights" is the tokenizer
-    of the weights to begin with; any other must have the same vocabulary as those.
+    A tokenizer in a folder without progress may belong to another config; it is ignored and replaced.
+
+    Args:
+      config: the whole config.
+      train: its captions train a vocabulary.
+      workdir: run folder; None without one.
+      inputs: the objective's inputs, which decide whether second captions are read.
+      initial: weights to begin with. "from_weights" uses their tokenizer; any other must have the same vocabulary.
+
+    Raises:
+      UserError: an unknown or invalid tokenizer, or another vocabulary than that of `initial`.
     """
     if workdir and has_progress(workdir):
         return Tokenizer.load(Path(workdir) / TOKENIZER)
@@ -179,7 +204,7 @@ def _of_weights(initial: Model | None) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, workdir: str) -> None:
-    """Keep the tokenizer with the run; the main process writes it."""
+    """Write the tokenizer into the run folder; only the main process writes."""
     if not processes.is_main():
         return
     with replaced_folder(Path(workdir) / TOKENIZER) as folder:

@@ -2,12 +2,12 @@
 
 The state is a plain dict:
 
-    step         updates done
+    step         int32 scalar, updates done
     params       {"towers", "scalars"}
-    opt_state    of the optimizer
-    objective    running statistics of objectives that have any
-    model_state  mutable collections of towers that have any: {"batch_stats"} of a ResNet
-    ema          {"params", "model_state"} averaged over steps, or {}; what is evaluated, where there is one
+    opt_state    state of the optimizer
+    objective    running statistics of the objective, or {}
+    model_state  mutable collections of the towers, such as a ResNet's {"batch_stats"}, or {}
+    ema          {"params", "model_state"} averaged over steps, or {}; where present, this average is evaluated
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from rankclip_jax.objectives.objective import Objective
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
 from rankclip_jax.parallel.mesh import batch_sharding, state_shardings
 from rankclip_jax.training.gradcache import make_forward
-from rankclip_jax.training.optimizer import frozen_mask
+from rankclip_jax.training.options import DEFAULT, StepOptions
 
 TrainState = dict
 Batch = dict
@@ -33,21 +33,11 @@ Batch = dict
 def make_init(
     towers: nn.Module, objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
 ) -> Callable[[jax.Array], TrainState]:
-    """Return init(key) -> state at step 0; with averages if `ema_decay` is not 0."""
-    image_size, context_length = towers.image.image_size, towers.text.context_length
+    """Return init(key) -> state at step 0; with an average of the weights if `ema_decay` is not 0."""
+    init_model = make_init_model(towers, objective)
 
     def init(key: jax.Array) -> TrainState:
-        images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
-        tokens = jnp.zeros((1, context_length), jnp.int32)
-        # Both towers whatever is needed; beside them only what is, and the same towers whatever is beside.
-        batch = {"images": images, "augmented_images": images}
-        batch |= {"tokens": tokens, "caption_tokens": tokens, "augmented_tokens": tokens}
-        inputs = ("image_embeds", "text_embeds", *objective.inputs)
-        model_state = dict(towers.init(key, inputs, batch, method="compute"))
-        params = {
-            "towers": model_state.pop("params"),
-            "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
-        }
+        params, model_state = init_model(key)
         return {
             "step": jnp.int32(0),
             "params": params,
@@ -60,13 +50,34 @@ def make_init(
     return init
 
 
+def make_init_model(towers: nn.Module, objective: Objective) -> Callable[[jax.Array], tuple[dict, dict]]:
+    """Return init(key) -> (params, model_state)."""
+    image_size, context_length = towers.image.image_size, towers.text.context_length
+
+    def init(key: jax.Array) -> tuple[dict, dict]:
+        images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+        tokens = jnp.zeros((1, context_length), jnp.int32)
+        # Both towers come first for every objective, so that their parameters do not depend on the objective.
+        batch = {"images": images, "augmented_images": images}
+        batch |= {"tokens": tokens, "caption_tokens": tokens, "augmented_tokens": tokens}
+        inputs = ("image_embeds", "text_embeds", *objective.inputs)
+        model_state = dict(towers.init(key, inputs, batch, method="compute"))
+        params = {
+            "towers": model_state.pop("params"),
+            "scalars": {name: jnp.float32(scalar.initial) for name, scalar in objective.scalars.items()},
+        }
+        return params, model_state
+
+    return init
+
+
 def create_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
-    """Initialise straight into shards: no device ever holds a copy of the whole."""
+    """Initialise straight into shards: no device ever holds the whole state."""
     return jax.jit(init, out_shardings=state_shardings(jax.eval_shape(init, key), mesh))(key)
 
 
 def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state, for restoring into."""
+    """Shapes, dtypes and shardings of the state, as a checkpoint is restored into."""
     shapes = jax.eval_shape(init, key)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -76,7 +87,7 @@ def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh
 
 
 class Gradients(NamedTuple):
-    """What a batch gives: the objective's results, the gradient of all parameters, the towers' next state."""
+    """Results of a batch: the objective's, the gradient of all parameters, the towers' next state."""
 
     result: LossAndGradients
     params: dict
@@ -84,28 +95,20 @@ class Gradients(NamedTuple):
 
 
 def make_gradients(
-    towers: nn.Module,
-    objective: Objective,
-    mesh: Mesh,
-    block_rows: int = 0,
-    micro_batches: int = 1,
-    seed: int = 0,
-    freeze: str = "",
+    towers: nn.Module, objective: Objective, mesh: Mesh, options: StepOptions = DEFAULT
 ) -> Callable[..., Gradients]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> `Gradients`.
 
-    The objective sees only what it needs of the towers' outputs; its gradient with respect to them is
-    pulled back through the towers, at once or in micro-batches (`passes`); not to what `freeze` matches
-    (`optimizer.frozen_mask`), whose gradient is zero.
+    The objective reads only the towers' outputs that it names. Its gradient with respect to them is pulled back through
+    the towers, at once or in micro-batches (`gradcache`). The gradient of the towers' frozen parameters is zero.
     """
-    forward = make_forward(towers, objective.inputs, mesh, micro_batches, seed)
-    objective_rows = loss_and_gradients(objective, mesh, block_rows)
+    forward = make_forward(towers, objective.inputs, mesh, options)
+    objective_rows = loss_and_gradients(objective, mesh, options.block_rows)
 
     def gradients(
         params: dict, batch: Batch, weights: dict, objective_state: dict | None = None, step=0, model_state=None
     ) -> Gradients:
-        frozen = frozen_mask(params, freeze)["towers"] if freeze else None
-        embeds, model_state, pull_back = forward(params["towers"], model_state or {}, batch, step, frozen)
+        embeds, model_state, pull_back = forward(params["towers"], model_state or {}, batch, step)
         result = objective_rows(embeds, params["scalars"], weights, objective_state, step)
         d_params = {"towers": pull_back(result.d_embeds), "scalars": result.d_scalars}
         return Gradients(result, d_params, model_state)
@@ -118,23 +121,15 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    block_rows: int = 0,
-    micro_batches: int = 1,
-    seed: int = 0,
-    ema_decay: float = 0.0,
-    freeze: str = "",
+    options: StepOptions = DEFAULT,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return the update before jit: (state, batch) -> (state, metrics).
 
-    `block_rows` is of the objective (`rows`), `micro_batches` and `seed` of the towers (`passes`), `ema_decay`
-    of the averages (`moved_average`), which the state has if it is not 0, `freeze` as of the optimizer.
-
-    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]}, and what else `needs.batch_keys` names,
-    sharded over the mesh. Metrics are float32 scalars of the step just taken: `loss`, one per term
-    (unweighted), `weight_<term>` for weights that move, `temperature_scale`, exp(logit_scale), where the objective has
-    one, other learned scalars, and `grad_norm`.
+    `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]} and the other keys that `inputs.batch_keys` names,
+    split over the mesh. Metrics are float32 scalars of this step: `loss`, each term (unweighted), `weight_<term>` for
+    each term but CLIP's, `temperature_scale` = exp(logit_scale), other learned scalars, and `grad_norm`.
     """
-    gradients = make_gradients(towers, objective, mesh, block_rows, micro_batches, seed, freeze)
+    gradients = make_gradients(towers, objective, mesh, options)
 
     def train_step(state: TrainState, batch: Batch):
         params, step = state["params"], state["step"]
@@ -152,7 +147,7 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
         }
         model = {"params": params, "model_state": model_state}
-        ema = moved_average(state["ema"], model, ema_decay, step) if ema_decay else {}
+        ema = moved_average(state["ema"], model, options.ema_decay, step) if options.ema_decay else {}
         rest = {"step": step + 1, "opt_state": opt_state, "objective": result.state, "ema": ema}
         return model | rest, metrics
 
@@ -160,17 +155,17 @@ def make_train_step(
 
 
 def moved_average(average: dict, model: dict, decay: float, step: jax.Array) -> dict:
-    """The exponential moving average of `model`, trees of float arrays, with the model after one more step.
+    """The exponential moving average of the weights after one more step; all are trees of float arrays.
 
-    d average + (1 - d) model, d = min(decay, (1 + step) / (10 + step)) with `step` updates done before: what
-    training began with is soon forgotten, however long the average.
+    d average + (1 - d) model, with d = min(decay, (1 + step) / (10 + step)) and `step` updates done before. The small d
+    of the first steps makes even a long average forget the initial weights soon.
     """
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, model)
 
 
 def clamp_scalars(params: dict, objective: Objective) -> dict:
-    """Clamp each learned scalar to its range: after the update, outside the gradient, as CLIP does."""
+    """Clamp each learned scalar to its range after the update, so that no gradient passes the clamp, as CLIP does."""
     scalars = {
         name: jnp.clip(value, objective.scalars[name].minimum, objective.scalars[name].maximum)
         for name, value in params["scalars"].items()
@@ -179,7 +174,7 @@ def clamp_scalars(params: dict, objective: Objective) -> dict:
 
 
 def jit_train_step(train_step: Callable, state_like: TrainState, mesh: Mesh) -> Callable:
-    """Compile for `mesh`. The state is donated: its buffers become the new state's."""
+    """Compile for `mesh`. The state is donated: its buffers are used for the new state."""
     shardings = state_shardings(state_like, mesh)
     return jax.jit(
         train_step,

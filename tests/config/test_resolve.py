@@ -1,15 +1,19 @@
-"""Configs: checked, resolved to steps, written, and held against the run that is already there."""
+"""Configs: checked, resolved to steps, frozen, written, and compared with the run in the folder."""
 
+import importlib.metadata
 import json
+import subprocess
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import rankclip_jax
 from configs import emoji
+from rankclip_jax.config import record
 from rankclip_jax.config.changes import check_same_run
 from rankclip_jax.config.record import load_run_config, save_run_config, to_json, versions
-from rankclip_jax.config.resolve import check_batch, resolve
+from rankclip_jax.config.resolve import check_batch, resolve, with_value
 from rankclip_jax.errors import UserError
 from rankclip_jax.run_folder import make_workdir
 
@@ -32,7 +36,7 @@ def make_config(**changes) -> ConfigDict:
 
 
 def resolved(**changes) -> ConfigDict:
-    return resolve(make_config(**changes), examples=1000, device_count=8, process_count=2)
+    return resolve(make_config(**changes), examples=1000)
 
 
 def test_durations_become_steps():
@@ -44,54 +48,104 @@ def test_durations_become_steps():
     assert config.every_caption is True and config.note is None
 
 
-def test_the_resolved_config_is_locked_and_the_written_one_untouched():
+def test_the_resolved_config_is_frozen_and_the_written_one_unchanged():
     written = make_config()
-    config = resolve(written, examples=1000, device_count=1)
+    config = resolve(written, examples=1000)
     assert written.duration == "10 epochs"
-    with pytest.raises(AttributeError):
-        config.lr = 1
-    assert resolve(config, examples=1000, device_count=1).to_dict() == config.to_dict()
+    for node, key in ((config, "lr"), (config, "batch_size"), (config.optimizer, "lr")):
+        with pytest.raises(AttributeError, match="immutable"):
+            setattr(node, key, 1)
+    assert resolve(config, examples=1000).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"batch_size": 30}, "batch_size=30 is not divisible by 8 devices; use 24 or 32"),
-        ({"batch_size": 4}, "batch_size=4 is not divisible by 8 devices; use 8"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"batch_size": 1024}, "batch_size=1024 is more than the 1000 training examples"),
         ({"duration": "50%"}, "duration='50%' cannot be given in % here"),
-        ({"duration": "0 steps"}, "duration='0 steps' is no training at all"),
+        ({"duration": "0 steps"}, "duration='0 steps' must be at least one step"),
         ({"optimizer.warmup": "310"}, "optimizer.warmup is 310 steps and the whole run 310"),
         ({"eval.every": "often"}, "eval.every='often' is no duration"),
     ],
 )
-def test_what_cannot_run_is_refused(changes, message):
+def test_a_config_that_cannot_run_is_rejected(changes, message):
     with pytest.raises(UserError) as caught:
         resolved(**changes)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_batch_and_processes():
+@pytest.mark.parametrize(
+    "batch_size, processes, message",
+    [
+        (30, 1, "batch_size=30 is not divisible by 8 devices; use 24 or 32"),
+        (4, 1, "batch_size=4 is not divisible by 8 devices; use 8"),
+        (0, 1, "batch_size=0 must be at least 1"),
+        (64, 3, "batch_size=64 is not divisible by 3 processes; use 63 or 66"),
+    ],
+)
+def test_batches_that_do_not_divide_are_rejected(batch_size, processes, message):
     check_batch(64, device_count=8, process_count=4)
-    with pytest.raises(UserError, match="not divisible by 3 processes; use 63 or 66"):
-        check_batch(64, device_count=8, process_count=3)
+    with pytest.raises(UserError) as caught:
+        check_batch(batch_size, device_count=8, process_count=processes)
+    assert str(caught.value) == message
 
 
-def test_json_knows_what_a_config_can_hold():
+def test_a_value_is_replaced_in_a_copy():
+    config = resolved()
+    changed = with_value(config, "optimizer.lr", 0.5)
+    assert (config.optimizer.lr, changed.optimizer.lr) == (1e-3, 0.5) and changed.duration == config.duration
+    with pytest.raises(AttributeError, match="immutable"):
+        changed.optimizer.lr = 1
+    with pytest.raises(KeyError):
+        with_value(config, "optimizer.none", 1)
+
+
+def test_json_of_every_type_that_a_config_can_hold():
     config = ConfigDict({"t": (1, 2), "n": np.float32(0.5), "f": np.sin, "d": np.dtype("float32")})
     assert json.loads(to_json(config)) == {"t": [1, 2], "n": 0.5, "f": "sin", "d": "float32"}
 
 
-def test_config_json_says_how_the_run_came_about(tmp_path):
-    save_run_config(tmp_path / "run", resolved(), {"digest": "d"}, {"count": 8}, {"image": 5})
-    record = load_run_config(tmp_path / "run")
-    assert record["config"]["duration"] == 310
-    assert record["data"] == {"digest": "d"}
-    assert record["devices"] == {"count": 8} and record["params"] == {"image": 5}
-    assert record["versions"] == versions()
+def test_config_json_records_how_the_run_came_about(tmp_path):
+    save_run_config(tmp_path / "run", resolved(), {"digest": "d"}, {"count": 8}, {"image": 5}, "loss = clip")
+    found = load_run_config(tmp_path / "run")
+    assert found["config"]["duration"] == 310
+    assert found["data"] == {"digest": "d"}
+    assert found["devices"] == {"count": 8} and found["params"] == {"image": 5}
+    assert found["objective_equation"] == "loss = clip"
+    assert found["versions"] == versions()
     assert {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(versions())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_versions_without_an_installed_package(monkeypatch):
+    """As from a checkout that was never installed, with and without git."""
+
+    def missing(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(record, "_commit", lambda: "v0.1.0-3-gabc-dirty")
+    assert versions().keys() == {"python", "rankclip_jax", "commit"}
+    assert versions()["rankclip_jax"] == rankclip_jax.__version__ and versions()["commit"] == "v0.1.0-3-gabc-dirty"
+
+
+def test_the_commit_of_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "CHECKOUT", tmp_path)
+    assert record._commit() == ""
+    (tmp_path / ".git").mkdir()  # not a repository: git fails
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert record._commit() == ""
+    monkeypatch.setenv("PATH", "")  # no git at all
+    assert record._commit() == ""
+    monkeypatch.undo()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"], ["tag", "-m", "v1", "v1"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.setattr(record, "CHECKOUT", tmp_path)
+    assert record._commit() == "v1"
+    (tmp_path / "file").write_text("x")
+    subprocess.run([*git, "add", "file"], check=True)
+    assert record._commit() == "v1-dirty"
 
 
 def begin_run(workdir, config, progress=True):
@@ -110,7 +164,7 @@ def test_the_same_run_goes_on(tmp_path):
     assert check_same_run(tmp_path, resolved(**changes), {"digest": "d"}) is True
 
 
-def test_locations_may_change_but_not_what_is_held_out(tmp_path):
+def test_locations_may_change_but_not_the_number_of_held_out_pairs(tmp_path):
     now = emoji.get_config("mu")
     begin_run(tmp_path, now)
     now.data.train, now.data.test, now.data.image_root = "a.csv", "b.csv", "c"
@@ -120,7 +174,7 @@ def test_locations_may_change_but_not_what_is_held_out(tmp_path):
         check_same_run(tmp_path, now)
 
 
-def test_another_config_is_refused_by_key(tmp_path):
+def test_another_config_is_rejected_by_key(tmp_path):
     begin_run(tmp_path, resolved())
     with pytest.raises(UserError) as caught:
         check_same_run(tmp_path, resolved(**{"optimizer.lr": 3e-4, "duration": "11 epochs"}))
@@ -131,10 +185,10 @@ def test_another_config_is_refused_by_key(tmp_path):
 def test_more_data_changes_the_number_of_steps(tmp_path):
     begin_run(tmp_path, resolved())
     with pytest.raises(UserError, match="duration 310 -> 620"):
-        check_same_run(tmp_path, resolve(make_config(), examples=2000, device_count=8))
+        check_same_run(tmp_path, resolve(make_config(), examples=2000))
 
 
-def test_other_data_is_refused(tmp_path):
+def test_other_data_is_rejected(tmp_path):
     begin_run(tmp_path, resolved())
     with pytest.raises(UserError, match='data: digest "d" -> "e"'):
         check_same_run(tmp_path, resolved(), {"digest": "e"})

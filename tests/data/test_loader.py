@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
-from rankclip_jax.data.loader import CACHED_CAPTIONS, STRIDE, Loader, Plan
+from rankclip_jax.data.loader import STRIDE, Plan
 from rankclip_jax.data.records import Record
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.errors import UserError
+from tests.support.loaders import make_loader
 
 AUGMENT = "shift|flip|color_jitter"
 KEYS = ("images", "tokens", "index")
 
 
 class Source:
-    """Images and captions that tell their number; the numbers in `bad` cannot be read."""
+    """Images and captions that contain their index; records whose index is in `bad` cannot be read."""
 
     def __init__(self, num_records=100, bad=(), side=12):
         self.num_records, self.bad, self.side = num_records, frozenset(bad), side
@@ -53,8 +54,8 @@ def take(loader, steps):
 
 
 def make(tokenizer, source=None, **options):
-    defaults = {"batch_size": 24, "seed": 3, "image_size": 12, "augment": AUGMENT}
-    return Loader(source or Source(), tokenizer, **(defaults | options))
+    defaults = {"batch_size": 24, "seed": 3, "image_size": 12, "augment": AUGMENT, "keys": KEYS}
+    return make_loader(source or Source(), tokenizer, **(defaults | options))
 
 
 def assert_same(left, right):
@@ -85,10 +86,20 @@ def test_the_stream_depends_on_the_seed_and_not_on_threads(tokenizer):
 
 @pytest.mark.parametrize("start", [1, 3, 4, 7, 1_000_003])
 def test_resume_is_bit_exact(tokenizer, start):
-    """Four steps make an epoch here, so these starts fall inside, at the end of, and beyond epochs."""
+    """Four steps are an epoch here, so these starts are inside an epoch, at its end, and far beyond."""
     straight = take(make(tokenizer, start_step=max(0, start - 5)), min(start, 5) + 6)
     resumed = take(make(tokenizer, start_step=start), 6)
     assert_same({key: straight[key][-6:] for key in KEYS}, resumed)
+
+
+def test_a_batch_has_exactly_the_keys_that_are_asked_for(tokenizer):
+    everything = take(make(tokenizer), 3)
+    for keys in (("images", "tokens"), ("tokens", "index"), ("index",)):
+        with make(tokenizer, keys=keys) as loader:
+            batches = [next(loader) for _ in range(3)]
+        assert tuple(batches[0]) == keys
+        for key in keys:
+            np.testing.assert_array_equal(np.stack([batch[key] for batch in batches]), everything[key], err_msg=key)
 
 
 def test_step_counts_batches(tokenizer):
@@ -121,14 +132,14 @@ def test_an_epoch_has_no_record_twice_and_epochs_differ(tokenizer):
     assert (index[0] == index[1]).mean() < 0.1
 
 
-def test_every_caption_and_augmentation_is_drawn_anew(tokenizer):
+def test_every_caption_and_augmentation_is_drawn_again(tokenizer):
     batches = take(make(tokenizer, Source(24), augment="shift(scale=0)"), 200)
     rows = batches["index"] == 5
     assert rows.sum() == 200
     captions = [tokenizer.decode(tokens) for tokens in batches["tokens"][rows]]
     counts = [captions.count(caption) for caption in Source().captions(5)]
     assert sum(counts) == 200 and min(counts) > 40  # 67 expected, standard deviation 6.7
-    assert len({image.tobytes() for image in batches["images"][rows]}) == 9  # a pixel each way, or none
+    assert len({image.tobytes() for image in batches["images"][rows]}) == 9  # shifts by -1, 0 or 1 pixel on each axis
 
 
 def test_plan_is_a_permutation_that_mixes():
@@ -234,10 +245,11 @@ def test_a_large_broken_set_stops_long_before_an_epoch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 10, "process_count": 4}, "batch_size 10 does not divide among 4 processes"),
+        ({"batch_size": 10, "process_count": 4}, "batch_size=10 is not divisible by 4 processes; use 8 or 12"),
         ({"batch_size": 101}, "batch_size 101 exceeds the 100 training records"),
-        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"seed": -1}, "seed is -1"),
+        ({"num_threads": -1}, "num_threads is -1"),
         ({"augment": "flop"}, "unknown augmentation 'flop'"),
     ],
 )
@@ -275,7 +287,3 @@ def test_interpreter_exits_with_an_open_loader(tmp_path):
         [sys.executable, script], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": ".", "PATH": ""}
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-
-
-def test_cached_tokens_are_bounded():
-    assert CACHED_CAPTIONS * 77 * 4 < 32e6

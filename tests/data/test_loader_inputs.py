@@ -1,4 +1,4 @@
-"""The loader gives what objectives need, and not what they do not: second captions and second views."""
+"""The loader makes the inputs of objectives, and no others: second captions and second views."""
 
 import functools
 
@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from rankclip_jax.data.images.transforms import make_augment
-from rankclip_jax.data.loader import STRIDE, Loader
+from rankclip_jax.data.loader import STRIDE
 from rankclip_jax.data.sources import emoji
 from rankclip_jax.data.sources.options import EmojiOptions
 from rankclip_jax.data.text.augment import make_text_augment
 from rankclip_jax.data.text.tokenizer import train_tokenizer
+from tests.support.loaders import make_loader
 from tests.support.two_captions import AUGMENT, PLAIN, TEXT, Source
 
 # One worker for all: the tests share compiled functions.
-pytestmark = pytest.mark.xdist_group("needs")
+pytestmark = pytest.mark.xdist_group("inputs")
 
 EVERYTHING = (*PLAIN, "caption_tokens", "augmented_images", "augmented_tokens")
 
@@ -24,7 +25,7 @@ def tokenizer():
     return train_tokenizer(["number image the drawing of sketch a drawn"] * 2, 300, 24)
 
 
-def take(inputs, steps=4, source=None, **options):
+def take(keys, steps=4, source=None, **options):
     """Batches of some steps, stacked by key."""
     defaults = {
         "batch_size": 24,
@@ -34,7 +35,7 @@ def take(inputs, steps=4, source=None, **options):
         "text_augment": TEXT,
         "num_threads": 0,
     }
-    with Loader(source or Source(), tokenizer(), inputs=inputs, **(defaults | options)) as loader:
+    with make_loader(source or Source(), tokenizer(), keys=(*keys, "index"), **(defaults | options)) as loader:
         batches = [next(loader) for _ in range(steps)]
     return {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
 
@@ -45,7 +46,7 @@ def assert_same(left, right):
         np.testing.assert_array_equal(value, right[key], err_msg=key)
 
 
-def test_what_is_not_needed_is_not_loaded_and_what_is_changes_nothing_else():
+def test_only_the_keys_asked_for_are_made_and_no_key_changes_another():
     plain, everything = take(PLAIN), take(EVERYTHING)
     assert set(plain) == {*PLAIN, "index"}
     assert_same(plain, {key: everything[key] for key in plain})
@@ -60,7 +61,7 @@ def test_second_captions_belong_to_their_images_and_vary():
     for tokens, index in zip(batch["caption_tokens"].reshape(-1, 24), batch["index"].ravel(), strict=True):
         found.add(Source().second_captions(index).index(tokenizer().decode(tokens)))
     assert found == {0, 1, 2}
-    # Drawn on its own, as the second part of an example.
+    # It has its own random numbers: the second part of an example.
     for row, (tokens, index) in enumerate(zip(batch["caption_tokens"][2], batch["index"][2], strict=True)):
         rng = np.random.Generator(np.random.Philox(key=3, counter=[0, row, 2, 1]))
         assert tokenizer().decode(tokens) == Source().second_captions(index)[rng.integers(3)]
@@ -73,7 +74,7 @@ def test_the_second_view_is_another_draw_of_the_same_image():
     assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     still = take(EVERYTHING, augment="none")
     np.testing.assert_array_equal(still["images"], still["augmented_images"])
-    # Drawn on its own: step 2, row 5, third part.
+    # It has its own random numbers: the third part of step 2, row 5.
     rng = np.random.Generator(np.random.Philox(key=3, counter=[0, 5, 2, 2]))
     image = Source()[batch["index"][2, 5]].image
     np.testing.assert_array_equal(batch["augmented_images"][2, 5], make_augment(AUGMENT, 12)(image, rng))
@@ -90,7 +91,7 @@ def test_views_may_have_augmentations_of_their_own():
     assert changed.mean() > 0.3
 
 
-def test_a_changed_caption_is_that_of_its_row_by_its_own_draw():
+def test_an_augmented_caption_is_drawn_for_its_row():
     batch = take(EVERYTHING)
     text = make_text_augment("eda(synonyms=0)")
     for key, part in (("tokens", 3), ("augmented_tokens", 4)):

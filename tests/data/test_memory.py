@@ -1,4 +1,4 @@
-"""The loader's memory: as stated at the start of a run, and the same after a long time."""
+"""The loader's memory: at most what the start-up card states, and constant over time."""
 
 import gc
 import os
@@ -9,16 +9,18 @@ import pytest
 from PIL import Image
 
 from rankclip_jax.data.images.decode import DecodedRecords
-from rankclip_jax.data.loader import Loader, held_bytes
+from rankclip_jax.data.loader_options import held_bytes
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from tests.data.images.test_decode import encoded, photo
+from tests.support.loaders import make_loader, make_options
 
 SIDE, BATCH = 32, 64
+SIZES = {"batch_size": BATCH, "seed": 0, "image_size": SIDE}
 
 
 class Jpegs(PairSource):
-    """Many pairs of few images; one in a hundred is cut off."""
+    """Many pairs with few images; one file in a hundred is cut off."""
 
     def __init__(self, count):
         self.count = count
@@ -40,8 +42,8 @@ class Jpegs(PairSource):
 
 def loader(count, **options):
     tokenizer = train_tokenizer(["image"], 258, 12)
-    given = {"batch_size": BATCH, "seed": 0, "image_size": SIDE, "num_threads": 2, "prefetch": 3}
-    return Loader(DecodedRecords(Jpegs(count)), tokenizer, max_bad_fraction=0.1, **(given | options))
+    given = {"num_threads": 2, "prefetch": 3, "max_bad_fraction": 0.1} | SIZES
+    return make_loader(DecodedRecords(Jpegs(count)), tokenizer, **(given | options))
 
 
 def resident_bytes():
@@ -52,26 +54,27 @@ def resident_bytes():
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 8), (2, 1), (4, 0)])
 def test_examples_take_what_is_stated(threads, prefetch):
-    bound = held_bytes(("images", "tokens"), BATCH, SIDE, 12, threads, prefetch)
-    example = SIDE * SIDE * 3 + 12 * 4 + 4
+    bound = held_bytes(make_options(num_threads=threads, prefetch=prefetch, **SIZES), 12)
+    example = SIDE * SIDE * 3 + 12 * 4
     assert bound == example * (max(prefetch * BATCH, threads * 32) + 2 * BATCH)
-    assert held_bytes(("images", "tokens", "augmented_images"), BATCH, SIDE, 12, 1, 1) > 1.9 * (example * 3 * BATCH)
+    keys = ("images", "tokens", "augmented_images")
+    assert held_bytes(make_options(num_threads=1, prefetch=1, keys=keys, **SIZES), 12) > 1.9 * (example * 3 * BATCH)
     with loader(5000, num_threads=threads, prefetch=prefetch) as batches:
         next(batches)
         tracemalloc.start()
         try:
             kept = [next(batches) for _ in range(12)][-1]
-            time.sleep(0.5)  # until everything is made ahead that may be
+            time.sleep(0.5)  # until everything allowed is made ahead
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
     assert kept["images"].shape == (BATCH, SIDE, SIDE, 3)
-    assert held < bound + 500_000  # captions, tokens and what else Python keeps
-    assert held > 0.4 * example * max(prefetch * BATCH, threads * 32), "it was not watched while it was full"
+    assert held < bound + 500_000  # captions, tokens and other objects of Python
+    assert held > 0.4 * example * max(prefetch * BATCH, threads * 32), "the buffers were not full when measured"
 
 
 def grown(examples):
-    """Bytes by which the process grows from a tenth of the way to its end, which is what a leak would be."""
+    """Bytes by which the process grows between a tenth of the run and its end: the size of a leak."""
     steps = examples // BATCH
     with loader(examples) as batches:
         for _ in range(steps // 10):
@@ -85,7 +88,7 @@ def grown(examples):
 
 
 def test_memory_is_flat():
-    """A byte of every image kept, at 1,000 pixels each, would be seen."""
+    """A leak of 1,000 bytes per image would be detected."""
     assert grown(6_000) < 6_000 * 1_000
 
 

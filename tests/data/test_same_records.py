@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from configs import emoji
-from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.parallel.mesh import make_mesh, put_batch
 from rankclip_jax.training import setup
 from rankclip_jax.training.step import create_state, make_init
 from tests.support import pair_files
+from tests.support.loaders import make_loader
 from tests.support.pair_files import write_all
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "coco", "huggingface", "arrayrecord", "webdataset")
@@ -36,8 +36,9 @@ def config_of(locations, name):
 
 
 def batches(source, tokenizer, steps, **options):
-    options = {"batch_size": BATCH, "seed": 1, "image_size": 16, "augment": "random_resized_crop|flip"} | options
-    with Loader(source, tokenizer, **options) as loader:
+    keys = ("images", "tokens", "index")
+    defaults = {"batch_size": BATCH, "seed": 1, "image_size": 16, "augment": "random_resized_crop|flip", "keys": keys}
+    with make_loader(source, tokenizer, **(defaults | options)) as loader:
         return [next(loader) for _ in range(steps)]
 
 

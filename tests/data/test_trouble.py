@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from rankclip_jax.data.images.decode import DecodedRecords
-from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.errors import UserError
+from tests.support.loaders import make_loader
 from tests.support.tar_files import write_shards, write_tar
 
 KEYS = ("images", "tokens", "index")
@@ -42,8 +42,8 @@ def shards(tmp_path_factory):
 
 def make(tokenizer, files, **options):
     records = DecodedRecords(open_pairs(files, PairOptions()))
-    defaults = {"batch_size": 20, "seed": 5, "image_size": 16, "augment": AUGMENT}
-    return Loader(records, tokenizer, **(defaults | options))
+    defaults = {"batch_size": 20, "seed": 5, "image_size": 16, "augment": AUGMENT, "keys": KEYS}
+    return make_loader(records, tokenizer, **(defaults | options))
 
 
 def take(loader, steps):

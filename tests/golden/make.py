@@ -1,9 +1,9 @@
-"""Losses of the first 50 steps of a small run, to notice when training has become another one.
+"""Losses of the first 50 steps of a small run, to detect unintended changes of training.
 
-    python -m tests.golden.make          writes tests/golden/losses_mu_*.json anew
+    python -m tests.golden.make          writes tests/golden/losses_mu_*.json again
 
-Do that only for a change that is meant to change training, and say in its commit which and why. Everything
-that a loss depends on is written out below, so that no new default of a recipe changes these files.
+Do this only for a change that is meant to change training, and give the reason in its commit message. Everything that
+the losses depend on is written out below, so that a new default of a recipe does not change these files.
 """
 
 import json
@@ -16,7 +16,7 @@ from rankclip_jax.config import base
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.training import setup
-from rankclip_jax.training.step import create_state, jit_train_step, make_init, make_train_step
+from rankclip_jax.training.step import create_state, make_init
 
 STEPS = 50
 OBJECTIVES = ("clip", "rankclip")
@@ -24,7 +24,7 @@ RECIPE = {
     "seed": 0,
     "batch_size": 32,
     "duration": f"{STEPS} steps",
-    "data.train_limit": 32,  # one batch, that 50 steps can learn by heart: the loss must fall
+    "data.train_limit": 32,  # one batch, which 50 steps can memorise: the loss must fall
     "data.augment": "none",
     "tokenizer.name": "bpe",
     "tokenizer.vocab_size": 1024,
@@ -52,18 +52,15 @@ def make_config(objective: str) -> ConfigDict:
 
 
 def losses(objective: str) -> dict[str, list[float]]:
-    """Loss, terms and learned temperature of every step."""
+    """Loss, terms and learned temperature scale of every step."""
     parts = setup.build(make_config(objective))
-    config, mesh = parts.config, parts.mesh
     init = make_init(parts.towers, parts.objective, parts.optimizer)
-    state = create_state(init, jax.random.key(config.seed), mesh)
-    step = jit_train_step(make_train_step(parts.towers, parts.objective, parts.optimizer, mesh), state, mesh)
-    sizes = {"batch_size": config.batch_size, "image_size": config.model.image.image_size}
+    state = create_state(init, jax.random.key(parts.config.seed), parts.mesh)
+    step = setup.train_step(parts, state)
     found = []
-    with Loader(parts.dataset.train, parts.tokenizer, seed=config.seed, augment=config.data.augment, **sizes) as loader:
+    with Loader(parts.dataset.train, parts.tokenizer, parts.loader_options) as loader:
         for _ in range(STEPS):
-            batch = next(loader)
-            state, metrics = step(state, put_batch({name: batch[name] for name in ("images", "tokens")}, mesh))
+            state, metrics = step(state, put_batch(next(loader), parts.mesh))
             found.append(metrics)
     kept = ("loss", *parts.objective.terms, "temperature_scale")
     return {name: [float(metrics[name]) for metrics in found] for name in kept}

@@ -15,6 +15,7 @@ from rankclip_jax.models.transformer import Transformer
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.training.gradcache import make_forward
+from rankclip_jax.training.options import StepOptions
 from tests.golden import towers as small
 
 pytestmark = pytest.mark.xdist_group("models_options")
@@ -120,7 +121,7 @@ def test_each_training_step_draws_other_patches():
     config = small.config("clip")
     config.image.patch_dropout = 0.5
     model, batch = build_towers(config, small.VOCAB, small.EOT), small.inputs("clip")
-    forward = make_forward(model, ("image_embeds",), make_mesh(jax.devices()[:1]), seed=3)
+    forward = make_forward(model, ("image_embeds",), make_mesh(jax.devices()[:1]), StepOptions(seed=3))
     params = small.params("clip")
     embed = jax.jit(lambda step: forward(params, {}, batch, step)[0]["image_embeds"])
     first, again, second = (embed(step) for step in (0, 0, 1))

@@ -16,7 +16,6 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.training import setup
-from rankclip_jax.training.inputs import batch_keys
 from rankclip_jax.training.step import abstract_state, create_state, make_init, make_train_step
 from tests.support.objective_checks import build
 
@@ -49,12 +48,9 @@ def small_run():
 
 def steps(state, first, last):
     parts, step_fn = small_run()
-    data, inputs = parts.config.data, batch_keys(parts.objective.inputs)
-    options = {"batch_size": 8, "seed": 0, "image_size": 64, "augment": data.augment, "num_threads": 0}
-    with Loader(parts.dataset.train, parts.tokenizer, inputs=inputs, start_step=first, **options) as loader:
+    with Loader(parts.dataset.train, parts.tokenizer, parts.loader_options, first) as loader:
         for _ in range(first, last):
-            batch = next(loader)
-            state, metrics = step_fn(state, put_batch({name: batch[name] for name in inputs}, parts.mesh))
+            state, metrics = step_fn(state, put_batch(next(loader), parts.mesh))
     return state, metrics
 
 

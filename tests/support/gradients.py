@@ -21,6 +21,7 @@ from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.parallel import mesh as sharding
 from rankclip_jax.parallel import processes as distributed
 from rankclip_jax.training.optimizer import make_optimizer
+from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.step import create_state, make_gradients, make_init
 
 B, VOCAB = 128, 600
@@ -64,7 +65,7 @@ def compute(case: str) -> dict[str, np.ndarray]:
     batch = make_batch(towers.image.image_size, towers.text.context_length)
     local, index = B // jax.process_count(), jax.process_index()
     batch = sharding.put_batch({k: v[index * local : (index + 1) * local] for k, v in batch.items()}, mesh)
-    gradients = make_gradients(towers, objective, mesh, int(block_rows))
+    gradients = make_gradients(towers, objective, mesh, StepOptions(block_rows=int(block_rows)))
     everywhere = NamedSharding(mesh, P())
     # Half way the ranking terms weigh as much as they ever do.
     weights = {term: jnp.float32(2.0) for term in objective.terms} | {"clip": jnp.float32(1.0)}

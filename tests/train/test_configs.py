@@ -1,12 +1,15 @@
-"""Configs: every one builds, none is long, and no key is dead, misspelt or forgotten."""
+"""Configs: each one builds and trains, none is long, and no key is unused, misspelt or forgotten."""
 
 import ast
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import rankclip_jax
@@ -18,11 +21,14 @@ from rankclip_jax.evals import linear_probe
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import RunInfo, build_objective
+from rankclip_jax.run_folder import read_metrics
+from rankclip_jax.train import train
 from rankclip_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rankclip_jax.trees import flatten
+from tests.support import tar_files
 from tests.support.paths import GOLDEN, ROOT
 
-# Every config file, with the arguments that it knows.
+# Every config file, with arguments that it accepts.
 VARIANTS = {
     "base": (None, *PRESETS, "ViT-B/32,clip"),
     "cc3m_vit_b32": (None, "tuned", "tuned,clip", "runlocal"),
@@ -30,6 +36,17 @@ VARIANTS = {
     "finetune": (str(GOLDEN / "weights" / "clip"),),
 }
 EXAMPLES = {"cc3m_vit_b32": 2_806_772}  # one user's count; the others are for thousands
+# The arguments of the config that is trained at test size.
+TRAINED = {"base": "mu", "cc3m_vit_b32": "runlocal", "emoji": "mu", "finetune": str(GOLDEN / "weights" / "clip")}
+SHRUNK = {
+    "batch_size": 8,
+    "duration": "2 steps",
+    "optimizer.warmup": "1 steps",
+    "log.every": "1 steps",
+    "log.tensorboard": False,
+    "eval.metrics": ("retrieval",),
+    "eval.report_split": "val",
+}
 CONFIGS = ROOT / "configs"
 PACKAGE = Path(rankclip_jax.__file__).parent
 KEYS = dict(flatten(base.get_config()))
@@ -41,19 +58,56 @@ def get_config(name: str, variant: str | None):
 
 
 def test_every_config_file_is_tested_here():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == set(VARIANTS)
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(VARIANTS) == set(TRAINED)
 
 
 @pytest.mark.parametrize("name, variant", [(name, variant) for name in VARIANTS for variant in VARIANTS[name]])
 def test_a_config_builds(name, variant):
     examples = EXAMPLES.get(name, 4608)
-    config = resolve(get_config(name, variant), examples=examples, device_count=1)
+    config = resolve(get_config(name, variant), examples=examples)
     assert config.data.name in SOURCES
     build_towers(config.model, 1000, 999)
     build_objective(config.objective, RunInfo(config.duration, examples // config.batch_size))
     make_optimizer(config.optimizer, learning_rate_schedule(config.optimizer, config.duration))
     unknown = [key for key, _ in flatten(config) if key not in KEYS and not key.startswith("model.")]
     assert not unknown, unknown
+
+
+@pytest.fixture
+def fast_compilation():
+    """Compilation is most of the time of a short training, and not what is tested."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def shrunk(name, folder):
+    """The config at test size: towers of one layer, a small vocabulary and few pairs."""
+    config = get_config(name, TRAINED[name])
+    config.update_from_flattened_dict(SHRUNK)
+    if name != "finetune":  # which has the towers and the tokenizer of its weights
+        config.model.image.layers = config.model.text.layers = 1
+        config.tokenizer.update({"name": "bpe", "vocab_size": 300})
+    if name == "cc3m_vit_b32":
+        tar_files.write_shards(folder / "cc3m", [40, 30])
+        config.data.root = str(folder / "cc3m")
+    else:
+        config.data.train_limit = 16
+    return config
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_config_trains(name, tmp_path, fast_compilation):
+    metrics = train(shrunk(name, tmp_path), str(tmp_path / "run"))
+    assert 0 <= metrics["val/image_to_text_R@1"] <= 1
+    losses = [line["train/loss"] for line in read_metrics(str(tmp_path / "run")) if "train/loss" in line]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["data"]["counts"]["train"] == {"cc3m_vit_b32": 62}.get(name, 16)
+    assert record["data"]["counts"]["val"] == 8 or name != "cc3m_vit_b32"
+    assert record["config"]["duration"] == 2 and "clip" in record["objective_equation"].lower()
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_deltas_are_short():
@@ -86,7 +140,7 @@ def test_every_key_is_read_somewhere():
         section, _, leaf = key.rpartition(".")
         owners = {"config", section.rpartition(".")[2]}
         if not key.startswith("model.") and not owners & {owner for owner, name in read if name == leaf}:
-            dead.append(key)  # those of the model are fields of the towers, which `build_towers` checks
+            dead.append(key)  # keys of the model are fields of the towers, which `build_towers` checks
     assert not dead, dead
 
 
@@ -110,8 +164,8 @@ def test_what_a_restart_may_change():
     assert not may_change & {"data.name", "data.styles", "data.train_limit", "data.augment"}
 
 
-def test_durations_are_durations():
-    """Every key of a duration's name holds one, and every string that is one has such a name."""
+def test_durations_are_recognised_by_name():
+    """A key has the name of a duration if and only if its value is one."""
     leaves = {key.rpartition(".")[2] for key in KEYS}
     assert set(DURATIONS) <= leaves
     durations = {key for key, value in KEYS.items() if re.fullmatch(r"[\d.e]+ ?(steps|epochs|examples|%)?", str(value))}

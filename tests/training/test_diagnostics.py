@@ -1,25 +1,22 @@
-"""Diagnostics: known angles, shares and orders; duplicates; clamps; any number of devices; the switch."""
+"""Diagnostics: known angles, shares and orders; duplicates; clamps; any number of devices; on and off."""
 
 import dataclasses
 import functools
 import json
 import math
-from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from rankclip_jax.config import base
+from configs import emoji
 from rankclip_jax.evals.rank_correlation import kendall_tau
 from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.train import _Loop
-from rankclip_jax.training import diagnostics
+from rankclip_jax.training import diagnostics, setup
 from rankclip_jax.training.diagnostics import (
     agreement,
     along_the_sphere,
@@ -105,7 +102,7 @@ def result(*gradients):
 
 
 def measured(weights, **results):
-    """`of_terms` at embeddings that no gradient here has a part along."""
+    """`of_terms` at embeddings that are orthogonal to all gradients here."""
     embeds = dict.fromkeys(("image_embeds", "text_embeds"), jnp.float32([[0, 0, 1]]))
     found = of_terms(dict.fromkeys(weights), results, embeds, {k: jnp.float32(v) for k, v in weights.items()})
     return {name: float(value) for name, value in found.items()}
@@ -129,7 +126,7 @@ def test_known_angles():
     assert found["loss_twin"] == 2.0
 
 
-def test_shares_are_those_of_the_weighted_gradients():
+def test_shares_are_of_the_weighted_gradients():
     found = measured({"clip": 1.0, "other": 2.0}, clip=ONE, other=OTHER)
     other = 2 * math.sqrt(8)
     assert found["grad_norm_other"] == pytest.approx(math.sqrt(8))
@@ -138,7 +135,7 @@ def test_shares_are_those_of_the_weighted_gradients():
     assert measured({"clip": 0.0}, clip=ONE)["grad_share_clip"] == 0.0
 
 
-def test_clip_may_be_no_term_of_the_objective():
+def test_an_objective_without_clip():
     found = measured({"other": 1.0}, clip=ONE, other=ONE)
     assert found["cosine_with_clip_other"] == pytest.approx(1.0)
     assert not any(name.endswith("_clip") for name in found)
@@ -149,17 +146,17 @@ def test_terms_that_read_no_embeddings_have_no_angle():
     logits = LossAndGradients(jnp.float32(0), {}, {"image_logits": jnp.ones((2, 3))}, {}, {})
     found = measured({"clip": 1.0, "logits": 1.0}, clip=ONE, logits=logits)
     assert "cosine_with_clip_logits" not in found
-    assert found["grad_norm_logits"] == pytest.approx(math.sqrt(6))  # nothing taken off: they are on no sphere
+    assert found["grad_norm_logits"] == pytest.approx(math.sqrt(6))  # logits are not normalised: nothing is removed
 
 
-def test_gradients_along_the_embeddings_do_not_count():
+def test_the_radial_part_of_a_gradient_does_not_count():
     embeds = {"image_embeds": jnp.float32([[0.6, 0.8], [1, 0]])}
     gradient = {"image_embeds": jnp.float32([[0.6, 0.8], [2, 3]])}
     found = along_the_sphere(gradient, embeds)["image_embeds"]
     np.testing.assert_allclose(found, [[0, 0], [0, 3]], atol=1e-6)
 
 
-# The whole, over towers that look their embeddings up.
+# All diagnostics, with towers that look their embeddings up.
 
 
 class Table(nn.Module):
@@ -183,7 +180,7 @@ def objective(name="rankclip"):
 
 
 def twins():
-    """RankCLIP with CLIP twice."""
+    """RankCLIP with CLIP's term twice."""
     found = objective()
     return dataclasses.replace(found, terms=found.terms | {"twin": found.terms["clip"]})
 
@@ -198,16 +195,16 @@ def whole(logit_scale=2.0, devices=1):
     return {name: float(value) for name, value in found.items()}
 
 
-def test_what_there_is():
+def test_the_names_of_all_diagnostics():
     terms = ("clip", "rank_cross", "rank_in_modal", "twin")
     of_terms = {f"{kind}_{term}" for kind in ("loss", "grad_norm", "grad_share") for term in terms}
     angles = {f"cosine_with_clip_{term}" for term in terms[1:]}
-    of_batch = {"agreement_cross_modal", "agreement_in_modal", "duplicate_captions", "log_scale_at_clamp"}
+    of_batch = {"agreement_cross_modal", "agreement_in_modal", "duplicate_captions", "logit_scale_at_clamp"}
     assert whole().keys() == of_terms | angles | of_batch
     assert all(math.isfinite(value) for value in whole().values())
 
 
-def test_the_whole_against_the_terms_themselves():
+def test_all_diagnostics_against_the_terms_alone():
     params, batch = inputs()
     embeds = Table().apply({"params": params}, ("image_embeds", "text_embeds"), batch, method="compute")
     f = jax.jit(loss_and_gradients(objective(), make_mesh(jax.devices()[:1])))
@@ -233,16 +230,16 @@ def test_the_whole_against_the_terms_themselves():
 def test_scalars_at_their_clamps():
     one, sigmoid = objective(), objective("siglip")
     at = lambda value, of: diagnostics.at_clamp(of, {"logit_scale": jnp.float32(value), "logit_bias": 0.0})  # noqa: E731
-    assert float(at(math.log(14.3), one)["log_scale_at_clamp"]) == 0.0
+    assert float(at(math.log(14.3), one)["logit_scale_at_clamp"]) == 0.0
     for end in (one.scalars["logit_scale"].minimum, one.scalars["logit_scale"].maximum):
         clamped = jnp.clip(jnp.float32(end + math.copysign(1, end - 1)), 0.0, math.log(100.0))
-        assert float(at(clamped, one)["log_scale_at_clamp"]) == 1.0
+        assert float(at(clamped, one)["logit_scale_at_clamp"]) == 1.0
     assert at(3.0, sigmoid) == {}  # neither of its scalars is clamped
 
 
 def test_eight_devices_are_one():
     code, out, err = processes.run(
-        "import json; from tests import test_diagnostics as t; print(json.dumps(t.whole(devices=8)))",
+        "import json; from tests.training import test_diagnostics as t; print(json.dumps(t.whole(devices=8)))",
         devices=8,
         seconds=120,
     )
@@ -262,7 +259,7 @@ def a_state(towers):
     }
 
 
-def test_the_metrics_carry_their_prefix_and_are_of_the_state_given():
+def test_the_metrics_have_their_prefix_and_describe_the_given_state():
     towers, batch = inputs()
     state = a_state(towers)
     one, mesh = objective(), make_mesh(jax.devices()[:1])
@@ -274,19 +271,20 @@ def test_the_metrics_carry_their_prefix_and_are_of_the_state_given():
     assert cross / clip == pytest.approx(1.5 * norm_of_cross / norm_of_clip, rel=1e-5)
 
 
-# The switch.
+# On and off.
 
 
-def loop(on):
-    config = ConfigDict({"log": {"diagnostics": on}, "objective": {"block_rows": 0}, "micro_batches": 1, "seed": 0})
-    config.optimizer = ConfigDict({"freeze": ""})
-    parts = SimpleNamespace(towers=Table(), objective=objective(), mesh=make_mesh(jax.devices()[:1]))
-    return SimpleNamespace(config=config, parts=parts)
+def made(on):
+    """What `train` builds from a config, with towers that need no compilation."""
+    config = emoji.get_config("mu")
+    config.batch_size, config.duration, config.data.train_limit = BATCH, "2 steps", 32
+    config.optimizer.warmup, config.tokenizer.vocab_size, config.log.diagnostics = "0 steps", 300, on
+    return setup.build(config)._replace(towers=Table(), mesh=make_mesh(jax.devices()[:1]))
 
 
-def test_switch():
-    assert base.get_config().log.diagnostics is True
-    assert _Loop._diagnostics(loop(False))({"any": "state"}, {}) == {}
+def test_diagnostics_are_on_by_default_and_can_be_switched_off():
+    assert emoji.get_config().log.diagnostics is True
+    assert setup.diagnostics(made(False))({"any": "state"}, {}) == {}
     towers, batch = inputs()
-    found = _Loop._diagnostics(loop(True))(a_state(towers), batch)
+    found = setup.diagnostics(made(True))(a_state(towers), batch)
     assert float(found["diagnostics/grad_norm_clip"]) > 0.0

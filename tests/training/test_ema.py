@@ -1,4 +1,4 @@
-"""The moving average of the weights: against a loop by hand, in checkpoints, evaluated where there is one."""
+"""The moving average of the weights: against a hand-written loop, in checkpoints, in evaluation."""
 
 import functools
 
@@ -18,6 +18,7 @@ from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.train import make_encoder
 from rankclip_jax.training import setup
+from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
 from tests.support.objective_checks import build
 
@@ -49,7 +50,8 @@ def abstract(decay):
 def run(decay, steps=STEPS):
     """The model at the start and after each step, and the last state; models are copied: states are donated."""
     state = create_state(make_init(TOWERS, OBJECTIVE, OPTIMIZER, decay), jax.random.key(0), MESH)
-    step = jit_train_step(make_train_step(TOWERS, OBJECTIVE, OPTIMIZER, MESH, ema_decay=decay), state, MESH)
+    options = StepOptions(ema_decay=decay)
+    step = jit_train_step(make_train_step(TOWERS, OBJECTIVE, OPTIMIZER, MESH, options), state, MESH)
     rng = np.random.default_rng(0)
     models = [model_of(state)]
     for _ in range(steps):
@@ -67,7 +69,7 @@ def model_of(state):
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.999])
-def test_the_average_against_a_loop_by_hand(decay):
+def test_the_average_against_a_hand_written_loop(decay):
     models, state = run(decay)
     average = jax.tree.map(np.float64, models[0])
     for t, model in enumerate(models[1:]):
@@ -81,7 +83,7 @@ def test_the_average_against_a_loop_by_hand(decay):
     assert not any(np.allclose(kernel(found), kernel(model), rtol=1e-3) for model in (models[0], models[-1]))
 
 
-def test_training_is_the_same_with_and_without():
+def test_training_is_the_same_with_and_without_an_average():
     with_average, without = run(0.9)[1], run(0.0)[1]
     assert without["ema"] == {}
     rest = ("step", "params", "opt_state", "objective", "model_state")
@@ -89,12 +91,12 @@ def test_training_is_the_same_with_and_without():
 
 
 class Parts:
-    """What an encoder is made of."""
+    """The parts of a run that an encoder needs."""
 
     towers, mesh, tokenizer = TOWERS, MESH, None
 
 
-def test_what_is_evaluated():
+def test_the_average_is_evaluated_where_there_is_one():
     images = np.random.default_rng(1).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
     models, state = run(0.9)
     encoder = make_encoder(Parts, state)
@@ -109,7 +111,7 @@ def test_what_is_evaluated():
     assert np.abs(averaged - expected).max() > 1e-3
 
 
-def test_checkpoints_hold_both_and_what_is_loaded_is_the_average(tmp_path):
+def test_checkpoints_hold_both_and_the_average_is_loaded(tmp_path):
     _, state = run(0.9)
     checkpoints = Checkpoints(str(tmp_path))
     checkpoints.save(3, state)
@@ -133,8 +135,8 @@ def test_without_an_average_the_last_weights_are_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2.0, float("nan")])
-def test_a_decay_that_is_none_is_refused(decay):
+def test_an_invalid_decay_is_rejected(decay):
     config = emoji.get_config("mu")
     config.optimizer.ema_decay = decay
     with pytest.raises(UserError, match=r"config\.optimizer\.ema_decay=.* must be at least 0 \(no average\) and less"):
-        setup.check(config, None, MESH)
+        setup.check_step(config, MESH)

@@ -1,6 +1,7 @@
-"""Frozen parameters: which ones, that not a bit of them changes, that they have no moments, and what is refused."""
+"""Frozen parameters: which ones; no bit of them changes; they have no moments; invalid patterns."""
 
 import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -16,15 +17,9 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.training import setup
 from rankclip_jax.training.optimizer import frozen_mask, make_optimizer
+from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.startup_card import start_up_card
-from rankclip_jax.training.step import (
-    abstract_state,
-    create_state,
-    jit_train_step,
-    make_gradients,
-    make_init,
-    make_train_step,
-)
+from rankclip_jax.training.step import abstract_state, create_state, make_gradients, make_init
 from tests.golden import towers as small
 
 pytestmark = pytest.mark.xdist_group("freeze")
@@ -33,7 +28,7 @@ LIT = "towers/image/.*"
 
 
 class Tower(nn.Module):
-    """Compiles at once: two maps and a norm."""
+    """Compiles fast: two linear maps and a norm."""
 
     image_size: int = 8
     context_length: int = 6
@@ -46,12 +41,13 @@ class Tower(nn.Module):
 
 @functools.cache
 def parts(freeze, clip_norm=0.0):
-    """What `train` builds from a config, with towers that compile at once."""
+    """What `train` builds from a config, with towers that compile fast."""
     config = emoji.get_config("mu,clip")
     config.batch_size, config.duration, config.data.train_limit = 8, f"{STEPS} steps", 32
     config.optimizer.warmup, config.optimizer.weight_decay = "0 steps", 0.5
     config.optimizer.freeze, config.optimizer.clip_norm = freeze, clip_norm
-    return setup.build(config)._replace(towers=TwoTowers(image=Tower(), text=Tower()))
+    with mock.patch.object(setup, "build_towers", lambda *_: TwoTowers(image=Tower(), text=Tower())):
+        return setup.build(config)
 
 
 def initial(freeze):
@@ -67,8 +63,7 @@ def trained(freeze):
     kernel = state["params"]["towers"]["image"]["proj"]["kernel"].at[0, 0].set(-0.0)
     state["params"]["towers"]["image"]["proj"]["kernel"] = kernel
     before = jax.tree.map(np.array, state["params"])
-    step = make_train_step(made.towers, made.objective, made.optimizer, made.mesh)
-    step = jit_train_step(step, state, made.mesh)
+    step = setup.train_step(made, state)
     draw = np.random.default_rng(0)
     for _ in range(STEPS):
         images = draw.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
@@ -77,7 +72,7 @@ def trained(freeze):
 
 
 def changed(freeze):
-    """Paths of the parameters of which any bit changed."""
+    """Paths of the parameters with any changed bit."""
     before, after, _ = trained(freeze)
     bits = [{path: leaf.tobytes() for path, leaf in small.flat(params).items()} for params in (before, after)]
     return {path for path in bits[0] if bits[0][path] != bits[1][path]}
@@ -95,16 +90,21 @@ ALL = {f"towers/{side}/{name}" for side in ("image", "text") for name in OF_TOWE
         (r".*/proj/kernel|scalars/.*", {"towers/image/proj/kernel", "towers/text/proj/kernel", "scalars/logit_scale"}),
     ],
 )
-def test_every_bit_of_what_is_frozen_stays_and_all_else_trains(freeze, held):
+def test_frozen_parameters_keep_every_bit_and_all_others_train(freeze, held):
     assert changed(freeze) == ALL - held
 
 
-def test_what_trains_trains_as_it_would_alone():
+def optimizer_of(params, freeze=LIT, clip_norm=0.0):
+    config = parts(freeze, clip_norm).config.optimizer
+    return make_optimizer(config, lambda step: 0.1, frozen_mask(params, freeze))
+
+
+def test_trained_parameters_train_as_without_freezing():
     """Adam's moments, its decay and the learning rate are those of a run in which nothing is frozen."""
     towers = {"image": {"kernel": jnp.ones((2, 2))}, "text": {"kernel": jnp.ones((2, 2))}}
     params = {"towers": towers, "scalars": {"logit_scale": jnp.ones(())}}
     grads = jax.tree.map(lambda leaf: 3.0 * leaf, params)
-    frozen, plain = (make_optimizer(parts(freeze).config.optimizer, lambda step: 0.1) for freeze in (LIT, ""))
+    frozen, plain = (optimizer_of(params, freeze) for freeze in (LIT, ""))
     one, other = (optimizer.update(grads, optimizer.init(params), params)[0] for optimizer in (frozen, plain))
     np.testing.assert_array_equal(one["towers"]["text"]["kernel"], other["towers"]["text"]["kernel"])
     np.testing.assert_array_equal(one["scalars"]["logit_scale"], other["scalars"]["logit_scale"])
@@ -112,18 +112,17 @@ def test_what_trains_trains_as_it_would_alone():
 
 
 def test_an_update_of_zero_keeps_the_sign_of_zero():
-    """Also where no compiler leaves the addition out."""
+    """Also where the compiler does not remove the addition."""
     params = {"towers": {"image": {"bias": jnp.float32([-0.0, 0.0])}, "text": {"bias": jnp.zeros(2)}}, "scalars": {}}
-    optimizer = make_optimizer(parts(LIT).config.optimizer, lambda step: 0.1)
+    optimizer = optimizer_of(params)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     found = optax.apply_updates(params, updates)["towers"]["image"]["bias"]
     assert np.signbit(found).tolist() == [True, False]
 
 
-def test_the_norm_that_clips_is_of_what_trains():
+def test_the_clipping_norm_excludes_frozen_parameters():
     params = {"towers": {"image": {"bias": jnp.zeros(2)}, "text": {"bias": jnp.zeros(2)}}, "scalars": {}}
-    config = parts(LIT, clip_norm=0.25).config.optimizer
-    optimizer = make_optimizer(config, lambda step: 0.1)
+    optimizer = optimizer_of(params, clip_norm=0.25)
     grads = {"towers": {"image": {"bias": jnp.full(2, 1e6)}, "text": {"bias": jnp.float32([0.3, 0.4])}}, "scalars": {}}
     _, state = optimizer.update(grads, optimizer.init(params), params)
     first = [leaf for path, leaf in jax.tree.leaves_with_path(state) if ".mu" in jax.tree_util.keystr(path)]
@@ -167,7 +166,7 @@ def test_the_card_says_how_many_parameters_train(freeze):
         ),
         ("towers/image", "matches no parameter"),
         (".*", "matches every parameter: nothing would train"),
-        ("towers/(image", r"freeze='towers/\(image' is no regular expression \(missing \)"),
+        ("towers/(image", r"freeze='towers/\(image' is not a regular expression \(missing \)"),
     ],
 )
 def test_mistakes(freeze, message):
@@ -185,7 +184,7 @@ def test_a_mask_of_towers_by_part():
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_nothing_is_pulled_back_to_what_is_frozen(micro_batches):
+def test_no_gradient_is_computed_for_frozen_parameters(micro_batches):
     """The gradient is zero there and the same elsewhere, for less work than without freezing."""
     made, (_, state) = parts(LIT), initial(LIT)
     draw = np.random.default_rng(0)
@@ -193,7 +192,8 @@ def test_nothing_is_pulled_back_to_what_is_frozen(micro_batches):
     weights = made.objective.weights(jnp.int32(0))
     compiled = []
     for freeze in ("", LIT):
-        gradients = make_gradients(made.towers, made.objective, made.mesh, 0, micro_batches, 0, freeze)
+        options = StepOptions(micro_batches=micro_batches, frozen=frozen_mask(state["params"], freeze))
+        gradients = make_gradients(made.towers, made.objective, made.mesh, options)
         of = jax.jit(lambda params, gradients=gradients: gradients(params, batch, weights).params)
         compiled.append(of.lower(state["params"]).compile())
     whole, part = (small.flat(gradients(state["params"])) for gradients in compiled)

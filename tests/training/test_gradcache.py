@@ -1,4 +1,4 @@
-"""Micro-batches: the gradient of one pass, random numbers replayed, a micro-batch's memory, any devices."""
+"""GradCache: the gradient of one pass, replayed random numbers, the memory of a micro-batch, any devices."""
 
 import functools
 import json
@@ -17,6 +17,7 @@ from rankclip_jax.parallel.mesh import make_mesh, put_batch
 from rankclip_jax.training import setup
 from rankclip_jax.training.diagnostics import make_diagnostics
 from rankclip_jax.training.gradcache import check_micro_batches, join, make_forward, split
+from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.step import make_gradients
 from tests.support import processes
 from tests.support.objective_checks import build
@@ -27,7 +28,7 @@ PAIR = ("image_embeds", "text_embeds")
 
 
 class Tower(nn.Module):
-    """Compiles at once; may normalise over the batch, and drop what it is told to."""
+    """Compiles fast; may normalise over the batch, and drop activations."""
 
     norm: bool = False
     dropout: bool = False
@@ -70,7 +71,7 @@ def gradient(name, micro_batches, devices=1):
     towers, params, _, batch = inputs()
     objective, mesh = build(name), make_mesh(jax.devices()[:devices])
     state = {"towers": params, "scalars": {key: jnp.float32(2.6) for key in objective.scalars}}
-    gradients = jax.jit(make_gradients(towers, objective, mesh, micro_batches=micro_batches))
+    gradients = jax.jit(make_gradients(towers, objective, mesh, StepOptions(micro_batches=micro_batches)))
     weights = dict.fromkeys(objective.terms, jnp.float32(1.5))
     found = gradients(state, put_batch(batch, mesh), weights, objective.initial_state())
     return {"loss": float(found.result.loss), "gradient": flat(found.params).tolist()}
@@ -89,14 +90,14 @@ def test_the_gradient_is_that_of_one_pass(name, micro_batches):
 
 ON_EIGHT = """
 import json, sys
-from tests import test_micro_batches as t
+from tests.training import test_gradcache as t
 found = {name: t.gradient(name, 4, devices=8) for name in ("rankclip", "alip")}
 print(json.dumps(found | {"collectives": t.collectives_of_split()}))
 """
 
 
 def collectives_of_split():
-    """What a batch over all devices needs of other devices to be split and joined again."""
+    """Collectives in the program that splits and joins a batch over all devices."""
     mesh = make_mesh()
     batch = put_batch({"x": np.arange(64.0, dtype=np.float32).reshape(64, 1)}, mesh)
     compiled = jax.jit(lambda x: join(jax.tree.map(jnp.sin, split(x, 4, mesh)), mesh)).lower(batch).compile()
@@ -110,14 +111,14 @@ def test_eight_devices():
     code, out, err = processes.run(ON_EIGHT, devices=8, seconds=120)
     assert code == 0, err
     found = json.loads(out)
-    assert found.pop("collectives") == []  # each device splits what it has
+    assert found.pop("collectives") == []  # each device splits its own rows
     for name, value in found.items():
         expected = gradient(name, 1)
         assert value["loss"] == pytest.approx(expected["loss"], rel=1e-6)
         assert distance(expected["gradient"], value["gradient"]) < 1e-5
 
 
-def test_rows_are_dealt_out_in_turn():
+def test_rows_go_to_the_parts_in_turn():
     mesh = make_mesh(jax.devices()[:1])
     batch = {"x": jnp.arange(12), "y": jnp.arange(24).reshape(12, 2)}
     parts = split(batch, 3, mesh)
@@ -127,14 +128,14 @@ def test_rows_are_dealt_out_in_turn():
         np.testing.assert_array_equal(value, batch[name])
 
 
-# Towers that are not the same function in both passes, if they are let.
+# Towers with randomness or batch statistics, which could differ between the two passes.
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize("options", [{"dropout": True}, {"norm": True}])
 def test_the_second_pass_is_the_derivative_of_the_first(micro_batches, options):
     towers, params, state, batch = inputs(**options)
-    forward = make_forward(towers, PAIR, make_mesh(jax.devices()[:1]), micro_batches, seed=3)
+    forward = make_forward(towers, PAIR, make_mesh(jax.devices()[:1]), StepOptions(micro_batches=micro_batches, seed=3))
     rng = np.random.default_rng(1)
     d_embeds = {name: jnp.float32(rng.normal(size=(BATCH, 6))) for name in PAIR}
 
@@ -152,7 +153,7 @@ def test_random_numbers_follow_from_seed_step_and_micro_batch():
     mesh = make_mesh(jax.devices()[:1])
 
     def rows(seed, step, micro_batches=4):
-        forward = make_forward(towers, ("image_embeds",), mesh, micro_batches, seed)
+        forward = make_forward(towers, ("image_embeds",), mesh, StepOptions(micro_batches=micro_batches, seed=seed))
         return np.asarray(forward(params, {}, alike, step)[0]["image_embeds"])
 
     first = rows(0, 1)
@@ -165,7 +166,7 @@ def test_random_numbers_follow_from_seed_step_and_micro_batch():
 def test_statistics_are_those_of_a_micro_batch_and_running_ones_move_once():
     towers, params, state, batch = inputs(norm=True)
     mesh = make_mesh(jax.devices()[:1])
-    embeds, moved, _ = make_forward(towers, PAIR, mesh, 4)(params, state, batch, 0)
+    embeds, moved, _ = make_forward(towers, PAIR, mesh, StepOptions(micro_batches=4))(params, state, batch, 0)
     alone = make_forward(towers, PAIR, mesh)
     parts = [alone(params, state, {name: x[i::4] for name, x in batch.items()}, 0) for i in range(4)]
     for i, (expected, _, _) in enumerate(parts):
@@ -181,23 +182,24 @@ def test_diagnostics_see_the_embeddings_of_the_step():
     objective, mesh = build("rankclip"), make_mesh(jax.devices()[:1])
     params = {"towers": params, "scalars": {"logit_scale": jnp.float32(2.6)}}
     weights = dict.fromkeys(objective.terms, jnp.float32(1))
-    given = (params, batch, weights, {}, 0, state)
-    terms = jax.jit(make_gradients(towers, objective, mesh, micro_batches=4))(*given).result.terms
-    found = jax.jit(make_diagnostics(towers, objective, mesh, micro_batches=4))(*given)
+    given, options = (params, batch, weights, {}, 0, state), StepOptions(micro_batches=4)
+    terms = jax.jit(make_gradients(towers, objective, mesh, options))(*given).result.terms
+    found = jax.jit(make_diagnostics(towers, objective, mesh, options))(*given)
     whole = jax.jit(make_diagnostics(towers, objective, mesh))(*given)
     for name, value in terms.items():
         assert float(found[f"loss_{name}"]) == pytest.approx(float(value), rel=1e-5)
         assert float(whole[f"loss_{name}"]) != pytest.approx(float(value), rel=1e-5)
 
 
-# What it is for.
+# Memory.
 
 
 def test_memory_is_that_of_a_micro_batch():
     towers, params, _, batch = inputs(hidden=4096)
 
     def temporaries(micro_batches):
-        forward = make_forward(towers, PAIR, make_mesh(jax.devices()[:1]), micro_batches)
+        options = StepOptions(micro_batches=micro_batches)
+        forward = make_forward(towers, PAIR, make_mesh(jax.devices()[:1]), options)
 
         def step(params):
             embeds, _, pull_back = forward(params, {}, batch, 0)
@@ -210,7 +212,7 @@ def test_memory_is_that_of_a_micro_batch():
 
 
 @pytest.mark.parametrize("micro_batches", [0, -1, 3, 32])
-def test_a_number_that_does_not_divide_is_refused(micro_batches):
+def test_a_number_that_does_not_divide_is_rejected(micro_batches):
     message = (
         rf"config\.micro_batches={micro_batches} does not divide the 16 rows of one device: use one of 1, 2, 4, 8, 16\."
     )
@@ -218,8 +220,8 @@ def test_a_number_that_does_not_divide_is_refused(micro_batches):
         check_micro_batches(micro_batches, 16)
 
 
-def test_it_is_refused_before_there_are_parameters():
+def test_it_is_rejected_before_parameters_exist():
     config = emoji.get_config("mu")
     config.micro_batches = 3
     with pytest.raises(UserError, match=r"config\.micro_batches=3 does not divide the 32 rows"):
-        setup.check(config, None, make_mesh(jax.devices()[:1]))
+        setup.check_step(config, make_mesh(jax.devices()[:1]))

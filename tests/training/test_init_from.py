@@ -1,4 +1,4 @@
-"""Training that begins with given weights, and evaluation of weights that are of no run."""
+"""Training that begins with given weights, and evaluation of weights that belong to no run."""
 
 import json
 
@@ -44,7 +44,7 @@ def by_path(tree):
 
 
 def xclip():
-    """An objective with distribution heads, which the weights have not."""
+    """An objective with distribution heads, which the weights lack."""
     config = finetune.get_config(CLIP)
     config.objective = objective_config("xclip")
     config.model.heads.update(prototypes=8, hidden_width=8, hidden_layers=1)
@@ -52,10 +52,10 @@ def xclip():
     return config
 
 
-def test_it_begins_with_the_weights_and_draws_the_rest():
+def test_training_begins_with_the_weights_and_draws_the_rest():
     model = read_model(CLIP)
     said, drawn, state = started(small(xclip()))
-    assert "taken image, logit_scale, text; drawn anew image_head, text_head" in said and CLIP in said
+    assert "taken image, logit_scale, text; initialised image_head, text_head" in said and CLIP in said
     given, before = by_path(model.params), by_path(drawn["params"])
     for params in (state["params"], state["ema"]["params"]):
         for name, array in by_path(params).items():
@@ -89,12 +89,12 @@ def test_another_image_size_and_a_shorter_text():
         ({"init_from": "./nowhere"}, "no run at "),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_weights_that_do_not_fit_are_rejected(changes, message):
     with pytest.raises(UserError, match=message):
         setup.build(small(finetune.get_config(CLIP), **changes))
 
 
-def test_towers_of_another_kind_are_refused():
+def test_towers_of_another_kind_are_rejected():
     with pytest.raises(UserError, match=r"has model\.embed_dim=10 .*model\.image\.tower='vit' \(config: 'convnet'\)"):
         setup.build(small(base.get_config("emoji"), init_from=CLIP))
 
@@ -126,7 +126,7 @@ def leaves(model):
     return jax.tree.leaves(model.params)
 
 
-def test_weights_are_evaluated_on_data_one_names(tmp_path):
+def test_weights_are_evaluated_on_the_data_of_a_config(tmp_path):
     config = small(base.get_config("mu"), **{"eval.metrics": ("retrieval",), "eval.report_split": "val"})
     with pytest.raises(UserError, match=r"says no data: add --config=configs/emoji\.py"):
         evaluate(CLIP)

@@ -1,4 +1,4 @@
-"""What objectives need: inputs and embeds that follow from it, refused at the start when nothing gives it."""
+"""Inputs of objectives: batch keys and embeds that follow from them, and inputs that nothing provides."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -14,20 +14,20 @@ from tests.support.objective_checks import build
 from tests.support.two_captions import AUGMENT, PLAIN, TEXT, OneKind, Source
 
 # One worker for all: the tests share compiled functions.
-pytestmark = pytest.mark.xdist_group("needs")
+pytestmark = pytest.mark.xdist_group("inputs")
 
 
-# From names to inputs.
+# From inputs to batch keys.
 
 
-def test_inputs_follow_from_needs():
+def test_batch_keys_follow_from_inputs():
     expected = {"alip": (*PLAIN, "caption_tokens")}
     for name in OBJECTIVES:
         assert batch_keys(build(name).inputs) == expected.get(name, PLAIN), name
     assert batch_keys(["image_embeds_augmented"]) == (*PLAIN, "augmented_images")
 
 
-def test_every_objective_is_given_what_it_needs():
+def test_every_objective_gets_its_inputs():
     for name in OBJECTIVES:
         config = ConfigDict(
             {"data": {"name": "x", "augment": AUGMENT, "text_augment": TEXT}, "model": get_preset("mu")}
@@ -35,7 +35,7 @@ def test_every_objective_is_given_what_it_needs():
         check_inputs(build(name), Source(), config)
 
 
-def test_the_vocabulary_knows_second_captions_where_they_are_read():
+def test_a_vocabulary_is_trained_on_second_captions_where_they_are_read():
     source = Source()
     assert captions_for_vocabulary(source, 7, build("clip").inputs) == source.captions(7)
     both = (*source.captions(7), *source.second_captions(7))
@@ -49,17 +49,19 @@ class Unreadable(Source):
         raise ValueError("no second caption")
 
 
-# What cannot be given.
+# Inputs that nothing provides.
 
 
-def test_what_nothing_gives_is_named():
-    objective = Needing("image_embeds", "depth")
-    with pytest.raises(UserError, match=r"needs 'depth', which nothing gives; there are caption_embeds, image_emb"):
+def test_an_unknown_input_is_named():
+    objective = Reading("image_embeds", "depth")
+    with pytest.raises(
+        UserError, match=r"needs 'depth', which the towers do not compute. Known: caption_embeds, image_emb"
+    ):
         check_inputs(objective, Source(), ConfigDict({"data": {"name": "x"}, "model": {"heads": {}}}))
 
 
 def test_cyclip_with_augmented_views_trains_on_them():
-    """From the config to a step: refused without augmentations of both kinds, and each is named."""
+    """From the config to a step: rejected without augmentations of both kinds, and each is named."""
     config = mu("cyclip", augmented=True)
     config.data.augment = "none"
     with pytest.raises(UserError, match=r"second view of each image, .*data\.augment='none' .*data\.view_augment"):
@@ -91,10 +93,12 @@ class OneKindOfMany(OneKind):
 
 
 def test_a_second_view_without_augmentation():
-    objective = Needing("image_embeds", "image_embeds_augmented")
+    objective = Reading("image_embeds", "image_embeds_augmented")
     data = {"name": "x", "augment": "none", "view_augment": ""}
     config = ConfigDict({"data": data, "model": {"heads": {}}})
-    with pytest.raises(UserError, match=r"needs a second view .* config\.data\.augment='none' it is the first again"):
+    with pytest.raises(
+        UserError, match=r"needs a second view .* config\.data\.augment='none' it equals the first view"
+    ):
         check_inputs(objective, Source(), config)
     config.data.augment = AUGMENT
     check_inputs(objective, Source(), config)
@@ -109,13 +113,13 @@ def test_heads_that_the_model_lacks():
         check_inputs(build("nclip"), Source(), config)
 
 
-class Needing:
-    """An objective as far as its needs go."""
+class Reading:
+    """An objective with inputs only."""
 
     name = "wanting"
 
-    def __init__(self, *needs):
-        self.inputs = needs
+    def __init__(self, *inputs):
+        self.inputs = inputs
 
 
 def mu(name, **changes):
@@ -125,7 +129,7 @@ def mu(name, **changes):
     return config
 
 
-# What evaluation encodes to.
+# Embeds: what evaluation encodes to.
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def mu(name, **changes):
         ("xclip", "distribution", "distribution"),
     ],
 )
-def test_embeds_are_of_what_is_trained(name, choice, expected):
+def test_embeds_are_those_that_are_trained(name, choice, expected):
     assert embeds_of(ConfigDict({"embeds": choice}), build(name)) == expected
 
 
@@ -147,7 +151,7 @@ def test_embeds_are_of_what_is_trained(name, choice, expected):
         (build("nclip"), "projection", "embeds='projection', which objective 'nclip' does not train: use 'dist"),
         (build("clip"), "distribution", "embeds='distribution', which objective 'clip' does not train: use 'proj"),
         (build("clip"), "projektion", r"embeds='projektion'.* use 'projection'"),
-        (Needing("caption_embeds"), "", "trains nothing to encode to, neither projection nor distribution"),
+        (Reading("caption_embeds"), "", "trains no embedding, neither projection nor distribution"),
     ],
 )
 def test_embeds_that_are_not_trained(objective, choice, message):

@@ -1,6 +1,7 @@
-"""Towers that are frozen as a whole: they compute what they do in evaluation, and keep their running statistics."""
+"""Towers that are frozen as a whole: they run as in evaluation, and keep their running statistics."""
 
 import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -15,11 +16,11 @@ from rankclip_jax.models.batch_norm import BatchNorm
 from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.objectives.rows import loss_and_gradients
-from rankclip_jax.train import _Loop
 from rankclip_jax.training import setup
 from rankclip_jax.training.diagnostics import along_the_sphere
 from rankclip_jax.training.gradcache import make_forward
 from rankclip_jax.training.optimizer import frozen_mask
+from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.step import create_state, make_init
 
 pytestmark = pytest.mark.xdist_group("locked")
@@ -29,7 +30,7 @@ INPUTS = ("image_embeds", "text_embeds", "image_logits")
 
 
 class Tower(nn.Module):
-    """Compiles at once; normalises over the batch."""
+    """Compiles fast; normalises over the batch."""
 
     image_size: int = 8
     context_length: int = 6
@@ -53,17 +54,18 @@ def batch():
 
 @functools.cache
 def parts(freeze, micro_batches=1):
-    """What `train` builds from a config, with towers that compile at once."""
+    """What `train` builds from a config, with towers that compile fast."""
     config = emoji.get_config("mu,clip")
     config.batch_size, config.duration, config.data.train_limit = BATCH, "2 steps", 32
     config.optimizer.warmup, config.optimizer.freeze, config.micro_batches = "0 steps", freeze, micro_batches
-    return setup.build(config)._replace(towers=TOWERS)
+    with mock.patch.object(setup, "build_towers", lambda *_: TOWERS):
+        return setup.build(config)
 
 
 def started(freeze, micro_batches=1):
     made = parts(freeze, micro_batches)
     state = create_state(make_init(made.towers, made.objective, made.optimizer), jax.random.key(0), made.mesh)
-    rng = np.random.default_rng(7)  # statistics that are not those of any batch
+    rng = np.random.default_rng(7)  # statistics that no batch has
     state["model_state"] = jax.tree.map(lambda x: jnp.asarray(1 + rng.random(x.shape), x.dtype), state["model_state"])
     return state
 
@@ -92,7 +94,7 @@ def test_a_locked_tower_keeps_its_running_statistics(micro_batches):
     assert moved("towers/(image|text)/.*", micro_batches) == set()
 
 
-def test_a_tower_frozen_in_part_goes_on_as_in_training():
+def test_a_partly_frozen_tower_runs_as_in_training():
     assert moved("towers/image/(?!trunk/kernel).*") == {"image", "text"}
 
 
@@ -100,20 +102,19 @@ def forward(freeze):
     """Embeddings and next state of a training step."""
     state = started("")
     params = {"towers": TOWERS.init(jax.random.key(1), INPUTS, batch(), method="compute")["params"], "scalars": {}}
-    run = make_forward(TOWERS, INPUTS, parts("").mesh)
-    frozen = frozen_mask(params, freeze)["towers"] if freeze else None
+    run = make_forward(TOWERS, INPUTS, parts("").mesh, StepOptions(frozen=frozen_mask(params, freeze)))
     variables = TOWERS.init(jax.random.key(1), INPUTS, batch(), method="compute")
     statistics = state["model_state"]["batch_stats"] | {
         "image_head": jax.tree.map(lambda x: x + 0.5, variables["batch_stats"]["image_head"])
     }
     model_state = {"batch_stats": statistics}
-    embeds, new, _ = run(params["towers"], model_state, batch(), 0, frozen)
+    embeds, new, _ = run(params["towers"], model_state, batch(), 0)
     evaluated = TOWERS.apply({"params": params["towers"], **model_state}, INPUTS, batch(), method="compute")
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), model_state, new)["batch_stats"]
     return embeds, evaluated, {part for part, leaves in changed.items() if any(jax.tree.leaves(leaves))}
 
 
-def test_a_locked_tower_computes_what_it_does_in_evaluation():
+def test_a_locked_tower_runs_as_in_evaluation():
     embeds, evaluated, _ = forward(LIT)
     np.testing.assert_allclose(embeds["image_embeds"], evaluated["image_embeds"], atol=1e-6)
     assert np.abs(embeds["text_embeds"] - evaluated["text_embeds"]).max() > 0.01
@@ -131,24 +132,20 @@ def test_a_head_is_locked_apart_from_its_tower():
 
 
 def diagnosed(freeze):
-    loop = _Loop.__new__(_Loop)
-    loop.parts = parts(freeze)
-    loop.config = loop.parts.config
-    return _Loop._diagnostics(loop)(started(freeze), batch())
+    return setup.diagnostics(parts(freeze))(started(freeze), batch())
 
 
 def by_hand(freeze):
     """The gradient of CLIP's term with respect to each side's embeddings, as the step sees them."""
     made, state = parts(freeze), started(freeze)
-    frozen = frozen_mask(state["params"], freeze)["towers"] if freeze else None
-    run = make_forward(made.towers, made.objective.inputs, made.mesh)
-    embeds, _, _ = run(state["params"]["towers"], state["model_state"], batch(), 0, frozen)
+    run = make_forward(made.towers, made.objective.inputs, made.mesh, made.step_options)
+    embeds, _, _ = run(state["params"]["towers"], state["model_state"], batch(), 0)
     weights = {name: jnp.float32(name == "clip") for name in made.objective.terms}
     result = loss_and_gradients(made.objective, made.mesh)(embeds, state["params"]["scalars"], weights)
     return result, {name: float(jnp.linalg.norm(d)) for name, d in along_the_sphere(result.d_embeds, embeds).items()}
 
 
-def test_diagnostics_are_of_what_the_step_sees_and_trains():
+def test_diagnostics_see_the_embeddings_and_gradients_of_the_step():
     for freeze in ("", LIT):
         found, (result, norms) = diagnosed(freeze), by_hand(freeze)
         expected = norms["text_embeds"] if freeze else np.hypot(norms["image_embeds"], norms["text_embeds"])
@@ -157,7 +154,7 @@ def test_diagnostics_are_of_what_the_step_sees_and_trains():
     assert norms["image_embeds"] > 1e-3
 
 
-def test_nothing_pulls_where_both_towers_are_locked():
+def test_gradients_are_zero_where_both_towers_are_locked():
     found = diagnosed("towers/.*")
     assert float(found["diagnostics/grad_norm_clip"]) == 0.0 and float(found["diagnostics/loss_clip"]) > 0
 

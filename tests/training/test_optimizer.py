@@ -43,7 +43,7 @@ def test_decay_spares_the_bias_of_a_projection():
 
 def test_decay_is_applied_as_the_mask_says():
     """Without a gradient AdamW only decays: by learning rate times 0.1."""
-    config = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""})
+    config = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0})
     optimizer = make_optimizer(config, lambda step: 0.5)
     params = {"towers": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "scalars": {"logit_scale": jnp.ones(())}}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)

@@ -27,7 +27,8 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     num_pairs, out = flags.FLAGS.pairs, Path(flags.FLAGS.out)
     dataset = training_set(config)
     train, tokenizer = dataset.train, make_tokenizer(config, dataset.train)
-    with make_loader(config, train, tokenizer, min(num_pairs, len(train)), num_threads=0, prefetch=0) as loader:
+    sizes = {"batch_size": min(num_pairs, len(train)), "num_threads": 0, "prefetch": 0}
+    with make_loader(config, train, tokenizer, **sizes) as loader:
         batch = next(loader)
     print(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))
     for index, image, tokens in zip(batch["index"], batch["images"], batch["tokens"], strict=True):

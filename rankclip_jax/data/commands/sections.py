@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
@@ -81,23 +82,10 @@ def training_set(config: ConfigDict) -> Dataset:
     return dataset
 
 
-def make_loader(
-    config: ConfigDict, train: RecordSource, tokenizer: Tokenizer, batch_size: int, num_threads: int, prefetch: int
-) -> Loader:
-    """The loader of a run of `config`, without a limit for bad records."""
-    return Loader(
-        train,
-        tokenizer,
-        batch_size=batch_size,
-        seed=config.seed,
-        image_size=config.model.image.image_size,
-        augment=config.data.augment,
-        text_augment=config.data.text_augment,
-        resize=config.model.image.resize,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        max_bad_fraction=1.0,
-    )
+def make_loader(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer, **changes: Any) -> Loader:
+    """The loader of a run of `config`, without a limit for bad records; `changes` as in `loader_options`."""
+    options = loader_options(config, ("images", "tokens", "index"), max_bad_fraction=1.0, **changes)
+    return Loader(train, tokenizer, options)
 
 
 def sample(count: int, size: int) -> np.ndarray:

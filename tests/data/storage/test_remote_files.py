@@ -10,7 +10,6 @@ import pytest
 from urllib3 import HTTPResponse
 
 from rankclip_jax.data.images.decode import DecodedRecords
-from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.webdataset import open_pairs
 from rankclip_jax.data.storage import locations, remote_files
@@ -18,6 +17,7 @@ from rankclip_jax.data.tars import build
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.errors import UserError
 from tests.support.http_files import retry_quickly, serving
+from tests.support.loaders import make_loader
 from tests.support.tar_files import write_shards
 
 
@@ -89,7 +89,7 @@ def test_training_batches_over_a_network(server):
     tokenizer = train_tokenizer(["number image"] * 2, 258, 16)
     batches = []
     for files in (server.files, server.local):
-        with Loader(
+        with make_loader(
             DecodedRecords(open_pairs(files, PairOptions())), tokenizer, batch_size=24, seed=1, image_size=16
         ) as loader:
             batches.append([next(loader) for _ in range(6)])

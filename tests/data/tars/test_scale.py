@@ -38,7 +38,7 @@ def synthetic(folder, num_shards, num_pairs):
 
 FIRST_BATCH = """
 import sys, time
-from rankclip_jax.data.loader import Loader
+from tests.support.loaders import make_loader
 from rankclip_jax.data.sources.assemble import load
 from rankclip_jax.data.sources.options import FileOptions
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
@@ -50,7 +50,7 @@ def private():
 
 before, began = private(), time.perf_counter()
 train = load(FileOptions(name="webdataset", train=sys.argv[1])).train
-with Loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
+with make_loader(train, tokenizer, batch_size=64, seed=0, image_size=32) as loader:
     next(loader)
     print(len(train), time.perf_counter() - began, private() - before, loader.bad_records)
 """
