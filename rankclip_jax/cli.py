@@ -157,27 +157,21 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """While a command runs, drop messages that only repeat an error that is also raised, and PIL's warnings."""
-    loggers = logging.getLogger("absl"), logging.getLogger("asyncio")
-    hook = sys.unraisablehook
-
-    def unraisable_hook(unraisable: Any) -> None:
-        # When one write of a save fails, the threads of the other writes report that the save has ended.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    with warnings.catch_warnings():
-        # PIL warns of broken EXIF and palette transparency, which do not matter here. The texts differ between images,
-        # so Python would print each of them across the progress bar.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        for logger in loggers:
-            logger.addFilter(_is_not_repeated)
-        sys.unraisablehook = unraisable_hook
-        try:
+    loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
+    # When one write of a save fails, the threads of the other writes report that the save has ended.
+    sys.unraisablehook = lambda late: None if str(late.exc_value) == "Event loop is closed" else hook(late)
+    for logger in loggers:
+        logger.addFilter(_is_not_repeated)
+    try:
+        with warnings.catch_warnings():
+            # PIL warns of broken EXIF and palette transparency, which do not matter here. The texts differ between
+            # images, so Python would print each of them across the progress bar.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             yield
-        finally:
-            sys.unraisablehook = hook
-            for logger in loggers:
-                logger.removeFilter(_is_not_repeated)
+    finally:
+        sys.unraisablehook = hook
+        for logger in loggers:
+            logger.removeFilter(_is_not_repeated)
 
 
 def _is_not_repeated(record: logging.LogRecord) -> bool:
@@ -261,10 +255,10 @@ def _key_problem(config: ConfigDict, key: str) -> str | None:
 def _nearest_key(config: ConfigDict, key: str) -> str | None:
     """Return the most similar key: in the same section, else in a misspelt section, else in another section."""
     section, _, leaf = key.rpartition(".")
-    parts = {known: known.rpartition(".") for known in _dotted(config)}
-    siblings = {name: known for known, (parent, _, name) in parts.items() if parent == section}
-    whole = {} if siblings else {known: known for known in parts}
-    anywhere = {name: known for known, (_, _, name) in parts.items()}
+    keys = list(_dotted(config))
+    siblings = {known.rpartition(".")[2]: known for known in keys if known.rpartition(".")[0] == section}
+    whole = {} if siblings else {known: known for known in keys}
+    anywhere = {known.rpartition(".")[2]: known for known in keys}
     for name, known in ((leaf, siblings), (key, whole), (leaf, anywhere)):
         close = difflib.get_close_matches(name, known, n=1)
         if close:

@@ -1,4 +1,4 @@
-"""The command line: exit codes, and one line on stderr for every mistake of the user's."""
+"""The command line: exit codes, and one line on stderr for every mistake of the user."""
 
 import pytest
 
@@ -87,14 +87,14 @@ def test_overrides_of_every_type(run):
         ("text", 1, "the end"),
     ],
 )
-def test_ways_to_end(run, workdir, exit_code, line):
+def test_exit_codes(run, workdir, exit_code, line):
     code, out, err = run("--config=TMP/emoji.py", f"--workdir={workdir}")
     assert (code, err.strip()) == (exit_code, line)
     assert out.startswith("256 32")  # what was printed before is not lost
 
 
 @pytest.mark.parametrize("workdir, last", [("bug", "ValueError: a bug"), ("missing", "FileNotFoundError:")])
-def test_a_bug_has_its_traceback(run, workdir, last):
+def test_a_bug_prints_a_traceback(run, workdir, last):
     code, _, err = run("--config=TMP/emoji.py", f"--workdir={workdir}")
     assert code == 1 and err.startswith("Traceback") and err.splitlines()[-1].startswith(last)
 
@@ -151,7 +151,7 @@ def test_help(run, help_flag):
     assert code == 0 and "--workdir: folder of the run" in out and "--config: config file" in out
 
 
-def test_a_reader_that_has_enough():
+def test_a_closed_pipe_ends_the_command_silently():
     """As in `command | head`."""
     process = processes.start(
         "from rankclip_jax import cli\ncli.run(lambda argv: [print(i) for i in range(10**6)] and None)"
@@ -160,3 +160,34 @@ def test_a_reader_that_has_enough():
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(30) == 141
+
+
+SCOPED = """
+import logging, sys, warnings
+from rankclip_jax import cli
+def quiet():
+    hidden = any(f[0] == "ignore" and f[3] is not None and f[3].pattern == "PIL\\\\." for f in warnings.filters)
+    return sys.unraisablehook is not before, len(logging.getLogger("absl").filters), hidden
+before = sys.unraisablehook
+def main(argv):
+    print(quiet())
+    warnings.warn_explicit("broken EXIF", UserWarning, "Image.py", 1, module="PIL.Image")
+    raise {"bug": ValueError, "exit": SystemExit}[argv[1]]
+print(quiet())
+try:
+    cli.run(main, positional=True)
+finally:
+    print(quiet())
+"""
+
+
+@pytest.mark.parametrize("how", ["bug", "exit"])
+def test_libraries_are_silenced_only_while_a_command_runs(how):
+    _, out, err = processes.run(SCOPED, how)
+    assert "EXIF" not in err
+    assert out.splitlines() == ["(False, 0, False)", "(True, 1, True)", "(False, 0, False)"]
+
+
+def test_importing_the_package_does_not_silence_pil():
+    code = "import warnings, rankclip_jax.data.images.decode\nprint([f for f in warnings.filters if 'PIL' in str(f)])"
+    assert processes.run(code)[:2] == (0, "[]\n")

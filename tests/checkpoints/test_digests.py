@@ -1,4 +1,4 @@
-"""Digests: what they see, and what they must not depend on."""
+"""Digests: which damage they detect, and what they must not depend on."""
 
 import jax
 import jax.numpy as jnp
@@ -48,24 +48,93 @@ def test_device_and_host_agree():
     assert tree_digests(jax.tree.map(jnp.asarray, HOST)) == tree_digests(HOST)
 
 
-def test_known_values():
-    """The definition, written out in Python integers."""
+def mix(h):
+    """`triple32`, written a second time, with uint64 arithmetic that does not overflow."""
+    h = np.asarray(h, np.uint64)
+    for shift, factor in ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB)):
+        h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor) % np.uint64(2**32)
+    return h ^ (h >> np.uint64(14))
 
-    def odd(position, lane):
-        h = (position + lane) % 2**32
-        h = ((h ^ (h >> 16)) * 0x85EBCA6B) % 2**32
-        h = ((h ^ (h >> 13)) * 0xC2B2AE35) % 2**32
-        return (h ^ (h >> 16)) | 1
 
+def terms(words, at=None):
+    """uint64 [2, n]: the term of each word in each lane."""
+    at = np.arange(len(words)) if at is None else at
+    seeds = np.array([[0x9E3779B9], [0x7FEB352D]], np.uint64)
+    return mix(np.asarray(words, np.uint64) ^ mix((np.asarray(at, np.uint64) + seeds) % 2**32))
+
+
+def reference(words):
+    """The digest of an array of 32-bit elements."""
+    high, low = terms(np.ravel(words).view(np.uint32)).sum(axis=1) % 2**32
+    return f"{high:08x}{low:08x}"
+
+
+def test_digests_equal_the_definition():
     words = np.array([[3, 2**32 - 1, 0], [7, 1, 123456789]], np.uint32)
-    sums = [
-        sum(int(w) * odd(i, lane) for i, w in enumerate(words.ravel())) % 2**32 for lane in (0x9E3779B9, 0x7FEB352D)
-    ]
-    assert tree_digests(jnp.asarray(words)) == [f"{sums[0]:08x}{sums[1]:08x}"]
+    assert tree_digests(jnp.asarray(words)) == [reference(words)] == ["79b96f42d49fbf41"]  # by Python integers
+    for name in ("float32", "int32"):
+        assert tree_digests(HOST[name]) == tree_digests(jnp.asarray(HOST[name])) == [reference(HOST[name])]
+
+
+@pytest.mark.parametrize("name", [name for name in HOST if name not in ("bool", "empty", "uint8")])
+def test_negation_is_detected(name):
+    assert tree_digests(-HOST[name]) != tree_digests(HOST[name])
+
+
+def test_any_two_negated_elements_are_detected():
+    """All pairs of 480 elements: the sign bits of a pair must never cancel in both lanes."""
+    words = HOST["float32"].ravel().view(np.uint32)
+    change = (terms(words ^ np.uint32(2**31)) - terms(words)) % np.uint64(2**32)
+    pairs = (change[:, :, None] + change[:, None, :]) % np.uint64(2**32)
+    assert ((pairs != 0).any(axis=0) | np.eye(len(words), dtype=bool)).all()
+    flipped = HOST["float32"].copy()
+    flipped[3, 7] *= -1
+    flipped[11, 2] *= -1
+    assert tree_digests(flipped) == [reference(flipped)] != tree_digests(HOST["float32"])
+
+
+@pytest.mark.parametrize("first", range(32))
+def test_flips_of_two_bits_are_detected_in_every_bit_position(first):
+    """One bit in each of two words, for all 32 x 32 positions of bits; and two bits of the same word."""
+    rng = np.random.default_rng(first)
+    words = rng.integers(0, 2**32, (2, 2000), np.uint32)
+    at = np.arange(4000).reshape(2, 2000)
+    change = terms(words[0] ^ np.uint32(1 << first), at[0]) - terms(words[0], at[0])
+    for second in range(32):
+        other = terms(words[1] ^ np.uint32(1 << second), at[1]) - terms(words[1], at[1])
+        assert ((change + other) % np.uint64(2**32)).any(axis=0).all()
+        if first != second:
+            both = words[0] ^ np.uint32(1 << first | 1 << second)
+            assert ((terms(both, at[0]) - terms(words[0], at[0])) % np.uint64(2**32)).all()
+
+
+def test_random_damages_are_detected():
+    """2 to 64 flipped bits in one, two or many words, 2,000 times."""
+    rng = np.random.default_rng(0)
+    intact = HOST["float32"].ravel().view(np.uint32)
+    digests = set()
+    for count in rng.integers(2, 65, 2000):
+        damaged = intact.copy()
+        bits = rng.choice(32 * (words := rng.choice([1, 2, len(intact)])), min(count, 16 * words), replace=False)
+        np.bitwise_xor.at(damaged, bits // 32, np.uint32(1) << (bits % 32).astype(np.uint32))
+        assert reference(damaged) != reference(intact)
+        digests.add(reference(damaged))
+    assert len(digests) > 1900  # nearly all damages differ, and so do their digests
+
+
+def test_changes_of_one_lane_are_spread_evenly():
+    """Flips of the same bit in two words cancel in one lane with probability 2^-31, not more."""
+    words = np.random.default_rng(0).integers(0, 2**32, 2**17, np.uint32)
+    for bit in (0, 15, 30, 31):
+        change = (terms(words ^ np.uint32(1 << bit)) - terms(words)) % np.uint64(2**32)
+        for lane in change:
+            first, second = np.split(lane, 2)
+            cancelling = np.isin(first, (2**32 - second) % np.uint64(2**32)).sum()
+            assert cancelling < 16  # among 2^32 pairs about 2 are expected
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32", "uint8"])
-def test_every_single_bit_flip_is_seen(name):
+def test_every_single_bit_flip_is_detected(name):
     x = HOST[name].copy()
     bits = x.reshape(-1).view(np.uint8)
     before = tree_digests(x)
@@ -77,7 +146,7 @@ def test_every_single_bit_flip_is_seen(name):
     assert tree_digests(x) == before
 
 
-def test_a_permutation_and_a_zeroed_block_are_seen():
+def test_a_permutation_and_a_zeroed_block_are_detected():
     x = HOST["float32"]
     zeroed = x.copy()
     zeroed[4:6] = 0

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, or an earlier step, or a sentence that says why not."""
+"""Checkpoints: restored is what was saved, or an earlier step, or there is an error of one line."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.support import processes
 
 
 def make_state(seed: float = 0.0, width: int = 24) -> dict:
-    """A state with everything in it that ours have: namedtuples, bf16, integers, typed keys."""
+    """A state with all kinds of leaves of a training state: namedtuples, bf16, integers, typed keys."""
     w = seed + jnp.sin(jnp.arange(64.0 * width)).reshape(64, width)
     params = {"tower": {"w": w, "b": jnp.arange(8, dtype=jnp.bfloat16)}}
     optimizer = optax.adamw(1e-3, mu_dtype=jnp.bfloat16).init(params)
@@ -128,13 +128,13 @@ def test_a_damaged_step_is_set_aside(tmp_path, capfd, damage):
     assert tree_digests(Checkpoints(tmp_path).restore(abstract(make_state())).state) == tree_digests(make_state(30))
 
 
-def test_no_flipped_bit_anywhere_is_believed(tmp_path):
-    save_steps(tmp_path / "sound", range(1, 2))
-    files = [f.relative_to(tmp_path / "sound") for f in (tmp_path / "sound" / "1").rglob("*") if f.is_file()]
+def test_a_flipped_bit_in_any_file_is_detected(tmp_path):
+    save_steps(tmp_path / "intact", range(1, 2))
+    files = [f.relative_to(tmp_path / "intact") for f in (tmp_path / "intact" / "1").rglob("*") if f.is_file()]
     assert len(files) > 5
     for file in files:
         shutil.rmtree(tmp_path / "flipped", ignore_errors=True)
-        shutil.copytree(tmp_path / "sound", tmp_path / "flipped")
+        shutil.copytree(tmp_path / "intact", tmp_path / "flipped")
         flip(tmp_path / "flipped" / file)
         try:
             restored = Checkpoints(tmp_path / "flipped").restore(abstract(make_state()))
@@ -145,7 +145,7 @@ def test_no_flipped_bit_anywhere_is_believed(tmp_path):
             assert restored.meta == {"data": {"next_index": 1}}
 
 
-def test_without_a_sound_step_nothing_is_renamed(tmp_path):
+def test_without_an_intact_step_nothing_is_renamed(tmp_path):
     save_steps(tmp_path, range(1, 3))
     for step in ("1", "2"):
         flip(biggest_file(tmp_path / step / "state"))
@@ -154,7 +154,7 @@ def test_without_a_sound_step_nothing_is_renamed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_another_model_is_refused_by_name(tmp_path):
+def test_another_model_is_rejected_with_the_names_of_its_arrays(tmp_path):
     save_steps(tmp_path, range(1, 2))
     wider = abstract(make_state(width=32))
     with pytest.raises(UserError, match=r"params/tower/w float32\[64, 24\] -> float32\[64, 32\]"):
@@ -194,7 +194,7 @@ def test_without_a_metric_there_is_no_best(tmp_path):
         load_model(tmp_path, "best")
 
 
-def test_an_older_step_is_not_saved_over(tmp_path):
+def test_existing_and_older_steps_are_not_saved(tmp_path):
     save_steps(tmp_path, range(5, 6))
     checkpoints = Checkpoints(tmp_path)
     assert not checkpoints.save(5, make_state(9)) and not checkpoints.save(4, make_state(9))

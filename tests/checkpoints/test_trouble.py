@@ -1,4 +1,4 @@
-"""Checkpoints in trouble: no room, kills while saving, processes that do not see the same."""
+"""Checkpoints in trouble: disk full, kills while saving, damage that only one process notices."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def main(argv):
     state = {"params": {"w": jnp.sin(jnp.arange(1_000_000.0))}}
     checkpoints.save(1, state)
     checkpoints.wait()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # a real failure of a real write, without root
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # a real write error, without root
     checkpoints.save(2, state)
     checkpoints.save(3, state)
     checkpoints.close()
@@ -31,7 +31,7 @@ cli.run(main, positional=True)
 """
 
 
-def test_no_room_is_one_line_and_harms_no_earlier_step(tmp_path):
+def test_a_full_disk_is_one_line_and_harms_no_earlier_step(tmp_path):
     code, _, err = processes.run(DISK_FULL, tmp_path)
     assert code == 2
     assert len(err.splitlines()) == 1 and err.startswith("error: no room to save in ")
@@ -42,10 +42,10 @@ def test_no_room_is_one_line_and_harms_no_earlier_step(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, {"params": {"w": jnp.ones(3)}})
     checkpoints.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]  # the half-written one is gone
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]  # the partial one is gone
 
 
-SAVE_FOR_EVER = """
+SAVE_FOREVER = """
 import itertools, sys, jax.numpy as jnp
 from rankclip_jax.checkpoints.manager import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
@@ -58,7 +58,7 @@ for step in itertools.count(1):
 
 @pytest.mark.parametrize("moment", [0.05, 0.2])
 def test_kill_during_a_save(tmp_path, moment):
-    process = processes.start(SAVE_FOR_EVER, tmp_path)
+    process = processes.start(SAVE_FOREVER, tmp_path)
     done = int(process.stdout.readline())
     time.sleep(moment)
     process.kill()
@@ -101,12 +101,12 @@ cli.run(main, positional=True)
 """
 
 
-def test_processes_agree_though_only_one_of_them_meets_the_damage(tmp_path):
+def test_processes_agree_if_only_one_of_them_notices_the_damage(tmp_path):
     first = processes.run_together(TWO_PROCESSES, tmp_path, count=2, devices=2)
     assert [code for code, _, _ in first] == [0, 0], first
     expected = tree_digests(2 + jnp.sin(jnp.arange(400_000.0)))[0]
     assert all(f"digest {expected}" in out for _, out, _ in first)
-    shutil.copytree(tmp_path / "2", tmp_path / "3")  # a newer step, of which process 1 cannot read its part
+    shutil.copytree(tmp_path / "2", tmp_path / "3")  # a newer step that process 1 cannot read
     record = tmp_path / "3" / "state" / "ocdbt.process_1"
     os.truncate(biggest_file(record), 50)
     second = processes.run_together(TWO_PROCESSES, tmp_path, count=2, devices=2)

@@ -1,4 +1,4 @@
-"""One device, eight, and two processes of four: the same loss, the same gradient, a divided state."""
+"""One device, eight devices, and two processes with four each: the same loss and gradient, and a sharded state."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from tests.support import processes
 from tests.support.gradients import OBJECTIVES
 
 RUN = "import sys; from tests.support import gradients; gradients.main(*sys.argv[1:])"
-# OBJECTIVE:FSDP:BLOCK_ROWS; each device has 16 rows, so that blocks of 4 and 8 are a part of them.
+# OBJECTIVE:FSDP:BLOCK_ROWS; each device has 16 rows, more than the blocks of 4 and 8.
 ON_EIGHT = ("exact:1:0", "exact:2:4", "exact:8:0", "released:8:8")
 ON_TWO_TIMES_FOUR = ("clip:2:4", "exact:8:0", "released:1:4")
 
@@ -50,7 +50,7 @@ def distance(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def assert_same(expected: dict, found: dict, case: str) -> None:
-    """Loss, whole gradient, and the temperature's part of it, which the rest would drown."""
+    """Compare the loss, the gradient, and the temperature's part of it, which is small beside the rest."""
     reference = f"{case.split(':')[0]}:1:0"
     names = [name.removeprefix(f"{case}/") for name in found if name.startswith(f"{case}/gradient")]
     assert len(names) > 30 and any("logit_scale" in name for name in names)
@@ -66,7 +66,7 @@ def assert_same(expected: dict, found: dict, case: str) -> None:
     print(case, errors)
     assert max(errors.values()) < 1e-5, errors
     assert np.linalg.norm(whole[0]) > 0.1
-    assert (expected[f"{reference}/state"] == found[f"{case}/state"]).all()  # the same start, to the bit
+    assert (expected[f"{reference}/state"] == found[f"{case}/state"]).all()  # the same initial state, bit by bit
 
 
 @pytest.mark.xdist_group("gradients")
@@ -82,9 +82,9 @@ def test_two_processes_equal_one_device(one_device, two_processes, case):
 
 
 @pytest.mark.xdist_group("gradients")
-def test_each_device_holds_its_part_of_the_state(eight_devices, two_processes):
+def test_the_state_is_split_over_devices(eight_devices, two_processes):
     whole = eight_devices["exact:1:0/bytes"]
-    assert len(set(whole)) == 1 and whole[0] > 3 * 4 * 50_000  # parameters and two moments of them
+    assert len(set(whole)) == 1 and whole[0] > 3 * 4 * 50_000  # parameters and two moments
     for held, fsdp in ((eight_devices["exact:2:4/bytes"], 2), (eight_devices["exact:8:0/bytes"], 8)):
         assert np.all(held < whole[0] / fsdp * 1.1)
     assert np.all(two_processes["exact:8:0/bytes"] < whole[0] / 8 * 1.1)
@@ -106,13 +106,13 @@ for name, found in sorted(sharding.state_shardings(abstract, mesh).items()):
     print(name, *found.spec)
 rows = np.arange(16).reshape(16, 1)
 print("rows", *(int(shard.data[0, 0]) for shard in sharding.put_batch(rows, mesh).addressable_shards))
-# Many programs with collectives that do not depend on each other: together they would wait for ever.
+# Many programs with collectives that do not depend on each other: all in flight, they would deadlock.
 state = [sharding.put_batch(np.full((64, 8), i), mesh) for i in range(100)]
 print("digests", len(set(tree_digests(state))))
 """
 
 
-def test_where_arrays_live():
+def test_placement_of_arrays():
     code, out, err = processes.run(ON_A_MESH, devices=8)
     assert code == 0, err
     assert out.splitlines() == [

@@ -1,4 +1,4 @@
-"""Several processes: found by three variables, and gone at once when one of them fails."""
+"""Several processes: described by three environment variables; when one fails, all end soon."""
 
 import time
 
@@ -8,14 +8,14 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.parallel import processes as distributed
 from tests.support import processes
 
-SOUND = {
+VALID = {
     "RANKCLIP_COORDINATOR": "localhost:1234",
     "RANKCLIP_PROCESS_COUNT": "4",
     "RANKCLIP_PROCESS_ID": "3",
 }
 
 
-def test_a_plain_box_is_one_process():
+def test_without_variables_there_is_one_process():
     distributed.initialize({})
     assert distributed.is_main() and not distributed.is_multi_process()
     assert distributed.process_label() == ""
@@ -24,10 +24,10 @@ def test_a_plain_box_is_one_process():
     distributed.barrier("alone")
 
 
-def test_the_environment_is_read():
+def test_environment_variables_are_read():
     assert distributed.read_environment({}) is None
-    assert distributed.read_environment(SOUND) == ("localhost:1234", 4, 3, 300)
-    assert distributed.read_environment(SOUND | {"RANKCLIP_INIT_TIMEOUT": "20"}).init_timeout == 20
+    assert distributed.read_environment(VALID) == ("localhost:1234", 4, 3, 300)
+    assert distributed.read_environment(VALID | {"RANKCLIP_INIT_TIMEOUT": "20"}).init_timeout == 20
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_the_environment_is_read():
         ({"RANKCLIP_INIT_TIMEOUT": "long"}, "RANKCLIP_INIT_TIMEOUT='long' is not a whole number"),
     ],
 )
-def test_a_wrong_environment_is_a_sentence(changes, message):
+def test_an_invalid_environment_is_an_error_of_one_line(changes, message):
     with pytest.raises(UserError, match=message):
-        distributed.initialize(SOUND | changes)
+        distributed.initialize(VALID | changes)
 
 
 TOGETHER = """
@@ -58,7 +58,7 @@ def main(argv):
     for _ in range(2):
         distributed.barrier("again", timeout=20)
     if argv[1] == "fail" and main_one:
-        raise UserError("process 0 has had enough")
+        raise UserError("process 0 stops")
     if argv[1] == "crash" and not main_one:
         raise ValueError("a bug")
     distributed.barrier("end", timeout=20)
@@ -67,7 +67,7 @@ cli.run(main, positional=True)
 """
 
 
-def test_two_processes_meet_and_part():
+def test_two_processes_connect_agree_and_end():
     results = processes.run_together(TOGETHER, "go", count=2)
     for index, (code, out, err) in enumerate(results):
         assert code == 0, err
@@ -80,11 +80,11 @@ def test_two_processes_meet_and_part():
 def test_when_one_fails_all_end_soon(how, who, code, line):
     began = time.monotonic()
     results = processes.run_together(TOGETHER, how, count=2)
-    assert time.monotonic() - began < 45  # jax by itself: five minutes
+    assert time.monotonic() - began < 45  # JAX alone takes five minutes
     assert results[who][0] == code and line in results[who][2]
     assert results[1 - who][0] != 0
     if how == "fail":
-        assert "error: [process 0 of 2] process 0 has had enough" in results[0][2]
+        assert "error: [process 0 of 2] process 0 stops" in results[0][2]
 
 
 SAME = """
@@ -108,22 +108,22 @@ def test_the_same_data_in_every_process():
         assert code == 0 and out.endswith("done\n"), err
 
 
-def test_other_data_in_one_process_end_all():
+def test_different_data_in_one_process_ends_all():
     for code, out, err in processes.run_together(SAME, "other", count=2):
         assert code == 2 and "done" not in out
         assert "process 1 has other data than process 0: use the same data" in err
 
 
-def test_one_that_cannot_read_its_data_keeps_nobody_waiting():
-    """Whoever waits for a day, in case another makes an index, hears of its end."""
+def test_a_process_that_cannot_read_its_data_ends_all_soon():
+    """The others wait up to a day, in case it makes an index, but they notice its end."""
     began = time.monotonic()
     (code, _, err), (other, _, _) = processes.run_together(SAME, "stop", count=2)
     assert code == 2 and "no tar there" in err and other != 0
     assert time.monotonic() - began < 45
 
 
-def test_a_missing_process_is_a_sentence():
-    env = SOUND | {
+def test_a_missing_process_is_an_error_of_one_line():
+    env = VALID | {
         "RANKCLIP_COORDINATOR": "localhost:29871",
         "RANKCLIP_PROCESS_ID": "0",
         "RANKCLIP_INIT_TIMEOUT": "3",

@@ -1,4 +1,4 @@
-"""A ResNet on one device and on eight: the same step with global statistics, each device's own with local ones."""
+"""A ResNet on one device and on eight: equal steps with global batch statistics, and with local ones per device."""
 
 import functools
 
@@ -22,7 +22,7 @@ BATCH, DEVICES = 32, 8
 
 
 class Text(nn.Module):
-    """A tower that compiles at once."""
+    """A small tower that compiles fast."""
 
     context_length: int = 16
 
@@ -38,7 +38,7 @@ def towers(batch_norm="global", devices=DEVICES):
 
 
 def make_batch():
-    """Images and texts of which no two are alike; images differ in more than noise."""
+    """Images and texts that all differ; images differ by more than noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 200, (BATCH, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
     images = (coarse + rng.integers(0, 56, (BATCH, 32, 32, 3))).astype(np.uint8)
@@ -46,7 +46,7 @@ def make_batch():
 
 
 def start(model, mesh):
-    """A state whose blocks do something (a new one's are their shortcuts), made without a compiler."""
+    """A random state, made without compiling. (At initialization blocks are identities, which would test little.)"""
     shapes = jax.eval_shape(make_init(model, build("rankclip"), optax.sgd(0.1)), jax.random.key(0))
     rng = np.random.default_rng(1)
 
@@ -71,7 +71,7 @@ def step(batch_norm, fsdp=1, devices=DEVICES):
 
 
 def collectives(groups):
-    """How often a norm over a batch that is spread over devices needs something of other devices."""
+    """Number of collectives in a batch norm over a batch that is split over devices."""
     norm, x = BatchNorm(groups), np.ones((BATCH, 4, 4, 8), np.float32)
     given = norm.init(jax.random.key(0), x, False)
     rows = sharding.batch_sharding(sharding.make_mesh())
@@ -83,7 +83,7 @@ def collectives(groups):
 ON_EIGHT = """
 import sys, numpy as np
 from tests.parallel import test_resnet_sharding as t
-t.sharding.SMALLEST_SHARDED = 64  # so that fsdp splits even this
+t.sharding.SMALLEST_SHARDED = 64  # so that fsdp splits this small model
 found = {name: t.step(name, fsdp) for name, fsdp in (("global", 4), ("local", 1))}
 found["collectives"] = {"global": t.collectives(1), "local": t.collectives(8)}
 np.savez(sys.argv[1], **{f"{part}:{name}": x for part, values in found.items() for name, x in values.items()})
@@ -115,7 +115,7 @@ one_device = functools.cache(step)
 
 @pytest.mark.parametrize("batch_norm", ["global", "local"])
 def test_eight_devices_take_the_step_of_one(eight, batch_norm):
-    """Local statistics on one device: of as many groups of rows."""
+    """On one device, local statistics are those of the same number of groups of rows."""
     expected, found = one_device(batch_norm), part(eight, batch_norm)
     for of in ("loss", "params", "batch_stats"):
         assert distance(expected, found, of) < 1e-5, of
@@ -130,7 +130,7 @@ def test_only_global_statistics_need_other_devices(eight):
     assert eight["collectives:local"] == 0 and eight["collectives:global"] > 0
 
 
-def test_local_statistics_are_those_of_each_devices_rows():
+def test_local_statistics_use_the_rows_of_one_device():
     model, alone = towers("local", devices=4), towers("global")
     state = start(model, sharding.make_mesh(jax.devices()[:1]))
     given = {"params": state["params"]["towers"], **state["model_state"]}

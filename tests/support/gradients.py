@@ -30,7 +30,7 @@ OBJECTIVES = {
     "exact": {"name": "rankclip", "arithmetic": "exact"},
     "released": {"name": "rankclip", "arithmetic": "released"},
 }
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0}
+OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
 
 
 def make_batch(image_size: int, context_length: int) -> dict[str, np.ndarray]:

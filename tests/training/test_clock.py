@@ -1,4 +1,4 @@
-"""Rates, waits and ETA under a clock that the test turns by hand."""
+"""Rates, waiting and ETA, with a fake clock."""
 
 import io
 
@@ -32,7 +32,7 @@ def train(clock, time, steps, wait=0.0, compute=1.0, batch=32):
         clock.tick(step, batch)
 
 
-def test_rates_leave_out_compilation(time):
+def test_rates_exclude_compilation(time):
     clock = Clock(100, stream=io.StringIO())
     train(clock, time, [1], compute=60.0)
     train(clock, time, range(2, 12), wait=0.5, compute=1.5)
@@ -44,23 +44,23 @@ def test_rates_leave_out_compilation(time):
     assert report["elapsed_seconds"] == pytest.approx(80.0)
 
 
-def test_each_report_is_of_its_own_interval(time):
+def test_each_report_covers_its_own_interval(time):
     clock = Clock(100, stream=io.StringIO())
     train(clock, time, range(1, 12))
     clock.report()
     train(clock, time, range(12, 22), compute=4.0)
     assert clock.report()["samples_per_second"] == pytest.approx(8.0)
-    assert clock.report()["samples_per_second"] == pytest.approx(8.0)  # nothing new: the last one stands
+    assert clock.report()["samples_per_second"] == pytest.approx(8.0)  # no new steps: the last value stays
 
 
-def test_before_anything_was_measured(time):
+def test_rates_are_0_before_the_first_measurement(time):
     clock = Clock(100, stream=io.StringIO())
     assert clock.report()["samples_per_second"] == 0.0
     clock.tick(1, 32)
     assert clock.report()["eta_seconds"] == 0.0
 
 
-def test_a_pause_is_in_the_eta_and_in_no_rate(time):
+def test_a_pause_counts_for_the_eta_but_not_for_rates(time):
     clock = Clock(31, stream=io.StringIO())
     train(clock, time, range(1, 22))
     with clock.paused():
@@ -70,7 +70,7 @@ def test_a_pause_is_in_the_eta_and_in_no_rate(time):
     assert report["eta_seconds"] == pytest.approx(10 * (1.0 + 10.0 / 20))
 
 
-def test_a_restart_goes_on_counting(time):
+def test_a_restart_continues_the_elapsed_time(time):
     clock = Clock(100, stream=io.StringIO())
     train(clock, time, range(1, 11))
     state = clock.state_dict()
@@ -128,7 +128,7 @@ def test_with_real_arrays():
     assert clock.report()["samples_per_second"] > 0
 
 
-def test_the_warning_about_data_comes_once_and_says_what_to_do(time):
+def test_the_warning_about_data_appears_once_and_says_what_to_do(time):
     out = io.StringIO()
     clock = Clock(100, stream=out, wait_hint="raise config.data.threads")
     for first in (1, 11, 21):
@@ -157,7 +157,7 @@ def test_plain_lines_where_there_is_no_terminal(time):
     assert len(lines) == 8  # at steps 1, 4, 7, ... 19 and the last: one in ten seconds
     assert lines[1] == "step 4/20, loss 3.142, rank 2, 8 samples/s, data wait 0%, ETA 01:04"
     assert lines[-1].startswith("step 20/20, ")
-    clock.show({"loss": 1.0}, 19)  # what arrives late is shown under its own step
+    clock.show({"loss": 1.0}, 19)  # late values are shown with their own step
     assert len(out.getvalue().splitlines()) == 8
 
 
@@ -179,7 +179,7 @@ def test_a_bar_on_a_terminal():
     assert "a line of its own\n" in out.getvalue()
 
 
-def test_silence_in_all_processes_but_one(time):
+def test_all_processes_but_one_are_silent(time):
     out = Terminal()
     clock = Clock(4, stream=out, show=False)
     train(clock, time, [1, 2], wait=9.0)

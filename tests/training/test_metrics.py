@@ -1,4 +1,4 @@
-"""Metrics files: valid JSON whatever happens, one curve over any number of restarts."""
+"""Metrics files: always valid JSON, and one curve over any number of restarts."""
 
 import json
 import math
@@ -21,9 +21,9 @@ def steps(workdir) -> list[int]:
     return [line["step"] for line in read_metrics(workdir)]
 
 
-def write(workdir, numbers, **options) -> MetricsWriter:
+def write(workdir, steps, **options) -> MetricsWriter:
     writer = MetricsWriter(workdir, tensorboard=False, **options)
-    for step in numbers:
+    for step in steps:
         writer.write(step, {"loss": 1 / step})
     return writer
 
@@ -49,7 +49,7 @@ def test_nan_and_infinity_stay_valid_json(tmp_path):
     assert math.isnan(read["a"]) and read["b"] == math.inf and read["c"] == -math.inf
 
 
-def test_a_resumed_run_draws_one_curve(tmp_path):
+def test_a_resumed_run_has_one_curve(tmp_path):
     write(tmp_path, range(1, 7)).close()
     writer = MetricsWriter(tmp_path, tensorboard=False)
     writer.truncate_after(3)
@@ -76,7 +76,7 @@ def test_truncating_nothing(tmp_path):
     assert read_metrics(tmp_path / "new") == []
 
 
-def test_truncating_an_open_file_goes_on_writing(tmp_path):
+def test_writing_continues_after_truncating_an_open_file(tmp_path):
     writer = write(tmp_path, [1, 2, 3])
     writer.truncate_after(1)
     writer.write(2, {"loss": 9})
@@ -112,11 +112,11 @@ def read_events(workdir) -> list[tuple[int, str, float]]:
     return found
 
 
-def test_wandb_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
+def test_missing_wandb_is_an_error_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[wandb\]'"):
         MetricsWriter(tmp_path, wandb=True)
-    MetricsWriter(tmp_path, wandb=True, process_index=1)  # a process that would not use it
+    MetricsWriter(tmp_path, wandb=True, process_index=1)  # this process does not use it
 
 
 class FakeWandb:
@@ -134,10 +134,10 @@ class FakeWandb:
         pass
 
 
-def test_wandb_takes_up_the_run_of_the_folder(tmp_path, monkeypatch):
+def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    for step in (1, 2):  # two runs of the program
+    for step in (1, 2):  # two processes, one after the other
         write(tmp_path, [step], wandb="my-project", config={"lr": 1}).close()
     first, second = fake.runs
     assert first["id"] == second["id"] and first["resume"] == "allow"

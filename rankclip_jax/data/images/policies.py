@@ -24,9 +24,9 @@ MAX_ENHANCE = 0.9  # brightness, colour, contrast, sharpness: factors from 0.1 t
 AUTOAUGMENT_MAX, RANDAUGMENT_MAX = 9, 30  # the largest magnitudes
 
 
-def _transform(image: Image.Image, a: float, b: float, c: float, d: float, e: float, f: float) -> Image.Image:
-    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f)."""
-    return image.transform(image.size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.NEAREST)
+def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
+    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f); `coefficients` are (a, b, c, d, e, f)."""
+    return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.NEAREST)
 
 
 def _move(side: int, strength: float) -> int:
@@ -40,10 +40,10 @@ def _posterize(image: Image.Image, strength: float) -> Image.Image:
 # Operations take an image and `strength`, a fraction of the largest magnitude. SIGNED operations have a direction, and
 # a strength in [-1, 1]; UNSIGNED operations have a strength in [0, 1].
 SIGNED: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "shear_x": lambda image, strength: _transform(image, 1, MAX_SHEAR * strength, 0, 0, 1, 0),
-    "shear_y": lambda image, strength: _transform(image, 1, 0, 0, MAX_SHEAR * strength, 1, 0),
-    "translate_x": lambda image, strength: _transform(image, 1, 0, -_move(image.width, strength), 0, 1, 0),
-    "translate_y": lambda image, strength: _transform(image, 1, 0, 0, 0, 1, -_move(image.height, strength)),
+    "shear_x": lambda image, strength: _affine(image, (1, MAX_SHEAR * strength, 0, 0, 1, 0)),
+    "shear_y": lambda image, strength: _affine(image, (1, 0, 0, MAX_SHEAR * strength, 1, 0)),
+    "translate_x": lambda image, strength: _affine(image, (1, 0, -_move(image.width, strength), 0, 1, 0)),
+    "translate_y": lambda image, strength: _affine(image, (1, 0, 0, 0, 1, -_move(image.height, strength))),
     "rotate": lambda image, strength: image.rotate(MAX_ROTATE * strength, Image.Resampling.NEAREST),
     "brightness": lambda image, strength: ImageEnhance.Brightness(image).enhance(1 + MAX_ENHANCE * strength),
     "color": lambda image, strength: ImageEnhance.Color(image).enhance(1 + MAX_ENHANCE * strength),

@@ -1,4 +1,4 @@
-"""The train augmentations, one by one: what each does to pixels and how it is drawn."""
+"""Training augmentations: how each changes pixels, and the distribution of its random draws."""
 
 import numpy as np
 import pytest
@@ -51,16 +51,16 @@ def test_random_resized_crop_stays_inside_and_varies():
         crop = np.asarray(random_resized_crop(ramp, rng(seed), size=32, min_area=0.25))
         spans.append(int(crop[-1, 0, 0]) - int(crop[0, 0, 0]))
         assert crop.shape == (32, 32, 3)
-    assert min(spans) < 140 and max(spans) > 200  # rows of 254 gray levels that a crop covers
+    assert min(spans) < 140 and max(spans) > 200  # range of the 254 gray levels inside the crop
 
 
-def test_whole_crop_is_the_image():
+def test_a_crop_of_everything_is_the_image():
     image = random_image()
     np.testing.assert_array_equal(random_resized_crop(image, rng(), size=64, min_area=1.0, max_ratio=1.0), image)
 
 
-def test_crops_are_those_of_torchvision(monkeypatch):
-    """Area uniform, ratio log-uniform and independent of it, every place equally likely: by what is cropped."""
+def test_crops_are_distributed_like_torchvisions(monkeypatch):
+    """Uniform area, independent log-uniform aspect ratio, uniform position."""
     boxes = []
     monkeypatch.setattr(Image.Image, "crop", lambda self, box: boxes.append(box) or self)
     image = Image.fromarray(random_image(300, 400))
@@ -71,22 +71,22 @@ def test_crops_are_those_of_torchvision(monkeypatch):
     area, log_ratio = (right - left) * (bottom - top) / 120_000, np.log((right - left) / (bottom - top))
     assert left.min() >= 0 and top.min() >= 0 and right.max() <= 400 and bottom.max() <= 300
     assert 0.078 < area.min() < 0.09 and np.abs(log_ratio).max() < np.log(4 / 3) + 0.02
-    small = area < 0.5  # the larger, the more of the tall ones do not fit and are drawn again
+    small = area < 0.5  # of larger crops, many tall ones do not fit and are drawn again
     assert abs(area[small].mean() - 0.29) < 0.02 and abs(log_ratio[small].mean()) < 0.02
     assert abs(log_ratio[small].std() - 2 * np.log(4 / 3) / np.sqrt(12)) < 0.01
-    places = left[small] / (400 - (right - left))[small]
-    assert abs(places.mean() - 0.5) < 0.03 and abs(places.std() - 1 / np.sqrt(12)) < 0.02
+    positions = left[small] / (400 - (right - left))[small]
+    assert abs(positions.mean() - 0.5) < 0.03 and abs(positions.std() - 1 / np.sqrt(12)) < 0.02
 
 
 @pytest.mark.parametrize(("shape", "box"), [((20, 400), (186, 0, 213, 20)), ((400, 20), (0, 186, 20, 213))])
-def test_where_no_crop_fits_the_middle_is_taken(monkeypatch, shape, box):
+def test_if_no_crop_fits_the_centre_is_used(monkeypatch, shape, box):
     found = []
     monkeypatch.setattr(Image.Image, "crop", lambda self, box: found.append(box) or self)
     random_resized_crop(random_image(*shape), rng(), size=8, min_area=1.0)
     assert found == [box]
 
 
-def test_color_jitter_does_what_its_names_say():
+def test_color_jitter_changes_brightness_contrast_and_saturation():
     image = random_image()
     assert np.array_equal(color_jitter(image, rng(), brightness=0, contrast=0, saturation=0), image)
     flat = np.full((8, 8, 3), 100, np.uint8)
@@ -100,7 +100,7 @@ def test_color_jitter_does_what_its_names_say():
 
 
 def _lowest_third_draw():
-    """A seed whose third draw, which scales saturation, is close to 0, that is to gray."""
+    """A seed whose third draw is close to 0; it scales the saturation, so the result is nearly gray."""
     return min(range(200), key=lambda seed: rng(seed).random(3)[2])
 
 
@@ -117,7 +117,7 @@ def test_affine_at_zero_changes_nothing():
     assert np.array_equal(affine(image, rng(), degrees=0, scale=0, stretch=0, translate=0), image)
 
 
-def test_affine_turns_about_the_centre_and_fills_with_white():
+def test_affine_rotates_about_the_centre_and_fills_with_white():
     dot = np.full((33, 33, 3), 255, np.uint8)
     dot[16, 16] = 0
     turned = np.asarray(affine(dot, rng(3), degrees=180, scale=0, stretch=0, translate=0))
@@ -127,7 +127,7 @@ def test_affine_turns_about_the_centre_and_fills_with_white():
     assert any((image[0] == 255).all() and (image[16, 16] == 0).all() for image in smaller)
 
 
-def test_affine_moves_by_the_fraction_asked_for():
+def test_affine_moves_by_at_most_the_given_fraction():
     dot = np.full((64, 64, 3), 255, np.uint8)
     dot[30:34, 30:34] = 0
     centres = []

@@ -1,4 +1,4 @@
-"""Encoded images: as CLIP's pipeline decodes them, and what is refused."""
+"""Decoding of images: equal to CLIP's pipeline, and rejected files."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def encoded(image, format_, **options):
 
 
 def plain(data):
-    """What CLIP's pipeline does."""
+    """CLIP's pipeline."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
@@ -62,14 +62,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_decoded_as_clip_does(kind):
+def test_every_kind_is_decoded_like_clip(kind):
     image, format_, options = KINDS[kind]
     pixels = assert_like_clip(encoded(image, format_, **options))
     assert pixels.shape == (*image.size[::-1], 3) and pixels.dtype == np.uint8
 
 
-def test_colours_come_through():
-    """So that the comparisons above are not of two equal mistakes."""
+def test_colours_are_right():
+    """Against known colours: the test above compares with a function that could have the same bug."""
     red = Image.new("RGB", (16, 16), (250, 20, 30))
     cmyk, palette, clear = red.convert("CMYK"), red.quantize(4), red.convert("RGBA")
     for image, format_ in ((red, "PNG"), (palette, "GIF"), (cmyk, "JPEG"), (clear, "WEBP")):
@@ -117,13 +117,13 @@ def test_the_first_frame_of_an_animation(format_):
 
 def test_orientation_is_ignored():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     assert assert_like_clip(encoded(COLOURED, "JPEG", exif=exif)).shape == (90, 120, 3)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive", "cmyk", "png", "webp", "gif", "bmp", "tiff"])
-def test_what_is_cut_off_is_refused_wherever_the_cut(kind):
-    """A cut may leave all pixels there, as of the checksums at the end of a PNG: then they must be right."""
+def test_truncated_files_are_rejected(kind):
+    """For every position of the cut. A cut in the last bytes, such as a PNG's checksum, may leave all pixels intact."""
     image, format_, options = KINDS[kind]
     data = encoded(image, format_, **options)
     for kept in {0, 1, 4, 20, *range(64, len(data), max(1, len(data) // 40)), len(data) - 60}:
@@ -135,7 +135,7 @@ def test_what_is_cut_off_is_refused_wherever_the_cut(kind):
         np.testing.assert_array_equal(pixels, plain(data))
 
 
-def test_the_errors_say_what_it_is():
+def test_errors_say_what_is_wrong():
     jpeg = encoded(COLOURED, "JPEG")
     for data, kind, words in (
         (b"", "empty", "no bytes"),
@@ -146,11 +146,11 @@ def test_the_errors_say_what_it_is():
         with pytest.raises(ImageError) as caught:
             decode(data)
         assert caught.value.kind == kind and str(caught.value).startswith(kind) and words in str(caught.value)
-        assert "0x" not in str(caught.value), "an address differs from run to run"
+        assert "0x" not in str(caught.value), "memory addresses differ between runs"
 
 
 def png_of(width, height):
-    """A small file that announces many pixels."""
+    """A small file whose header declares many pixels."""
     data = bytearray(encoded(Image.new("1", (1, 1)), "PNG"))
     data[16:24] = struct.pack(">II", width, height)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
@@ -158,18 +158,18 @@ def png_of(width, height):
 
 
 @pytest.mark.parametrize("size", [(30_000, 3_000), (100_000, 100_000), (1, MAX_PIXELS + 1)])
-def test_bombs_are_refused_by_their_header(size):
+def test_decompression_bombs_are_rejected_by_their_header(size):
     with pytest.raises(ImageError) as caught:
         decode(png_of(*size))
     assert caught.value.kind == "too large"
 
 
-def test_nothing_is_run_to_decode():
+def test_eps_is_rejected_without_running_it():
     with pytest.raises(ImageError, match="unidentified: EPS"):
         decode(encoded(COLOURED, "EPS"))
 
 
-def test_noise_never_gets_through():
+def test_noise_is_rejected():
     rng = np.random.default_rng(0)
     starts = [encoded(COLOURED, format_)[:40] for format_ in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
     for start in starts * 5:

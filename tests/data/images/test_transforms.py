@@ -1,8 +1,7 @@
-"""Pixels: CLIP's preprocessing against PIL, and pipelines of augmentations."""
+"""Preprocessing against PIL, and pipelines of augmentations."""
 
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from rankclip_jax.data.images.decode import decode
 from rankclip_jax.data.images.transforms import AUGMENTATIONS, LONG, make_augment, resize_and_crop
 from rankclip_jax.data.pipeline_spec import defaults_of
 from rankclip_jax.errors import UserError
+from tests.support import paths
 
 
 def random_image(height=64, width=64, seed=0):
@@ -28,7 +28,7 @@ def rng(seed=0):
 @pytest.mark.parametrize(
     ("height", "width", "resized", "corner"),
     [
-        (100, 151, (33, 49), (0, 8)),  # 33 * 151 / 100 is 49.83, which torchvision cuts to 49
+        (100, 151, (33, 49), (0, 8)),  # 33 * 151 / 100 is 49.83, which torchvision truncates to 49
         (300, 200, (49, 33), (8, 0)),
         (64, 64, (33, 33), (0, 0)),
         (20, 27, (33, 44), (0, 6)),  # enlarging; (44 - 33) / 2 = 5.5 rounds to even
@@ -48,7 +48,7 @@ def test_preprocessing_low_passes_when_it_shrinks():
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
     result = resize_and_crop(stripes, 16).astype(int)
-    assert np.abs(result - 127).max() < 20  # picking pixels would give black or white
+    assert np.abs(result - 127).max() < 20  # nearest-neighbour sampling would give black or white
 
 
 def test_an_image_of_the_right_size_is_unchanged():
@@ -64,7 +64,7 @@ def test_a_pil_image_of_the_right_size_is_unchanged():
 @pytest.mark.parametrize("side", [224, 336])
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 500), (501, 337), (256, 256), (640, 427), (180, 240)])
 def test_preprocessing_of_jpegs_equals_pil(size, side):
-    """Sizes that data sets have, from the file to the pixels, in one line of PIL's own operations."""
+    """Typical sizes of data sets, from the file to the pixels, against PIL's operations."""
     buffer = io.BytesIO()
     Image.fromarray(random_image(size[1], size[0])).save(buffer, "JPEG", quality=90)
     reference = Image.open(buffer).convert("RGB")
@@ -79,8 +79,8 @@ def test_preprocessing_of_jpegs_equals_pil(size, side):
     np.testing.assert_array_equal(resize_and_crop(np.asarray(decoded), side), expected)
 
 
-def test_a_line_does_not_fill_the_memory():
-    """Whole, it would be resized to 224 x 4,480,000 pixels; where that is possible the result is the same."""
+def test_a_very_long_image_needs_little_memory():
+    """A resize of the whole image would have 224 x 4,480,000 pixels. For smaller images both ways give the same."""
     assert resize_and_crop(np.zeros((1, 20_000, 3), np.uint8), 224).shape == (224, 224, 3)
     line = random_image(20, 20 * (LONG + 2))
     whole = np.asarray(Image.fromarray(line).resize((24 * (LONG + 2), 24), Image.Resampling.BICUBIC))
@@ -141,12 +141,18 @@ def test_bad_pipelines_are_named(pipeline, message):
     assert message in str(caught.value)
 
 
-def test_the_page_names_every_step_with_its_defaults():
-    page = Path("docs/images.md").read_text()
+def test_the_page_names_every_augmentation_with_its_defaults():
+    page = (paths.ROOT / "docs" / "images.md").read_text()
     for name, function in AUGMENTATIONS.items():
-        assert f"`{name}`" in page
-        row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
-        given = dict(found.split("=") for found in re.findall(r"\w+=[\d.]+", row.split("|")[2])) if row else {}
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        given = dict(found.split("=") for found in re.findall(r"\w+=[\d.]+", row.split("|")[2]))
         defaults = {key: value for key, value in defaults_of(function).items() if isinstance(value, int | float)}
-        if row:
-            assert {key: float(value) for key, value in given.items()} == pytest.approx(defaults, abs=1e-3)
+        assert {key: float(value) for key, value in given.items()} == pytest.approx(defaults, abs=1e-3)
+
+
+def test_the_examples_of_the_page_compile():
+    page = (paths.ROOT / "docs" / "images.md").read_text()
+    examples = re.findall(r'--config\.data\.augment="?([^"\n]+?)"?$', page, re.MULTILINE)
+    assert len(examples) >= 5
+    for pipeline in examples:
+        make_augment(pipeline, 32)

@@ -55,7 +55,7 @@ def test_insertion_adds_synonyms_and_keeps_the_rest_in_order():
             assert added[-1] == len(words) - len(WORDS) <= count
             assert set(new) <= {"hot dog", "hound", "big", "aged", "meadow", "never"}
             assert [word for word in words if word not in new] == WORDS
-        assert np.mean(added) > 0.99 * count  # ten words in a row may be without synonyms
+        assert np.mean(added) > 0.99 * count  # all ten draws may be words without synonyms
     assert results(INSERT, ["brown"]) == [["brown"]] * 300
 
 
@@ -67,17 +67,17 @@ def test_a_swap_exchanges_two_positions():
     assert any(sum(new != old for new, old in zip(words, WORDS, strict=True)) > 2 for words in results(SWAP, alpha=0.3))
 
 
-def test_deletion_has_its_probability_and_leaves_a_word():
+def test_deletion_has_the_given_probability_and_keeps_a_word():
     kept = results(DELETE, alpha=0.3, rounds=2000)
     for words in kept:
         walk = iter(WORDS)
-        assert all(word in walk for word in words)  # a sub-sequence
+        assert all(word in walk for word in words)  # a subsequence
     assert np.mean([len(words) for words in kept]) == pytest.approx(0.7 * len(WORDS), rel=0.02)
     alone = results(DELETE, ["left", "right"], alpha=1.0)
     assert {tuple(words) for words in alone} == {("left",), ("right",)}
 
 
-def test_one_of_four_is_drawn_evenly(monkeypatch):
+def test_the_four_operations_are_equally_likely(monkeypatch):
     calls = Counter()
     names = ("replace", "insert", "swap", "delete")
     spies = tuple(lambda words, alpha, rng, name=name: calls.update([name]) or words for name in names)
@@ -102,7 +102,7 @@ def test_a_pipeline_is_deterministic_and_ignores_captions_without_letters():
     assert make_text_augment("none") is None and make_text_augment("") is None
 
 
-def test_stop_words_are_words():
+def test_stop_words_are_lower_case_words():
     assert {"a", "the", "of", "with", "and", "yourselves"} <= STOP_WORDS and "dog" not in STOP_WORDS
     assert 100 < len(STOP_WORDS) == len({letters(word) for word in STOP_WORDS})
 

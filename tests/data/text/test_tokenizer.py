@@ -1,4 +1,4 @@
-"""Token ids against open_clip's, framing, decoding, saving, and the tokenizer trained on captions."""
+"""Token ids against open_clip's, special tokens, decoding, saving, and the tokenizer trained on captions."""
 
 import json
 import random
@@ -35,13 +35,13 @@ def test_golden_ids_of_open_clip(clip):
         assert row.tolist() == expected, case["text"]
 
 
-def test_clip_has_its_sizes_and_special_ids(clip):
+def test_sizes_and_special_ids_of_clip(clip):
     assert (clip.vocab_size, clip.sot_id, clip.eot_id, clip.context_length) == (49_408, 49_406, 49_407, 77)
     assert clip("a photo of a cat")[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
 def test_literal_special_tokens_are_plain_text(clip):
-    """The one difference from open_clip, which would end this caption after two words."""
+    """The one difference from open_clip, which ends this caption after two words."""
     row = clip("a cat <end_of_text> on a mat")[0].tolist()
     assert row.count(clip.eot_id) == 1 and row.count(clip.sot_id) == 1
     assert clip.decode(row).replace(" ", "") == "acat<end_of_text>onamat"
@@ -102,7 +102,7 @@ def test_registry_builds_both():
     assert TOKENIZERS["bpe"](CAPTIONS, 300, 32).context_length == 32
 
 
-def test_damaged_folder_is_named(tmp_path, trained):
+def test_a_damaged_folder_is_an_error_with_its_name(tmp_path, trained):
     with pytest.raises(UserError, match=r"cannot read the tokenizer in .*nowhere"):
         Tokenizer.load(tmp_path / "nowhere")
     trained.save(tmp_path)
@@ -111,7 +111,7 @@ def test_damaged_folder_is_named(tmp_path, trained):
         Tokenizer.load(tmp_path)
 
 
-def test_tokenizer_without_special_ids_at_the_end_is_refused(tmp_path, trained):
+def test_a_tokenizer_without_special_ids_at_the_end_is_rejected(tmp_path, trained):
     trained.save(tmp_path)
     description = json.loads((tmp_path / "tokenizer.json").read_text())
     vocabulary = description["model"]["vocab"]
@@ -121,7 +121,7 @@ def test_tokenizer_without_special_ids_at_the_end_is_refused(tmp_path, trained):
         Tokenizer.load(tmp_path)
 
 
-def test_damaged_vocabulary_file(tmp_path, monkeypatch):
+def test_a_damaged_vocabulary_file_is_an_error(tmp_path, monkeypatch):
     damaged = tmp_path / "vocabulary.gz"
     damaged.write_bytes(module.VOCABULARY.read_bytes()[:-1])
     monkeypatch.setattr(module, "VOCABULARY", damaged)
@@ -130,7 +130,7 @@ def test_damaged_vocabulary_file(tmp_path, monkeypatch):
         clip_tokenizer()
 
 
-def test_sizes_too_small_are_refused():
+def test_sizes_that_are_too_small_are_rejected():
     with pytest.raises(UserError, match="at least 258"):
         train_tokenizer(CAPTIONS, 257, 12)
     with pytest.raises(UserError, match="at least 3"):
