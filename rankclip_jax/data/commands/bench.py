@@ -51,8 +51,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     batch_size, rate = min(config.batch_size, len(train)), 0.0
     print(f"loader, batches of {batch_size}")
     for threads in [*itertools.takewhile(lambda n: n < max_threads, (1 << i for i in range(20))), max_threads]:
-        sizes = {"batch_size": batch_size, "num_threads": threads, "prefetch": config.data.prefetch}
-        with make_loader(config, train, tokenizer, **sizes) as loader:
+        with make_loader(config, train, tokenizer, batch_size=batch_size, num_threads=threads) as loader:
             rate = batch_size * _batches_per_second(loader, config.data.prefetch, loader_seconds)
         print(f"  {threads:>3} threads  {rate:>9,.0f} pairs/s", flush=True)
     print(

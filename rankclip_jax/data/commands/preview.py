@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from rankclip_jax.data.commands.grid import image_grid
 from rankclip_jax.data.commands.sections import MakeTokenizer, make_loader, training_set
 from rankclip_jax.data.images.types import height_width
-from rankclip_jax.data.loader_options import PLAIN
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
@@ -29,7 +28,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     dataset = training_set(config)
     train, tokenizer = dataset.train, make_tokenizer(config, dataset.train)
     sizes = {"batch_size": min(num_pairs, len(train)), "num_threads": 0, "prefetch": 0}
-    with make_loader(config, train, tokenizer, (*PLAIN, "index"), **sizes) as loader:
+    with make_loader(config, train, tokenizer, **sizes) as loader:
         batch = next(loader)
     print(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))
     for index, image, tokens in zip(batch["index"], batch["images"], batch["tokens"], strict=True):

@@ -1,7 +1,7 @@
 """What the commands share: the pairs that a config names, the loader, and work in threads with a progress bar."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rankclip_jax.data.loader import Loader
-from rankclip_jax.data.loader_options import PLAIN, loader_options
+from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
@@ -82,19 +82,10 @@ def training_set(config: ConfigDict) -> Dataset:
     return dataset
 
 
-def make_loader(
-    config: ConfigDict,
-    train: RecordSource,
-    tokenizer: Tokenizer,
-    keys: Sequence[str] = PLAIN,
-    *,
-    batch_size: int,
-    num_threads: int,
-    prefetch: int,
-) -> Loader:
-    """The loader of a run of `config`, without a limit for bad records."""
-    sizes = {"batch_size": batch_size, "num_threads": num_threads, "prefetch": prefetch}
-    return Loader(train, tokenizer, loader_options(config, keys, **sizes, max_bad_fraction=1.0))
+def make_loader(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer, **changes: Any) -> Loader:
+    """The loader of a run of `config`, without a limit for bad records; `changes` as in `loader_options`."""
+    options = loader_options(config, ("images", "tokens", "index"), max_bad_fraction=1.0, **changes)
+    return Loader(train, tokenizer, options)
 
 
 def sample(count: int, size: int) -> np.ndarray:

@@ -96,7 +96,7 @@ def test_svg_resolves_aliases_mirrors_and_keeps_the_shape():
 
 def test_a_missing_renderer_or_npm_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(UserError, match=r"rankclip_jax\[build\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[build\]'"):
         build.render("<svg/>")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="npm is not installed"):
