@@ -21,7 +21,7 @@ from rankclip_jax.inference.load import load
 from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
-from rankclip_jax.objectives import RunInfo, build_objective
+from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
 from rankclip_jax.training.optimizer import make_optimizer
@@ -30,7 +30,7 @@ from rankclip_jax.training.step import create_state, make_init
 from tests.support import processes
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one run folder for all
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0}
+OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
 CONCEPTS = 12
 
 
@@ -69,7 +69,7 @@ def run_folder(tmp_path_factory):
     )
     tokenizer = TOKENIZERS["bpe"](("noise 0 1 2 3 4 5 6 7 8 9",), 300, model.text.context_length)
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
-    objective = build_objective(ConfigDict({"name": "clip"}), RunInfo(20, 5))
+    objective = build_objective(objective_config("clip"), RunInfo(20, 5))
     mesh = make_mesh(jax.devices()[:1])
     checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=2, best_metric="val/image_to_text_R@1")
     init = make_init(towers, objective, make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3))
