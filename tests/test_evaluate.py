@@ -30,7 +30,7 @@ from rankclip_jax.training.step import create_state, make_init
 from tests.support import processes
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one run folder for all
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0}
+OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
 CONCEPTS = 12
 
 

@@ -16,9 +16,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,8 +65,10 @@ def write_probe(run_dir: str | os.PathLike, results: Mapping[str, Any]) -> Path:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    return _replace(path, lambda file: file.write(text.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return path
 
 
 def write_embeddings(
@@ -94,7 +96,11 @@ def write_embeddings(
         arrays[f"{name}/names"] = np.asarray(classes.names)
         arrays[f"{name}/image_labels"] = np.asarray(classes.image_labels)[kept]
         arrays[f"{name}/text_labels"] = np.asarray(classes.text_labels)[texts]
-    return _replace(Path(run_dir) / EMBEDDINGS_FILE, lambda file: np.savez_compressed(file, **arrays))
+    path = Path(run_dir) / EMBEDDINGS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    return path
 
 
 def _thumbnails(images: Sequence) -> np.ndarray:
@@ -125,11 +131,3 @@ def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
     sheet.save(file, "WEBP", quality=SHEET_QUALITY)
     encoded = np.frombuffer(file.getvalue(), np.uint8)
     return {"sheet": encoded, "columns": np.asarray(columns), "cell": np.asarray((height, width))}
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file atomically: after a kill, ``path`` is the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path, "wb") as file:
-        write(file)
-    return path

@@ -120,7 +120,7 @@ def test_queries_without_a_match_are_excluded_and_counted():
 
 def test_no_match_at_all_and_empty_are_user_errors():
     embeds = np.eye(3, dtype=np.float32)
-    with pytest.raises(UserError, match="no id is shared"):
+    with pytest.raises(UserError, match="images and texts share no id"):
         retrieval(Scores(embeds, embeds), np.arange(3), np.arange(3) + 10)
     with pytest.raises(UserError, match="0 queries"):
         retrieval(Scores(embeds[:0], embeds), np.arange(0), np.arange(3))
