@@ -135,12 +135,12 @@ def test_without_any_split(data, tmp_path, compile_cache):
 
 
 MISTAKES = [
-    ({"train": ""}, "config.data.name='csv' needs config.data.train: say where the pairs are."),
+    ({"train": ""}, "config.data.name='csv' needs config.data.train: give the location of your pairs."),
     ({"train": "", "val": "pairs.csv"}, "there is nothing to train on: say in config.data.train where the pairs are."),
     ({}, "there is nothing to evaluate: name pairs in config.data.val, hold some out by config.data.val_pairs=1000"),
     ({"test": "pairs.csv"}, "unknown config.eval.train_splits split 'val'. Known: test."),
     ({"train": "none.csv"}, "none.csv: check the path."),
-    ({"train": "test.jsonl"}, "test.jsonl: no column has a usual name of images"),
+    ({"train": "test.jsonl"}, "test.jsonl: no column has a usual name for images"),
     ({"val_pairs": 20}, "batch_size=8 is more than the 4 training examples"),
     ({"name": "emoji"}, "config.data.train is 'pairs.csv', which config.data.name='emoji' does not read"),
 ]
