@@ -81,10 +81,9 @@ def summary(chart: Chart) -> str:
 def _parts(line: Line, colour: int, chart: Chart) -> list[dict]:
     values = line.values * (100 if chart.percent else 1)
     values = np.where(values > 0, values, np.nan) if chart.log else values
-    logged = Line(line.label, line.steps, values)
     if not chart.smooth or len(values) < MIN_SMOOTHED:
-        return [_json_line(logged, "line", colour)]
-    smoothed = Line("smoothed", line.steps, _smooth(values))
+        return [_json_line(Line(line.label, line.steps, values), "line", colour)]
+    logged, smoothed = Line("logged", line.steps, values), Line("smoothed", line.steps, _smooth(values))
     return [_json_line(logged, "faint", colour), _json_line(smoothed, "line", colour)]
 
 

@@ -3,7 +3,8 @@
   const data = JSON.parse(document.getElementById("chart-data").textContent);
   const HEIGHT = 210;
   const axisFormat = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
-  const legendFormat = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+  const fourDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+  const legendText = (value) => (value && Math.abs(value) < 1e-3 ? value.toExponential(2) : fourDigits.format(value));
   const STYLES = {
     line: { width: 2 },
     faint: { width: 1, alpha: 0.4, points: { show: false } },
@@ -40,7 +41,7 @@
     const lines = chart.lines.map(({ label, kind, colour, values }) => ({
       label,
       stroke: cssColour(kind === "mark" ? "--late" : `--s${colour}`),
-      value: legendValue(values, (value) => legendFormat.format(value)),
+      value: legendValue(values, legendText),
       ...STYLES[kind],
     }));
     const options = {

@@ -127,6 +127,7 @@ def _line(history: History, name: str, label: str) -> Line:
 
 def _readable(name: str) -> str:
     plain = name.replace("image_to_text", "image-to-text").replace("text_to_image", "text-to-image").replace("_", " ")
+    plain = re.sub(r"top(\d+)$", r"top-\1", plain)
     return plain[:1].upper() + plain[1:]
 
 

@@ -54,7 +54,7 @@ FAMILIES = (
     ),
     (
         "Linear probe",
-        "A linear classifier fitted to features of the training images: accuracy and mean accuracy per class, in percent. "
+        "A linear classifier on features of the training images: accuracy and mean accuracy per class, in percent. "
         "Pixels: the same classifier on pixels. Chance: always the most frequent class.",
         (("by {}", r"linear_probe_(\w+)_(?:top1|per_class)", "percent"),),
     ),
