@@ -101,10 +101,9 @@ def _progress(items: Sequence, what: str) -> tqdm:
 def describe(benchmark: Benchmark, rows: Sequence[Row]) -> str:
     """Return the table of the rows under a line that says what was measured."""
     base = next((row["base"] for row in rows if row["base"]), "base")
-    columns = [(key, key, 1) for key in benchmark.labels]
+    columns = [(key.replace("_", " "), key, 1) for key in (*benchmark.labels, *benchmark.derived)]
     columns += [("ms", "seconds", 1e3), ("min", "seconds_min", 1e3), ("max", "seconds_max", 1e3)]
     columns += [(f"time / {base}", "ratio", 1), ("min", "ratio_min", 1), ("max", "ratio_max", 1)]
-    columns += [(key.replace("_", " "), key, 1) for key in benchmark.derived]
     columns += [("peak MiB", "peak_bytes", 2**-20)] if benchmark.memory else []
     lines = [[_cell(row[key], factor) for _, key, factor in columns] for row in rows]
     about = ", ".join(f"{key.replace('_', ' ')} {rows[0][key]}" for key in benchmark.about)

@@ -77,10 +77,8 @@ def agreement(near: Neighbours) -> Agreement | None:
     for percentile, title in EXAMPLES:
         row = order[round((len(order) - 1) * percentile / 100)]
         lists = (_order(image_scores[row], drawn[row]), _order(text_scores[row], drawn[row]))
-        pair = images[drawn[row]], texts[drawn[row]]
-        entries, links = _entries(near, (images, texts), lists)
-        tau = float(taus[row])
-        anchors.append(Anchor(title, percentile, tile(near, pair[0]), near.split.texts[pair[1]], tau, *entries, links))
+        own, entries, links = _entries(near, (images, texts), drawn[row], lists)
+        anchors.append(Anchor(title, percentile, own.tile, own.text, float(taus[row]), *entries, links))
     heights, edges = np.histogram(taus, bins=BINS, range=_range(taus))
     scaled = tuple(100 * heights / heights.max())
     ends = float(edges[0]), float(edges[-1])
@@ -93,19 +91,18 @@ def _order(scores: np.ndarray, anchor: int) -> np.ndarray:
     return order[order != anchor]
 
 
-def _entries(near: Neighbours, pairs: tuple, lists: tuple) -> tuple[tuple, tuple]:
-    """Return the first `LENGTH` entries of the image list and of the text list, and the links between them."""
+def _entries(near: Neighbours, pairs: tuple, anchor: int, lists: tuple) -> tuple[Entry, tuple, tuple]:
+    """Return the anchor's own entry, the first `LENGTH` entries of both lists, and the links between them."""
     images, texts = pairs
-    ranks = [{int(item): rank for rank, item in enumerate(order, start=1)} for order in lists]
+    in_images, in_texts = ({int(item): rank for rank, item in enumerate(order, start=1)} for order in lists)
 
-    def entries(order, other_ranks):
-        return tuple(
-            Entry(tile(near, images[i]), near.split.texts[texts[i]], other_ranks[int(i)]) for i in order[:LENGTH]
-        )
+    def entry(i: int, other_rank: int) -> Entry:
+        return Entry(tile(near, images[i]), near.split.texts[texts[i]], other_rank)
 
-    links = [(rank, ranks[1][int(i)]) for rank, i in enumerate(lists[0][:LENGTH], start=1)]
-    shared = tuple((left, right) for left, right in links if right <= LENGTH)
-    return (entries(lists[0], ranks[1]), entries(lists[1], ranks[0])), shared
+    by_image = tuple(entry(i, in_texts[int(i)]) for i in lists[0][:LENGTH])
+    by_text = tuple(entry(i, in_images[int(i)]) for i in lists[1][:LENGTH])
+    links = tuple((rank, e.other_rank) for rank, e in enumerate(by_image, start=1) if e.other_rank <= LENGTH)
+    return entry(anchor, 0), (by_image, by_text), links
 
 
 def _range(taus: np.ndarray) -> tuple[float, float]:

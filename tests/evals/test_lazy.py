@@ -136,7 +136,7 @@ def test_thumbnails_of_images_of_many_sizes(tmp_path):
                 np.full((8, 8, 3), 255, np.uint8) if number == 4 else np.asarray(Image.open(io.BytesIO(jpeg(number))))
             )
             assert np.abs(cell.astype(int) - resize_and_crop(image, 64)).mean() < 20
-    assert read_run(tmp_path).shown.split == "test"
+    assert read_run(tmp_path).split.name == "test"
 
 
 def test_the_shown_split():

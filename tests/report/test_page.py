@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from rankclip_jax.report import write_report
 from rankclip_jax.report.page import inline_json
 
 EQUATION = "L = CLIP + clip(3 t, 0, 2) (cross + in_modal)"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
 UPLOT_BANNER = "/*! https://github.com/leeoniya/uPlot (v1.6.32) */"  # a comment, not a request
 OUTSIDE = re.compile(r"(?:https?:)?//[a-z]", re.IGNORECASE)
@@ -141,6 +143,24 @@ def test_page_is_well_formed_and_self_contained(page):
     inside = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page).replace(UPLOT_BANNER, "", 1)
     assert not OUTSIDE.search(inside)
     assert len(page) < 3_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_draws_every_chart_and_shows_values(page, tmp_path):
+    """The scripts run without an error, and two presses of an arrow key move all charts to the step before the last."""
+    press = "document.querySelector('.plot').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}));"
+    (tmp_path / "page.html").write_text(
+        page.replace("</body>", f"<script>{2 * press}</script></body>"), encoding="utf-8"
+    )
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--enable-logging=stderr")
+    command = [CHROMIUM, *flags, "--dump-dom", f"file://{tmp_path}/page.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Uncaught" not in done.stderr
+    tags = Collector(done.stdout).tags
+    assert sum(tag == "canvas" for tag, _ in tags) == page.count("data-chart=") + 1  # and the map
+    values = re.findall(r'<td class="u-value">(.*?)</td>', done.stdout)
+    assert values.count("190") == page.count("data-chart=") and "0.02632" in values
 
 
 def test_every_image_has_a_text_and_every_id_is_unique(page):
