@@ -105,14 +105,15 @@ def describe(benchmark: Benchmark, rows: Sequence[Row]) -> str:
     columns += [("ms", "seconds", 1e3), ("min", "seconds_min", 1e3), ("max", "seconds_max", 1e3)]
     columns += [(f"time / {base}", "ratio", 1), ("min", "ratio_min", 1), ("max", "ratio_max", 1)]
     columns += [("peak MiB", "peak_bytes", 2**-20)] if benchmark.memory else []
-    lines = [[_cell(row[key], factor) for _, key, factor in columns] for row in rows]
+    lines = [[cell(row[key], factor) for _, key, factor in columns] for row in rows]
     about = ", ".join(f"{key.replace('_', ' ')} {rows[0][key]}" for key in benchmark.about)
     rounds = max(row["rounds"] for row in rows)
     heading = f"{benchmark.title}: {about}; medians of {rounds} rounds, and of the ratios within a round"
     return f"{heading}\n{text_table([[heading for heading, _, _ in columns], *lines])}"
 
 
-def _cell(value: str | float | None, factor: float) -> str:
+def cell(value: str | float | None, factor: float) -> str:
+    """Return the text of a value in a table: four digits; empty for None."""
     if value is None or isinstance(value, str):
         return value or ""
     value = factor * value

@@ -27,7 +27,7 @@ def test_rows_of_a_real_run(tmp_path):
     assert row | {"benchmark": "data", "case": "rankclip_jax", "pairs": 40, "batch": 8, "workers": 2} == row
     assert len(row["seconds_all"]) == 2 and row["ratio"] == 1
     assert row["pairs_per_second"] == pytest.approx(16 / row["seconds"])
-    assert out.startswith("batches: pairs 40, batch 8, ") and runner._cell(row["pairs_per_second"], 1) in out
+    assert out.startswith("batches: pairs 40, batch 8, ") and runner.cell(row["pairs_per_second"], 1) in out
 
 
 def test_tars_of_noise(tmp_path):

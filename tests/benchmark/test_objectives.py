@@ -27,7 +27,7 @@ def test_rows_of_a_real_run(tmp_path):
     for row in rows[:3]:
         assert row["framework"] == "jax" and row["dim"] == 8 and row["peak_of"] == "resident"
         assert len(row["seconds_all"]) == 2 and min(row["seconds_all"]) <= row["seconds"] <= max(row["seconds_all"])
-        assert row["peak_bytes"] >= 0 and runner._cell(row["seconds"], 1000) in out
+        assert row["peak_bytes"] >= 0 and runner.cell(row["seconds"], 1000) in out
     assert [row["ratio"] for row in rows] == [1.0, rows[1]["ratio"], rows[2]["ratio"], None, None, None]
     for row in rows[3:]:  # compiled, not run
         assert row["seconds"] is None and row["peak_bytes"] > 0 and row["peak_of"] == "compiled"

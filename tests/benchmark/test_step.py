@@ -30,7 +30,7 @@ def test_a_real_run(tmp_path):
     for row in rows:
         assert 0 < row["seconds_min"] <= row["seconds"] <= row["seconds_max"]
         assert row | {"benchmark": "step", "framework": "jax", "batch": 32, "dim": 16, "rounds": 2} == row
-        assert runner._cell(row["seconds"], 1000) in out
+        assert runner.cell(row["seconds"], 1000) in out
     assert out.startswith("training step: model mu, batch 32, devices 1, platform cpu; medians of 2 rounds")
     assert "time / clip" in out
 
