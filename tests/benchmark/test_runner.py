@@ -65,7 +65,7 @@ def test_the_last_run_of_a_turn_counts_and_derived_columns_follow(turns):
     double = benchmark(runs=2, warm_up=2, derived={"pairs_per_second": lambda row: row["batch"] / row["seconds"]})
     (row,) = runner.measure("test", double, [case("a", 9, 9, 9, 9, 7, 2.0)], rounds=1)
     assert row["seconds_all"] == [2.0] and row["pairs_per_second"] == 2.0
-    assert runner.describe(double, [row]).splitlines()[1].startswith("case  pairs per second  ms")
+    assert runner.describe(double, [row]).splitlines()[1].split()[:5] == ["case", "pairs", "per", "second", "ms"]
 
 
 def test_memory_is_that_of_the_first_turn_which_is_timed_without_rounds(turns):
@@ -167,6 +167,6 @@ for _ in sys.stdin:
 
 
 def test_a_worker_that_fails_is_an_error_with_its_last_line(monkeypatch):
-    code = "import sys; sys.stderr.write('w' * 2 ** 20 + '\\\\nout of memory\\\\n'); sys.exit(1)"
+    code = "import sys; sys.stderr.write('w' * 2 ** 20 + '\\nout of memory\\n'); sys.exit(1)"
     with pytest.raises(UserError, match="the case any failed: out of memory"), worker_of(monkeypatch, code):
         pass
