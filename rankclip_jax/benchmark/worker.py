@@ -80,7 +80,7 @@ class Worker:
         self._process.wait()
         self._stderr.seek(0)
         errors = self._stderr.read().strip().splitlines() or ["killed, perhaps for lack of memory"]
-        raise UserError(f"the case {' '.join(map(str, self._case.values()))} failed: {errors[-1]}")
+        raise UserError(f"the case {' '.join(map(str, self._case.values()))} failed: {errors[-1][:500]}")
 
 
 class InProcess:
