@@ -22,7 +22,7 @@ from rankclip_jax.models.presets import PRESETS, get_preset
 FRAMEWORKS = ("jax", "torch")
 VOCABULARY = 49_408
 EOT = VOCABULARY - 1
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0}
+OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
 
 
 def define_flags() -> None:
