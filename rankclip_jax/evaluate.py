@@ -154,7 +154,7 @@ def describe(results: Mapping) -> str:
 def _describe_table(table: Table) -> str:
     headings = [column.heading for _, columns in table.groups for column in columns]
     groups = [title if i == 0 else "" for title, columns in table.groups for i in range(len(columns))]
-    rows = [("split", "", *headings), *((row.split, row.who, *row.cells) for row in table.rows)]
+    rows = [("split", "", *headings), *((row.split, row.predictor, *row.cells) for row in table.rows)]
     if any(groups):
         rows.insert(0, ("", "", *groups))
     title = f"{table.title}. {table.note}" if table.note else table.title

@@ -1,10 +1,10 @@
-"""Measurements by name. A new one is a module here with `define_flags` and `main`, and a line in this dict."""
+"""Benchmarks by name. A new one is a module here with a `Benchmark`, and a line in this dict."""
 
 from rankclip_jax.benchmark import data, objectives, step, towers
 
 BENCHMARKS = {
-    "data": data,
-    "objectives": objectives,
-    "step": step,
-    "towers": towers,
+    "data": data.BENCHMARK,
+    "objectives": objectives.BENCHMARK,
+    "step": step.BENCHMARK,
+    "towers": towers.BENCHMARK,
 }

@@ -2,125 +2,124 @@
 
     python -m rankclip_jax.benchmark data --workers=2 [--tars='cc3m/{00000..00003}.tar'] [--json=FILE]
 
-Three cases, each decoding by Pillow with open_clip's crop of 90 to 100 % of the area and the same tokenizer: ours,
-webdataset giving uint8 as ours does (like for like), and webdataset as open_clip uses it, giving float32 that is
-normalised on the host. Each runs in processes of its own and all are stopped but the one whose turn it is, so
-that none works ahead in another's time. The ratio is the median over the rounds of pairs/s of ours over theirs.
+There are three cases: rankclip_jax; webdataset with uint8 images, like rankclip_jax; and webdataset as open_clip uses
+it, with float32 images that are normalised on the host. Each decodes with Pillow, crops 90 to 100 % of the area as
+open_clip does, and uses the same tokenizer. They take turns, each in a process of its own that is stopped between its
+turns, so that no case prefetches batches in the time of another.
 """
 
-import statistics
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
-from tqdm import tqdm
 
+from rankclip_jax.benchmark.case import Benchmark, Case, Row
 from rankclip_jax.benchmark.noise_tars import read_sides, write_tars
-from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
-from rankclip_jax.benchmark.worker import Worker
+from rankclip_jax.benchmark.webdataset_reference import batches
+from rankclip_jax.data.images.decode import DecodedRecords
+from rankclip_jax.data.images.transforms import make_augment
+from rankclip_jax.data.loader import Loader
+from rankclip_jax.data.loader_options import LoaderOptions
+from rankclip_jax.data.pairs import PairOptions
+from rankclip_jax.data.sources.webdataset import WebDataset, open_pairs
 from rankclip_jax.data.storage import locations
-from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.text_table import text_table
+from rankclip_jax.data.text.tokenizer import TOKENIZERS
+from rankclip_jax.errors import lookup
 
-# loader and what it gives, by the name of the case
+# (loader, dtype of its images) by the name of the case
 CASES = {
     "rankclip_jax": ("rankclip_jax", "uint8"),
     "webdataset uint8": ("webdataset", "uint8"),
     "webdataset float32": ("webdataset", "float32"),
 }
 LOADERS = ("rankclip_jax", "webdataset")
+AUGMENT = "random_resized_crop"  # open_clip's default
+CONTEXT_LENGTH = 77
 
 
 def define_flags() -> None:
-    """Define this benchmark's flags."""
-    flags.DEFINE_string("tars", "", "tars to read, a folder, glob or range; without, some are made of noise")
-    flags.DEFINE_string("pixels", "256-384", "sides of the images that are made, lowest and highest")
-    flags.DEFINE_integer("pairs", 2000, "pairs that are made", lower_bound=8)
+    flags.DEFINE_string("tars", "", "tars to read: a folder, glob or range; default: tars of generated images")
+    flags.DEFINE_string("pixels", "256-384", "sides of the generated images, lowest and highest")
+    flags.DEFINE_integer("pairs", 2000, "number of generated pairs", lower_bound=8)
     flags.DEFINE_list("loaders", list(LOADERS), "rankclip_jax, webdataset (needs the extra webdataset)")
-    flags.DEFINE_integer("workers", 2, "threads of ours, processes of webdataset", lower_bound=1)
-    flags.DEFINE_integer("batch", 64, "pairs of a batch", lower_bound=1)
-    flags.DEFINE_integer("batches", 10, "batches of a turn", lower_bound=1)
+    flags.DEFINE_integer("workers", 2, "threads of rankclip_jax, processes of webdataset", lower_bound=1)
+    flags.DEFINE_integer("batch", 64, "pairs in a batch", lower_bound=1)
+    flags.DEFINE_integer("batches", 10, "batches in a turn", lower_bound=1)
     flags.DEFINE_integer("image_size", 224, "side of the images in a batch", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "turns of each case", lower_bound=1)
-    flags.DEFINE_string("json", None, "file to write the rows to")
 
 
-def main(argv: list[str]) -> None:
-    """Measure, print a table, write the rows."""
-    chosen = flags.FLAGS
-    if argv[2:]:
-        raise UserError(f"unexpected argument {argv[2]!r}: the data benchmark takes flags only, see --help.")
-    check_rows_file(chosen.json)
+def groups(chosen: flags.FlagValues) -> Iterator[list[Row]]:
     for loader in chosen.loaders:
         lookup(dict.fromkeys(LOADERS), loader, "loader")
     sides = read_sides(chosen.pixels)
-    with tempfile.TemporaryDirectory() as folder:
-        location = chosen.tars or write_tars(Path(folder), chosen.pairs, sides)
-        rows = measure(_cases(chosen, location), chosen.rounds)
-    write_rows(chosen.json, rows)
-    print(describe(rows))
-
-
-def _cases(chosen, location: str) -> list[dict]:
-    size = sum(locations.size(file) for file in locations.expand(location, "", (".tar",)))
     shared = {name: chosen[name].value for name in ("workers", "batch", "batches", "image_size")}
-    return [
-        {"case": case, "loader": loader, "dtype": dtype, "tars": location, "bytes": size, **shared}
-        for case, (loader, dtype) in CASES.items()
-        if loader in chosen.loaders
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        tars = chosen.tars or write_tars(Path(folder), chosen.pairs, sides)
+        shared |= {"tars": tars, "bytes": sum(locations.size(file) for file in _files(tars))}
+        yield [
+            {"case": name, "loader": loader, "dtype": dtype, **shared}
+            for name, (loader, dtype) in CASES.items()
+            if loader in chosen.loaders
+        ]
 
 
-def measure(cases: Sequence[dict], rounds: int) -> list[dict]:
-    """Rows of the cases: so many turns each, all others stopped meanwhile.
-
-    Raises:
-      UserError: a worker cannot start; its last line says why.
-    """
-    workers = []
-    try:
-        for case in cases:
-            workers.append(Worker("data_worker", case))
-            told = workers[-1].ask("describe")  # its first batch is made then
-            workers[-1].pause()
-            case |= told
-        turns = tqdm(range(rounds + 1), desc="data", unit="round", leave=False, disable=None)
-        seconds = [[_turn(worker) for worker in workers] for _ in turns]
-    finally:
-        for worker in workers:
-            worker.close()
-    columns = [list(column) for column in zip(*seconds[1:], strict=True)]  # the first round fills what works ahead
-    return [_row(case, own, columns[0]) for case, own in zip(cases, columns, strict=True)]
+def _files(tars: str) -> list[str]:
+    return locations.expand(tars, "", (".tar",))
 
 
-def _turn(worker: Worker) -> float:
-    with worker.awake():
-        return worker.ask("time")["seconds"]
+def build(case: Row) -> Case:
+    """Open the tars and load the first batch; a run loads the batches of a turn."""
+    pairs = open_pairs(_files(case["tars"]), PairOptions())
+    start = time.perf_counter()
+    stream = {"rankclip_jax": _rankclip_batches, "webdataset": _webdataset_batches}[case["loader"]](case, pairs)
+    next(stream)
+    facts = {"pairs": len(pairs), "seconds_to_first": time.perf_counter() - start}
+
+    def run() -> None:
+        for _ in range(case["batches"]):
+            next(stream)
+
+    return Case(run, case | facts)
 
 
-def _row(case: dict, seconds: list[float], first: list[float]) -> dict:
-    middle, ratios = statistics.median(seconds), [theirs / ours for theirs, ours in zip(seconds, first, strict=True)]
-    return {
-        "benchmark": "data",
-        **case,
-        "seconds": middle,
-        "seconds_all": seconds,
-        "pairs_per_second": case["batch"] * case["batches"] / middle,
-        "first_over_this": statistics.median(ratios),
-    }
+def _tokenizer():
+    return TOKENIZERS["clip"]((), 0, CONTEXT_LENGTH)
 
 
-def describe(rows: Sequence[dict]) -> str:
-    """The table, and what the ratios mean."""
-    lines = [("loader", "pairs/s", "min", "max", f"{rows[0]['case']} is")]
-    for row in rows:
-        pairs = row["batch"] * row["batches"]
-        rates = [row["pairs_per_second"], pairs / max(row["seconds_all"]), pairs / min(row["seconds_all"])]
-        lines.append((row["case"], *(f"{rate:,.0f}" for rate in rates), f"{row['first_over_this']:.2f} x"))
-    first = rows[0]
-    what = f"{first['bytes'] / first['pairs'] / 1000:.0f} kB a pair, batches of {first['batch']}"
-    head = (
-        f"{first['pairs']:,} pairs of {what}, {first['workers']} workers: medians of {len(first['seconds_all'])} turns"
+def _rankclip_batches(case: Row, pairs: WebDataset) -> Iterator:
+    options = LoaderOptions(
+        batch_size=case["batch"],
+        seed=0,
+        image_size=case["image_size"],
+        augment=make_augment(AUGMENT, case["image_size"]),
+        num_threads=case["workers"],
+        prefetch=4,
     )
-    return f"{head}\n{text_table(lines)}"
+    return Loader(DecodedRecords(pairs), _tokenizer(), options)
+
+
+def _webdataset_batches(case: Row, pairs: WebDataset) -> Iterator:
+    options = {"dtype": case["dtype"], "batch": case["batch"], "size": case["image_size"], "workers": case["workers"]}
+    return batches(_files(case["tars"]), tokenize=_tokenizer(), **options)
+
+
+def _rate(seconds: str) -> Callable[[Row], float]:
+    return lambda row: row["batch"] * row["batches"] / row[seconds]
+
+
+BENCHMARK = Benchmark(
+    "batches",
+    labels=("case",),
+    about=("pairs", "batch", "batches", "workers", "image_size"),
+    define_flags=define_flags,
+    groups=groups,
+    build=build,
+    derived={
+        "kilobytes_per_pair": lambda row: row["bytes"] / row["pairs"] / 1000,
+        "pairs_per_second": _rate("seconds"),
+        "pairs_per_second_min": _rate("seconds_max"),
+        "pairs_per_second_max": _rate("seconds_min"),
+    },
+)

@@ -1,4 +1,4 @@
-"""Operations of a train step, counted from the shapes of the towers.
+"""Floating-point operations of a training step, counted from the shapes of the towers.
 
 Letters: P patches, T tokens, D width.
 """
@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 
 
 def train_flops(model: ConfigDict) -> float:
-    """Floating-point operations of one pair, forward and backward; 0 if a tower is no transformer.
+    """Return the floating-point operations of one pair, forward and backward; 0 if the image tower is not a ViT.
 
-    Matrix products only, two operations each for multiply and add, and a backward pass twice the forward one.
-    What rematerialisation does again is not counted: it is no use to the model.
+    Only matrix products count: two operations per multiply-add, and twice the forward pass for the backward pass.
+    Operations that rematerialisation repeats are excluded, as usual for MFU.
     """
     image, text = model.image, model.text
     if image.tower != "vit":
@@ -23,5 +23,5 @@ def train_flops(model: ConfigDict) -> float:
 
 
 def _blocks(tower: ConfigDict, tokens: int) -> float:
-    """12 D^2 weights in a block's products, and the two T x T x D products of attention."""
+    """Operations of T tokens: each block has 12 D^2 weights and two T x T x D products of attention."""
     return tower.layers * (2 * tokens * 12 * tower.width**2 + 4 * tokens**2 * tower.width)

@@ -1,4 +1,4 @@
-"""Tars as img2dataset writes them, of noise that takes as many bytes as photographs do."""
+"""Tars like those of img2dataset, with noise images whose files are as large as those of photographs."""
 
 import io
 import json
@@ -13,34 +13,34 @@ from tqdm import tqdm
 from rankclip_jax.errors import UserError
 
 SHARDS = 4
-DISTINCT = 200  # images; more pairs than that take them again
-SLOPE = 1.6  # amplitudes fall as 1 / frequency^SLOPE: files of some 40 kB at 256-384 pixels a side
+DISTINCT = 200  # images; further pairs repeat them
+SLOPE = 1.6  # amplitudes are proportional to 1 / frequency^SLOPE: files of about 40 kB at 256-384 pixels
 GREY, COLOUR = 55, 10  # standard deviations
-QUALITY = 95  # img2dataset's own
+QUALITY = 95  # the default of img2dataset
 WORDS = ("a", "the", "dog", "cat", "house", "on", "in", "red", "photo", "of", "street", "with", "man", "water", "light")
 
 
 def read_sides(text: str) -> tuple[int, int]:
-    """ "256-384" as (256, 384), "256" as (256, 256)."""
+    """Parse "256-384" as (256, 384) and "256" as (256, 256)."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 8 <= low <= high:
-        raise UserError(f"--pixels={text}: write the lowest and the highest side, such as 256-384.")
+        raise UserError(f"--pixels={text}: expected the lowest and the highest side, such as 256-384.")
     return low, high
 
 
 def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
-    """Write `count` pairs into the folder, the same ones each time; returns the location of the tars."""
+    """Write `count` pairs into the folder, the same ones in each call; return the location of the tars."""
     rng = np.random.default_rng(0)
     bar = tqdm(range(min(count, DISTINCT)), desc="making images", leave=False, disable=None, delay=1)
     images = [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number in range(shard, count, SHARDS):
-                key, caption = f"{shard:05d}{number:04d}", " ".join(rng.choice(WORDS, rng.integers(5, 15)))
-                about = json.dumps({"caption": caption, "key": key, "status": "success"}).encode()
-                data = images[number % len(images)]
-                for extension, content in (("jpg", data), ("json", about), ("txt", caption.encode())):
+            for i in range(shard, count, SHARDS):
+                key, caption = f"{shard:05d}{i:04d}", " ".join(rng.choice(WORDS, rng.integers(5, 15)))
+                metadata = json.dumps({"caption": caption, "key": key, "status": "success"}).encode()
+                data = images[i % len(images)]
+                for extension, content in (("jpg", data), ("json", metadata), ("txt", caption.encode())):
                     info = tarfile.TarInfo(f"{key}.{extension}")
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
@@ -48,7 +48,7 @@ def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W, 3], strong in grey and weak in colour."""
+    """Return uint8 [H, W, 3] with strong variation in grey and weak variation in colour."""
     down, right = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     falling = np.maximum(np.hypot(down, right), 1 / max(height, width)) ** -SLOPE
     layers = []

@@ -2,79 +2,62 @@
 
     python -m rankclip_jax.benchmark objectives [--batch=256,1024] [--objectives=clip,rankclip] [--json=FILE]
 
-Every case runs in a process of its own. Those of one batch size take turns, A B A B ..., so that whatever else
-the machine does slows all of them alike. `peak_bytes` is the same for both frameworks: the peak of resident
-memory of the process while it computes once, less what was resident before. Above `--run_up_to` nothing is
-run, and `peak_bytes` is what the compiled program asks for.
+The cases of one batch size take turns, each in a process of its own. `peak_bytes` has the same meaning for both
+frameworks: the peak of resident memory of the process while it computes once, minus the resident memory before.
+Batches above `--run_up_to` are only compiled, and `peak_bytes` is the temporary memory of the compiled program.
 """
 
-import statistics
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
-from rankclip_jax.benchmark.worker import Worker
+from rankclip_jax.benchmark.case import Benchmark, Case, Row
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.objectives import OBJECTIVES, objective_config
-from rankclip_jax.text_table import text_table
 
 ALL = tuple(name for name in OBJECTIVES if name != "rankclip_released")  # rankclip has both arithmetics
 ARITHMETICS = ("exact", "released")
 FRAMEWORKS = ("jax", "torch")
 IN_TORCH = ("clip", "rankclip")
-TORCH_UP_TO = 4096  # pairs; whole matrices and autograd need tens of GB beyond
+TORCH_UP_TO = 4096  # pairs; the full matrices and autograd need tens of GB above this
+LOGIT_SCALE = float(np.log(1 / 0.07))
+PAIR = ("image_embeds", "text_embeds")
+SMALL = 8  # pairs of a first run that starts thread pools
 
 
 def define_flags() -> None:
-    """Define this benchmark's flags."""
     flags.DEFINE_list("batch", ["256", "1024", "4096"], "batch sizes")
-    flags.DEFINE_list("objectives", [], "what to measure, by name; all of them unless named")
-    flags.DEFINE_list("arithmetics", list(ARITHMETICS), "of rankclip: exact, released")
+    flags.DEFINE_list("objectives", [], "objectives to measure, all by default")
+    flags.DEFINE_list("arithmetics", list(ARITHMETICS), "arithmetics of rankclip: exact, released")
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
     flags.DEFINE_integer("dim", 512, "embedding size", lower_bound=1)
     flags.DEFINE_integer("devices", 1, "virtual CPU devices that jax splits the batch over", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "timed runs of each case; 0 for only the one that measures memory", lower_bound=0)
-    flags.DEFINE_integer("run_up_to", 4096, "largest batch that is run, not only compiled", lower_bound=1)
-    flags.DEFINE_string("json", None, "file to write the rows to")
+    flags.DEFINE_integer("run_up_to", 4096, "largest batch size to run; larger ones are only compiled", lower_bound=1)
 
 
-def main(argv: list[str]) -> None:
-    """Measure, print a table, write the rows."""
-    chosen = flags.FLAGS
-    if argv[2:]:
-        raise UserError(f"unexpected argument {argv[2]!r}: the objectives benchmark takes flags only, see --help.")
-    check_rows_file(chosen.json)
-    rows = []
-    for batch in _sizes(chosen.batch):
-        rows += measure(_cases(chosen, batch), chosen.rounds, run=batch <= chosen.run_up_to)
-        write_rows(chosen.json, rows)  # what is measured is kept if a larger size fails
-    print(describe(rows))
+def groups(chosen: flags.FlagValues) -> list[list[Row]]:
+    """Return one group for each batch size."""
+    wrong = [text for text in chosen.batch if not text.isdigit() or int(text) < 1]
+    if wrong or not chosen.batch:
+        raise UserError(f"--batch={','.join(chosen.batch)}: expected positive whole numbers, such as 256,1024.")
+    for kind, known in (("arithmetic", ARITHMETICS), ("framework", FRAMEWORKS), ("objective", OBJECTIVES)):
+        for name in chosen[f"{kind}s"].value:
+            lookup(dict.fromkeys(known), name, kind)
+    return [_cases(chosen, int(batch)) for batch in chosen.batch]
 
 
-def _sizes(texts: Sequence[str]) -> list[int]:
-    wrong = [text for text in texts if not text.isdigit() or int(text) < 1]
-    if wrong or not texts:
-        raise UserError(f"--batch={','.join(texts)}: expected positive whole numbers, such as 256,1024.")
-    return [int(text) for text in texts]
-
-
-def _cases(chosen, batch: int) -> list[dict]:
-    """Cases of one batch size, plain data for the worker."""
-    shared = {"batch": batch, "dim": chosen.dim, "devices": chosen.devices}
-    for arithmetic in chosen.arithmetics:
-        lookup(dict.fromkeys(ARITHMETICS), arithmetic, "arithmetic")
-    cases = []
-    for framework in chosen.frameworks:
-        lookup(dict.fromkeys(FRAMEWORKS), framework, "framework")
-        for name in chosen.objectives or ALL:
-            lookup(OBJECTIVES, name, "objective")
-            if framework == "torch" and (name not in IN_TORCH or batch > TORCH_UP_TO):
-                continue
-            for arithmetic in _arithmetics(framework, name, chosen.arithmetics):
-                cases.append({"objective": name, "arithmetic": arithmetic, "framework": framework, **shared})
-    return cases
+def _cases(chosen: flags.FlagValues, batch: int) -> list[Row]:
+    run = batch <= chosen.run_up_to
+    shared = {"batch": batch, "dim": chosen.dim, "devices": chosen.devices, "run": run}
+    return [
+        {"objective": name, "arithmetic": arithmetic, "framework": framework, **shared}
+        for framework in chosen.frameworks
+        for name in chosen.objectives or ALL
+        if framework == "jax" or (name in IN_TORCH and batch <= TORCH_UP_TO and run)
+        for arithmetic in _arithmetics(framework, name, chosen.arithmetics)
+    ]
 
 
 def _arithmetics(framework: str, name: str, chosen: Sequence[str]) -> Sequence[str]:
@@ -82,51 +65,71 @@ def _arithmetics(framework: str, name: str, chosen: Sequence[str]) -> Sequence[s
     return chosen if framework == "jax" and own == "exact" else ("released",) if own else ("",)
 
 
-def measure(cases: Sequence[dict], rounds: int, run: bool = True) -> list[dict]:
-    """Rows of the cases: their peak memory first, then `rounds` timed runs in turns.
-
-    Raises:
-      UserError: a worker cannot start; its last line says why.
-    """
-    workers = [Worker("objectives_worker", case) for case in cases]
-    try:
-        if not run:
-            return [
-                _row(w.case, None, w.ask("analyse")["bytes"], "compiled")
-                for w in workers
-                if w.case["framework"] == "jax"
-            ]
-        first = [worker.ask("peak") for worker in workers]
-        turns = tqdm(range(rounds), desc=f"batch {cases[0]['batch']}", unit="round", leave=False, disable=None)
-        seconds = [[worker.ask("time")["seconds"] for worker in workers] for _ in turns]
-        seconds = seconds or [[answer["seconds"] for answer in first]]
-        columns = zip(*seconds, strict=True)
-        return [_row(w.case, list(s), a["bytes"], "resident") for w, s, a in zip(workers, columns, first, strict=True)]
-    finally:
-        for worker in workers:
-            worker.close()
+def embeddings(names: Sequence[str], batch: int, dim: int) -> dict[str, np.ndarray]:
+    """Return float32 arrays [B, D]: pairs agree about as well as in training; embeddings have unit norm."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((batch, dim), np.float32)
+    made = {name: shared + rng.standard_normal((batch, dim), np.float32) for name in names}
+    return {name: x if name.endswith("logits") else _unit_norm(x) for name, x in made.items()}
 
 
-def _row(case: dict, seconds: list[float] | None, peak_bytes: int, peak_of: str) -> dict:
-    timing = {"seconds": statistics.median(seconds), "seconds_all": seconds} if seconds else {"seconds": None}
-    return {**case, **timing, "peak_bytes": peak_bytes, "peak_of": peak_of}
+def _unit_norm(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def describe(rows: Sequence[dict]) -> str:
-    """The table; ratios are to CLIP in the same framework and batch."""
-    lines = [("objective", "framework", "batch", "ms", "x clip", "peak MiB")]
-    clip = {(r["framework"], r["batch"]): r["seconds"] for r in rows if r["objective"] == "clip"}
-    for row in rows:
-        base = clip.get((row["framework"], row["batch"]))
-        seconds = row["seconds"]
-        lines.append(
-            (
-                " ".join(filter(None, (row["objective"], row["arithmetic"]))),
-                row["framework"],
-                f"{row['batch']:,}",
-                f"{1000 * seconds:.1f}" if seconds else "not run",
-                f"{seconds / base:.2f}" if seconds and base else "",
-                f"{row['peak_bytes'] / 2**20:,.0f}",
-            )
-        )
-    return f"loss and gradients, {rows[0]['dim']} dimensions: medians of turns\n{text_table(lines)}"
+def build(case: Row) -> Case:
+    """Build and compile the case; a run computes loss and gradients."""
+    return {"jax": jax_case, "torch": torch_case}[case["framework"]](case)
+
+
+def jax_case(case: Row) -> Case:
+    import jax
+
+    if not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")
+    if case["devices"] > 1:
+        jax.config.update("jax_num_cpu_devices", case["devices"])
+    from rankclip_jax.objectives import RunInfo, build_objective
+    from rankclip_jax.objectives.rows import loss_and_gradients
+    from rankclip_jax.parallel.mesh import batch_sharding, make_mesh
+
+    config = objective_config(case["objective"])
+    if case["arithmetic"]:
+        config.arithmetic = case["arithmetic"]
+    objective, mesh = build_objective(config, RunInfo(1000, 100)), make_mesh()
+    scalars = {name: np.float32(scalar.initial) for name, scalar in objective.scalars.items()}
+    weights = {name: np.float32(1.0) for name in objective.terms}
+
+    def of_size(batch: int) -> tuple[Callable[[], object], int]:
+        arrays = embeddings(objective.inputs, batch, case["dim"])
+        arguments = (jax.device_put(arrays, batch_sharding(mesh)), scalars, weights, objective.initial_state())
+        compiled = jax.jit(loss_and_gradients(objective, mesh)).lower(*arguments).compile()
+        return lambda: jax.block_until_ready(compiled(*arguments)), compiled.memory_analysis().temp_size_in_bytes
+
+    of_size(SMALL * case["devices"])[0]()
+    run, compiled_bytes = of_size(case["batch"])
+    peak = {"peak_of": "resident"} if case["run"] else {"peak_of": "compiled", "peak_bytes": compiled_bytes}
+    return Case(run, case | peak)
+
+
+def torch_case(case: Row) -> Case:
+    from rankclip_jax.benchmark.torch_reference import runner
+
+    def of_size(batch: int) -> Callable[[], object]:
+        return runner(*embeddings(PAIR, batch, case["dim"]).values(), LOGIT_SCALE, case["objective"])
+
+    of_size(SMALL)()
+    return Case(of_size(case["batch"]), case | {"peak_of": "resident"})
+
+
+BENCHMARK = Benchmark(
+    "loss and gradients",
+    labels=("objective", "arithmetic", "framework", "batch"),
+    about=("dim", "devices"),
+    define_flags=define_flags,
+    groups=groups,
+    build=build,
+    is_base=lambda case, other: other["objective"] == "clip" and other["framework"] == case["framework"],
+    memory=True,
+    min_rounds=0,
+)

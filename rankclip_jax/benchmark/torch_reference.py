@@ -1,10 +1,10 @@
-"""RankCLIP's released arithmetic in PyTorch, written from its formulas: the benchmark's opponent.
+"""RankCLIP's released arithmetic in PyTorch, written from its formulas, as a reference.
 
     pi_i = argsort of row i of Q, descending;  x_ik = P[i, pi_i(k)] - max_j P[i, j]
     ListMLE(P; Q) = mean_i sum_k [log(sum_{l >= k} exp(x_il) + 1e-10) - x_ik]
 
-Whole B x B matrices and autograd, as the public code has them; in float32 (that code multiplies in fp16 on
-GPUs), without its random permutation and padding. Needs the extra `torch`.
+It uses full B x B matrices and autograd like the public code, but computes in float32 (that code multiplies in fp16 on
+GPUs) and leaves out the random permutation and the padding. Needs the extra `torch`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ EPS = 1e-10
 
 
 def runner(image_BD: np.ndarray, text_BD: np.ndarray, logit_scale: float, objective: str) -> Callable[[], float]:
-    """Return a function that computes loss and gradients of "clip" or "rankclip" once, and gives the loss."""
+    """Return a function that computes loss and gradients of "clip" or "rankclip" once and returns the loss."""
     torch = import_torch()
     image, text = (torch.tensor(x, requires_grad=True) for x in (image_BD, text_BD))
     scale = torch.tensor(logit_scale, dtype=torch.float32, requires_grad=True)
@@ -50,10 +50,10 @@ def _listmle(torch, prediction, reference):
 
 
 def import_torch():
-    """torch, or a UserError that says how to get it."""
+    """Return the module torch; a UserError says how to install it."""
     try:
         import torch
     except ImportError:
         hint = f"{install_hint('torch')}, or use --frameworks=jax"
-        raise UserError(f"the PyTorch side needs torch: {hint}.") from None
+        raise UserError(f"the PyTorch reference needs torch: {hint}.") from None
     return torch

@@ -1,4 +1,4 @@
-"""The train step of transformers' CLIPModel in PyTorch: the towers benchmark's opponent. Needs the extra `torch`."""
+"""The training step of transformers' CLIPModel in PyTorch, as a reference. Needs the extra `torch`."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from rankclip_jax.benchmark.torch_reference import import_torch
 def make_step(
     model: ConfigDict, batch: dict[str, np.ndarray], vocabulary: int, dtype: str, compiled: bool
 ) -> tuple[Callable[[], float], str, int]:
-    """Return (a function that takes one train step, device, parameters): CLIP's loss, AdamW, float32 parameters.
+    """Return (function of one training step, device, number of parameters): CLIP's loss, AdamW, float32 parameters.
 
-    bfloat16 is autocast. Images are normalised already, in the layout that the model wants.
+    bfloat16 is autocast. Images are normalised before and have the layout of the model.
     """
     torch = import_torch()
     from transformers import CLIPModel
@@ -40,7 +40,7 @@ def make_step(
 
 
 def clip_config(model: ConfigDict, vocabulary: int):
-    """transformers' CLIPConfig of our model section; the end of text is the last id of the vocabulary."""
+    """Return transformers' CLIPConfig of a model section; the last id of the vocabulary is the end of text."""
     from transformers import CLIPConfig
 
     def tower(config: ConfigDict) -> dict:

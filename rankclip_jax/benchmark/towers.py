@@ -1,59 +1,47 @@
-"""A whole train step of the towers with CLIP's loss, beside the same model of transformers in PyTorch.
+"""The training step of a model preset with CLIP's loss, beside the same model of transformers in PyTorch.
 
     python -m rankclip_jax.benchmark towers --models=ViT-B/32 --batch=16 --frameworks=jax,torch [--json=FILE]
 
-Images and tokens are random and on the device. Each case runs in a process of its own, and those of one
-model take turns, A B A B ..., so that whatever else the machine does slows all of them alike. A turn is two steps,
-of which the second is timed: steps of training follow each other, but an idle process has its free memory taken
-away and would pay for that in the first. The ratio is the median over the rounds of images/s over PyTorch's in the
-same round.
+Images and tokens are random and on the device. The cases of one model take turns, each in a process of its own. A
+turn is two steps, and the second is timed: training steps follow each other, but the system takes free memory away
+from an idle process, and the first step after a pause pays for that.
 """
 
-import statistics
+import time
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
-from tqdm import tqdm
+from ml_collections import ConfigDict
 
+from rankclip_jax.benchmark.case import Benchmark, Case, Row
 from rankclip_jax.benchmark.flops import train_flops
-from rankclip_jax.benchmark.rows_file import check_rows_file, write_rows
-from rankclip_jax.benchmark.worker import Worker
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.models.presets import PRESETS, get_preset
-from rankclip_jax.text_table import text_table
 
 FRAMEWORKS = ("jax", "torch")
-WARM_UP = 2  # steps of each case before the first that counts
+VOCABULARY = 49_408
+EOT = VOCABULARY - 1
+OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
 
 
 def define_flags() -> None:
-    """Define this benchmark's flags."""
-    flags.DEFINE_list("models", ["ViT-B/32"], "presets, by name")
-    flags.DEFINE_integer("batch", 16, "pairs of a step", lower_bound=1)
+    flags.DEFINE_list("models", ["ViT-B/32"], "model presets")
+    flags.DEFINE_integer("batch", 16, "pairs in a step", lower_bound=1)
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "what the towers compute in")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype in which the towers compute")
     flags.DEFINE_bool("torch_compile", False, "compile the PyTorch model")
-    flags.DEFINE_float("peak_tflops", 0.0, "of the device, in this dtype; for the share of it that is used (MFU)")
-    flags.DEFINE_integer("rounds", 5, "timed steps of each case", lower_bound=1)
-    flags.DEFINE_string("json", None, "file to write the rows to")
+    flags.DEFINE_float("peak_tflops", 0.0, "peak TFLOP/s of the device in this dtype; shows the MFU")
 
 
-def main(argv: list[str]) -> None:
-    """Measure, print a table, write the rows."""
-    chosen = flags.FLAGS
-    if argv[2:]:
-        raise UserError(f"unexpected argument {argv[2]!r}: the towers benchmark takes flags only, see --help.")
-    check_rows_file(chosen.json)
+def groups(chosen: flags.FlagValues) -> list[list[Row]]:
+    """Return one group for each model."""
     for framework in chosen.frameworks:
         lookup(dict.fromkeys(FRAMEWORKS), framework, "framework")
     for model in chosen.models:
         lookup(PRESETS, model, "model preset")
         _check_torch_has(model, chosen.frameworks)
-    rows = []
-    for model in chosen.models:
-        rows += measure(_cases(chosen, model), chosen.rounds)
-        write_rows(chosen.json, rows)  # what is measured is kept if a larger model fails
-    print(describe(rows, chosen.peak_tflops))
+    return [[_case(chosen, model, framework) for framework in chosen.frameworks] for model in chosen.models]
 
 
 def _check_torch_has(name: str, frameworks: Sequence[str]) -> None:
@@ -62,80 +50,96 @@ def _check_torch_has(name: str, frameworks: Sequence[str]) -> None:
         raise UserError(f"--models: {name} is not a model of transformers' CLIPModel: leave torch out of --frameworks.")
 
 
-def _cases(chosen, model: str) -> list[dict]:
-    shared = {"batch": chosen.batch, "dtype": chosen.dtype}
-    compiled = {"jax": True, "torch": chosen.torch_compile}
-    return [{"model": model, "framework": f, "compiled": compiled[f], **shared} for f in chosen.frameworks]
+def _case(chosen: flags.FlagValues, model: str, framework: str) -> Row:
+    compiled = framework == "jax" or chosen.torch_compile
+    columns = {"model": model, "framework": framework, "compiled": compiled, "batch": chosen.batch}
+    return columns | {"dtype": chosen.dtype, "peak_tflops": chosen.peak_tflops}
 
 
-def measure(cases: Sequence[dict], rounds: int) -> list[dict]:
-    """Rows of the cases of one model: `rounds` timed train steps each, in turns.
-
-    Raises:
-      UserError: a worker cannot start; its last line says why.
-    """
-    workers = []
-    try:
-        for case in cases:  # one after the other: compiling together would slow both
-            workers.append(Worker("towers_worker", case))
-        first = [worker.ask("describe") for worker in workers]
-        for worker in workers * WARM_UP:
-            worker.ask("time")
-        turns = tqdm(range(rounds), desc=cases[0]["model"], unit="round", leave=False, disable=None)
-        seconds = [[_turn(worker) for worker in workers] for _ in turns]
-        columns = [list(column) for column in zip(*seconds, strict=True)]
-        return [
-            _row(case, told, own, _torch_seconds(cases, columns))
-            for case, told, own in zip(cases, first, columns, strict=True)
-        ]
-    finally:
-        for worker in workers:
-            worker.close()
+def pairs(model: ConfigDict, batch: int) -> dict[str, np.ndarray]:
+    """Return random images, uint8 [B, S, S, 3], and random tokens of all lengths, int32 [B, L]."""
+    rng = np.random.default_rng(0)
+    side, length = model.image.image_size, model.text.context_length
+    tokens = rng.integers(0, EOT - 1, (batch, length)).astype(np.int32)
+    ends = rng.integers(2, length, batch)
+    tokens[np.arange(length) >= ends[:, None]] = 0
+    tokens[np.arange(batch), ends] = EOT
+    return {"images": rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8), "tokens": tokens}
 
 
-def _turn(worker: Worker) -> float:
-    worker.ask("time")
-    return worker.ask("time")["seconds"]
+def build(case: Row) -> Case:
+    """Build the model and compile its step; a run is one training step."""
+    return {"jax": jax_case, "torch": torch_case}[case["framework"]](case)
 
 
-def _torch_seconds(cases: Sequence[dict], columns: Sequence[list[float]]) -> list[float] | None:
-    found = [column for case, column in zip(cases, columns, strict=True) if case["framework"] == "torch"]
-    return found[0] if found else None
+def jax_case(case: Row) -> Case:
+    import jax
+    import optax
+
+    from rankclip_jax.models.two_towers import build_towers
+    from rankclip_jax.objectives import RunInfo, build_objective, objective_config
+    from rankclip_jax.parallel.mesh import make_mesh, put_batch
+    from rankclip_jax.training.optimizer import make_optimizer
+    from rankclip_jax.training.step import create_state, jit_train_step, make_init, make_train_step
+
+    model = get_preset(case["model"])
+    model.dtype = case["dtype"]
+    mesh, towers = make_mesh(), build_towers(model, VOCABULARY, EOT)
+    objective = build_objective(objective_config("clip"), RunInfo(1000, 100))
+    optimizer = make_optimizer(ConfigDict(OPTIMIZER), optax.constant_schedule(1e-5))
+    state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), mesh)
+    facts = {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"}
+    facts["parameters"] = sum(x.size for x in jax.tree.leaves(state["params"]))
+    batch = put_batch(pairs(model, case["batch"]), mesh)
+    step = jit_train_step(make_train_step(towers, objective, optimizer, mesh), state, mesh)
+    start = time.perf_counter()
+    compiled = step.lower(state, batch).compile()
+    facts["compile_seconds"] = time.perf_counter() - start
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return Case(run, case | facts)
 
 
-def _row(case: dict, told: dict, seconds: list[float], torch_seconds: list[float] | None) -> dict:
-    middle = statistics.median(seconds)
-    ratios = [theirs / own for theirs, own in zip(torch_seconds or (), seconds, strict=False)]
-    return {
-        "benchmark": "towers",
-        **case,
-        **told,
-        "seconds": middle,
-        "seconds_all": seconds,
-        "images_per_second": case["batch"] / middle,
-        "over_torch": statistics.median(ratios) if ratios else None,
-        "train_flops": case["batch"] * train_flops(get_preset(case["model"])),
-    }
+def torch_case(case: Row) -> Case:
+    from rankclip_jax.benchmark.torch_towers import make_step
+
+    model = get_preset(case["model"])
+    start = time.perf_counter()
+    run, device, parameters = make_step(model, pairs(model, case["batch"]), VOCABULARY, case["dtype"], case["compiled"])
+    facts = {"device": device, "parameters": parameters, "compile_seconds": None}
+    if case["compiled"]:
+        run()
+        facts["compile_seconds"] = time.perf_counter() - start
+    return Case(run, case | facts)
 
 
-def describe(rows: Sequence[dict], peak_tflops: float = 0.0) -> str:
-    """The table; TFLOP/s are the model's own operations, three times those of a forward pass, over the time."""
-    lines = [("model", "framework", "images/s", "ms a step", "x torch", "compile s", "TFLOP/s", "MFU")]
-    for row in rows:
-        speed = row["train_flops"] / row["seconds"] / 1e12
-        lines.append(
-            (
-                row["model"],
-                row["framework"],
-                f"{row['images_per_second']:.1f}",
-                f"{1000 * row['seconds']:.0f}",
-                f"{row['over_torch']:.2f}" if row["over_torch"] else "",
-                f"{row['compile_seconds']:.1f}" if row["compile_seconds"] is not None else "",
-                f"{speed:.3g}" if speed else "",
-                f"{speed / peak_tflops:.1%}" if speed and peak_tflops else "",
-            )
-        )
-    first = rows[0]
-    what = f"train step, batch {first['batch']}, {first['dtype']}, {first['device']}"
-    head = f"{what}: medians of {len(first['seconds_all'])} rounds"
-    return f"{head}\n{text_table(lines)}"
+def _tflops(row: Row) -> float | None:
+    return row["batch"] * train_flops(get_preset(row["model"])) / row["seconds"] / 1e12 or None
+
+
+def _mfu(row: Row) -> float | None:
+    tflops = _tflops(row)
+    return tflops / row["peak_tflops"] if tflops and row["peak_tflops"] else None
+
+
+BENCHMARK = Benchmark(
+    "training step",
+    labels=("framework", "model"),
+    about=("batch", "dtype", "device"),
+    define_flags=define_flags,
+    groups=groups,
+    build=build,
+    is_base=lambda case, other: other["framework"] == "torch",
+    derived={
+        "images_per_second": lambda row: row["batch"] / row["seconds"],
+        "speed_over_torch": lambda row: 1 / row["ratio"] if row["ratio"] else None,
+        "compile_seconds": lambda row: row["compile_seconds"],
+        "tflops_per_second": _tflops,
+        "mfu": _mfu,
+    },
+    runs=2,
+)

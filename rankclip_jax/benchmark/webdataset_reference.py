@@ -1,8 +1,9 @@
-"""open_clip's training pipeline by the webdataset library and PyTorch's DataLoader: the benchmark's opponent.
+"""open_clip's training pipeline with the webdataset library and PyTorch's DataLoader, as a reference.
 
-Its stages in its order: shards in random order, split among the workers; samples shuffled in a buffer of 5,000;
-decoded by Pillow to RGB; cropped and resized; made batches in the worker. torchvision's transform is replaced by
-the same one in Pillow, and float32 is made as its ToTensor and Normalize do. Needs the extra `webdataset`.
+It has open_clip's stages in their order: shards are drawn at random and split among the workers; samples are shuffled
+in a buffer of 5,000, decoded to RGB by Pillow, cropped, resized, and batched in the worker. The crop is the same
+one in Pillow instead of torchvision's, and float32 values equal those of ToTensor and Normalize. Needs the extra
+`webdataset`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 def batches(
     files: Sequence[str], *, tokenize: Callable, dtype: str, batch: int, size: int, workers: int
 ) -> Iterator[tuple[Any, Any]]:
-    """Endless (images, tokens): uint8 [batch, size, size, 3] or float32 [batch, 3, size, size], and int32 tokens."""
+    """Yield (images, tokens) without end: uint8 [B, S, S, 3] or float32 [B, 3, S, S], and int32 [B, L]."""
     torch, wds = import_both()
     torch.manual_seed(0)
     rng = np.random.default_rng()
@@ -50,11 +51,11 @@ def batches(
 
 
 def import_both():
-    """torch and webdataset, or a UserError that says how to get them."""
+    """Return the modules torch and webdataset; a UserError says how to install them."""
     try:
         import torch
         import webdataset
     except ImportError:
         hint = f"{install_hint('webdataset')}, or use --loaders=rankclip_jax"
-        raise UserError(f"the webdataset side needs webdataset and torch: {hint}.") from None
+        raise UserError(f"the webdataset reference needs webdataset and torch: {hint}.") from None
     return torch, webdataset

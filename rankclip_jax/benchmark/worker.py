@@ -1,59 +1,73 @@
-"""A case of a benchmark in a process of its own, so that its memory is its own: both ends of the pipe.
-
-The worker reads questions, one a line, and answers each with a line of JSON.
-"""
+"""Where a case runs: in a process of its own, or in this process."""
 
 import contextlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Iterator
 
+from rankclip_jax.benchmark.case import Case, Row
+from rankclip_jax.benchmark.timed_run import timed_run
 from rankclip_jax.errors import UserError
-
-STATUS = Path("/proc/self/status")
-Answers = Mapping[str, Callable[[], dict]]
 
 
 class Worker:
-    """A case in its own process; it computes only while it is asked, or while it is `awake` if it works ahead."""
+    """A case in a process of its own, which is stopped except during its turns.
 
-    def __init__(self, module: str, case: dict):
-        self.case = case
-        command = [sys.executable, "-m", f"rankclip_jax.benchmark.{module}", json.dumps(case)]
-        pipe = subprocess.PIPE
-        # A session of its own, so that the processes that it starts are stopped and ended with it.
+    `serve` is the other end: it writes the columns of the case as one line of JSON and then, for each line that it
+    reads, the measurements of one run.
+    """
+
+    def __init__(self, benchmark: str, case: Row):
+        """Build the case, then stop its process.
+
+        Raises:
+          UserError: the case cannot be built; the message holds the last line of the worker's stderr.
+        """
+        self._case = case
+        # A file, as a pipe that nobody reads blocks the worker when it is full.
+        self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (open as long as the worker)
         self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            [sys.executable, "-m", "rankclip_jax.benchmark.serve", benchmark, json.dumps(case)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            start_new_session=True,  # signals then reach the worker's own processes too
         )
-        self._read()
-
-    def ask(self, question: str) -> dict:
-        self._process.stdin.write(question + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def pause(self) -> None:
-        """Stop it and its processes, as they are."""
+        try:
+            self.columns = self._read()
+        except BaseException:
+            self.close()
+            raise
         self._signal(signal.SIGSTOP)
+
+    def turn(self, runs: int) -> dict[str, float]:
+        """Run the case `runs` times; return the measurements of the last run."""
+        with self.awake():
+            for _ in range(runs):
+                self._process.stdin.write("run\n")
+                self._process.stdin.flush()
+                measured = self._read()
+        return measured
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """Let a paused worker run for a while."""
+        """Let the stopped processes continue for a while."""
         self._signal(signal.SIGCONT)
         try:
             yield
         finally:
-            self.pause()
+            self._signal(signal.SIGSTOP)
 
     def close(self) -> None:
+        """Kill the worker and its processes."""
         self._signal(signal.SIGKILL)
         self._process.communicate()
+        self._stderr.close()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -63,54 +77,21 @@ class Worker:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
-        errors = self._process.stderr.read().strip().splitlines() or ["killed, perhaps for want of memory"]
-        what = " ".join(str(value) for value in self.case.values())
-        raise UserError(f"the case {what} failed: {errors[-1]}")
+        self._process.wait()
+        self._stderr.seek(0)
+        errors = self._stderr.read().strip().splitlines() or ["killed, perhaps for lack of memory"]
+        raise UserError(f"the case {' '.join(map(str, self._case.values()))} failed: {errors[-1][:500]}")
 
 
-def serve(answers_of: Callable[[dict], Answers]) -> None:
-    """In the worker: build the case given on the command line, then answer until nobody asks."""
-    answers = answers_of(json.loads(sys.argv[1]))
-    _answer({"ready": True})
-    for line in sys.stdin:
-        _answer(answers[line.strip()]())
+class InProcess:
+    """A case in this process, with the methods of `Worker`."""
 
+    def __init__(self, build: Callable[[Row], Case], case: Row):
+        self._case = build(case)
+        self.columns = self._case.columns
 
-def _answer(values: dict) -> None:
-    print(json.dumps(values), flush=True)
+    def turn(self, runs: int) -> dict[str, float]:
+        return [timed_run(self._case.run) for _ in range(runs)][-1]
 
-
-def timed_and_weighed(run: Callable[[], object]) -> Answers:
-    """``time``: run once, {"seconds"}. ``peak``: so too, and {"bytes"}, resident memory above that before."""
-
-    def timed() -> dict:
-        began = time.perf_counter()
-        run()
-        return {"seconds": time.perf_counter() - began}
-
-    def peak() -> dict:
-        before = _reset_peak()
-        return timed() | {"bytes": max(0, _peak() - before)}
-
-    return {"time": timed, "peak": peak}
-
-
-def _reset_peak() -> int:
-    """Set the peak of resident memory to what is resident now, where the system can, and return that."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError:
-        return _peak()
-
-
-def _peak() -> int:
-    if STATUS.exists():
-        return _status("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+    def close(self) -> None:
+        """Nothing to release."""

@@ -1,4 +1,4 @@
-"""``python -m rankclip_jax.report RUN_DIR`` writes RUN_DIR/report.html and prints its path."""
+"""Write the report of a run: ``python -m rankclip_jax.report RUN_DIR`` writes RUN_DIR/report.html, prints its path."""
 
 from rankclip_jax.cli import run
 from rankclip_jax.errors import UserError

@@ -1,23 +1,20 @@
-"""One line chart as inline SVG: readable without scripts, coloured by the page's style sheet.
+"""One chart of the page as data; `charts.js` draws it with uPlot.
 
-Letters: P points of a series.
+Letters: P points of a line.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 18, 12, 26
-MAX_POINTS = 300
+MAX_POINTS = 400  # of a line on the page; longer histories are averaged over neighbouring points
+MIN_SMOOTHED = 12  # shorter lines are not smoothed
 
 
 @dataclass(frozen=True)
-class Series:
-    """A named line: float [P] steps and values; values may be NaN (a gap)."""
+class Line:
+    """A named line: int or float [P] steps, increasing, and float [P] values; NaN makes a gap."""
 
     label: str
     steps: np.ndarray
@@ -31,216 +28,82 @@ class Chart:
     Attributes:
       key: unique id on the page.
       title: heading.
-      series: up to six lines.
-      percent: values are shares, shown times 100.
+      lines: up to six lines.
+      percent: values are fractions, shown times 100.
       from_zero: the y axis starts at 0.
-      log: logarithmic y axis.
+      log: logarithmic y axis; values that are not positive make gaps.
       mark: (value, label) of a horizontal reference line.
-      smooth: draw a smoothed line over the faint raw one.
+      smooth: draw a smoothed line over the faint logged values.
     """
 
     key: str
     title: str
-    series: tuple[Series, ...]
+    lines: tuple[Line, ...]
     percent: bool = False
     from_zero: bool = False
     log: bool = False
     mark: tuple[float, str] | None = None
     smooth: bool = True
 
-
-@dataclass(frozen=True)
-class Axis:
-    """Maps data to pixels along one direction."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: np.ndarray | float) -> np.ndarray:
-        if self.log:
-            share = np.log(np.asarray(value) / self.low) / np.log(self.high / self.low)
-        else:
-            share = (np.asarray(value) - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+    @property
+    def heading(self) -> str:
+        """The title with the unit."""
+        return f"{self.title}, %" if self.percent else self.title
 
 
-def draw(chart: Chart) -> Markup:
-    """Return the chart as one ``<svg>``."""
-    scaled = [_scaled(series, chart) for series in chart.series]
-    x, y = _x_axis(scaled), _y_axis(scaled, chart)
-    parts = [*_grid(x, y), *_mark(chart, y)]
-    for number, series in enumerate(scaled):
-        parts += _line(series, x, y, number, chart.smooth)
-    label = escape(summary(chart))
-    body = "".join(parts)
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{label}" '
-        f'data-chart="{escape(chart.key)}">{body}</svg>'
-    )
+def chart_data(chart: Chart) -> dict:
+    """Return the chart as JSON values: lines ({"label", "kind", "colour", "steps", "values"}), axis options, and
+    "limits", the range that the y axis must show.
 
-
-def hover_data(chart: Chart) -> dict:
-    """Return what the script needs to show values under the pointer: axes in pixels, and the smoothed lines."""
-    scaled = [_scaled(series, chart) for series in chart.series]
-    x, y = _x_axis(scaled), _y_axis(scaled, chart)
-    lines = []
-    for series in scaled:
-        steps, values = _thin(series.steps, _smooth(series.values) if chart.smooth else series.values)
-        lines.append({"label": series.label, "steps": _rounded(steps), "values": _rounded(values)})
-    return {
-        "x": [x.low, x.high, x.start, x.end],
-        "y": [y.low, y.high, y.start, y.end, int(y.log)],
-        "unit": "%" if chart.percent else "",
-        "lines": lines,
-    }
+    The limits leave out the highest and lowest 0.5 %: a single extreme value must not flatten the rest of the line.
+    """
+    lines = [part for colour, line in enumerate(chart.lines) for part in _parts(line, colour, chart)]
+    if chart.mark is not None:
+        value, label = chart.mark
+        ends = chart.lines[0].steps[[0, -1]]
+        lines.append(_json_line(Line(label, ends, np.full(2, value)), "mark", 0))
+    values = np.array([value for line in lines for value in line["values"] if value is not None])
+    limits = np.percentile(values, (0.5, 99.5), method="nearest").tolist() if len(values) else None
+    return {"log": chart.log, "fromZero": chart.from_zero, "limits": limits, "lines": lines}
 
 
 def summary(chart: Chart) -> str:
-    """Return one sentence for readers that do not see the image."""
-    said = []
-    for series in chart.series:
-        finite = series.values[np.isfinite(series.values)]
+    """Return one sentence with the first and last value of each line, for screen readers."""
+    factor, unit = (100, " %") if chart.percent else (1, "")
+    ends = []
+    for line in chart.lines:
+        finite = factor * line.values[np.isfinite(line.values)]
         if len(finite):
-            factor, unit = (100, " %") if chart.percent else (1, "")
-            said.append(f"{series.label} from {_text(finite[0] * factor)} to {_text(finite[-1] * factor)}{unit}")
-    return f"{chart.title}: " + ("; ".join(said) or "no finite values")
+            ends.append(f"{line.label} from {finite[0]:.3g} to {finite[-1]:.3g}{unit}")
+    return f"{chart.title}: " + ("; ".join(ends) or "no finite values")
 
 
-def _scaled(series: Series, chart: Chart) -> Series:
-    return Series(series.label, series.steps, series.values * (100 if chart.percent else 1))
+def _parts(line: Line, colour: int, chart: Chart) -> list[dict]:
+    values = line.values * (100 if chart.percent else 1)
+    values = np.where(values > 0, values, np.nan) if chart.log else values
+    if not chart.smooth or len(values) < MIN_SMOOTHED:
+        return [_json_line(Line(line.label, line.steps, values), "line", colour)]
+    logged, smoothed = Line("logged", line.steps, values), Line("smoothed", line.steps, _smooth(values))
+    return [_json_line(logged, "faint", colour), _json_line(smoothed, "line", colour)]
 
 
-def _x_axis(series: Sequence[Series]) -> Axis:
-    steps = np.concatenate([line.steps for line in series])
-    low, high = float(steps.min()), float(steps.max())
-    return Axis(low if high > low else low - 1, high if high > low else high + 1, LEFT, WIDTH - RIGHT)
-
-
-def _y_axis(series: Sequence[Series], chart: Chart) -> Axis:
-    values = np.concatenate([line.values for line in series])
-    values = values[np.isfinite(values)]
-    if chart.log:
-        values = values[values > 0]
-    if chart.mark is not None:
-        values = np.append(values, chart.mark[0])
-    # A single wild value must not flatten the rest of the line.
-    low, high = (np.percentile(values, (0.5, 99.5)) if len(values) else (0.0, 1.0)) if not chart.log else _span(values)
-    if chart.log:
-        return Axis(low / 1.25, high * 1.25, HEIGHT - BOTTOM, TOP, log=True)
-    margin = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
-    low = 0.0 if chart.from_zero and low >= 0 else low - margin
-    return Axis(float(low), float(high + margin), HEIGHT - BOTTOM, TOP)
-
-
-def _span(values: np.ndarray) -> tuple[float, float]:
-    return (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
-
-
-def _grid(x: Axis, y: Axis) -> list[str]:
-    parts = []
-    for value in _log_ticks(y) if y.log else _ticks(y.low, y.high, 5):
-        at = f"{float(y(value)):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{at}" dy=".32em" text-anchor="end">{_text(value)}</text>')
-    for value in _ticks(x.low, x.high, 5):
-        at = f"{float(x(value)):.1f}"
-        parts.append(f'<text class="tick" x="{at}" y="{HEIGHT - 8}" text-anchor="middle">{_text(value)}</text>')
-    return parts
-
-
-def _mark(chart: Chart, y: Axis) -> list[str]:
-    if chart.mark is None:
-        return []
-    value, label = chart.mark
-    at = float(y(value))
-    return [
-        f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>',
-        f'<text class="mark-label" x="{WIDTH - RIGHT}" y="{at + 13:.1f}" text-anchor="end">{escape(label)}</text>',
-    ]
-
-
-def _line(series: Series, x: Axis, y: Axis, number: int, smooth: bool) -> list[str]:
-    raw = _thin(series.steps, series.values)
-    if len(series.values) < 12 or not smooth:
-        dots = "".join(
-            f'<circle class="dot s{number}" cx="{cx:.1f}" cy="{cy:.1f}" r="2.6"/>' for cx, cy in _pixels(*raw, x, y)
-        )
-        return [f'<path class="line s{number}" d="{_path(*raw, x, y)}"/>', dots if len(raw[0]) <= 40 else ""]
-    smoothed = _thin(series.steps, _smooth(series.values))
-    return [
-        f'<path class="raw s{number}" d="{_path(*raw, x, y)}"/>',
-        f'<path class="line s{number}" d="{_path(*smoothed, x, y)}"/>',
-    ]
-
-
-def _path(steps: np.ndarray, values: np.ndarray, x: Axis, y: Axis) -> str:
-    """Return path data; a value that is not finite (or not positive on a log axis) breaks the line."""
-    commands, pen = [], "M"
-    for step, value in zip(steps, values, strict=True):
-        if not np.isfinite(value) or (y.log and value <= 0):
-            pen = "M"
-            continue
-        at = min(max(float(y(value)), TOP - 4), HEIGHT - BOTTOM + 4)
-        commands.append(f"{pen}{float(x(step)):.1f} {at:.1f}")
-        pen = "L"
-    return "".join(commands)
-
-
-def _pixels(steps: np.ndarray, values: np.ndarray, x: Axis, y: Axis) -> list[tuple[float, float]]:
-    good = np.isfinite(values) & ((values > 0) | (not y.log))
-    return [(float(x(step)), float(y(value))) for step, value in zip(steps[good], values[good], strict=True)]
-
-
-def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average runs of neighbours until at most `MAX_POINTS` remain."""
-    run = math.ceil(len(steps) / MAX_POINTS)
-    if run <= 1:
-        return steps, values
-    starts = np.arange(0, len(steps), run)
-    sizes = np.diff(np.append(starts, len(steps)))
-    return np.add.reduceat(steps, starts) / sizes, np.add.reduceat(values, starts) / sizes
+def _json_line(line: Line, kind: str, colour: int) -> dict:
+    run = math.ceil(len(line.steps) / MAX_POINTS)
+    starts = np.arange(0, len(line.steps), run)
+    sizes = np.diff(np.append(starts, len(line.steps)))
+    steps, values = (np.add.reduceat(x, starts) / sizes for x in (line.steps, line.values))
+    return {"label": line.label, "kind": kind, "colour": colour, "steps": _rounded(steps), "values": _rounded(values)}
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential moving average over about a fortieth of the run, free of start-up bias; skips gaps."""
+    """Exponential moving average over about 1/40 of the run, with bias correction; gaps stay gaps."""
     keep = 1 - 1 / max(2.0, len(values) / 40)
     total = weight = 0.0
-    out = np.empty(len(values))
-    for i, value in enumerate(values):
-        if np.isfinite(value):
-            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out[i] = total / weight if weight and np.isfinite(value) else np.nan
+    out = np.full(len(values), np.nan)
+    for i in np.flatnonzero(np.isfinite(values)):
+        total, weight = keep * total + (1 - keep) * values[i], keep * weight + (1 - keep)
+        out[i] = total / weight
     return out
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers inside [low, high], about ``count`` of them."""
-    rough = (high - low) / count
-    power = 10 ** math.floor(math.log10(rough))
-    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def _log_ticks(axis: Axis) -> list[float]:
-    powers = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
-    values = [m * 10.0**p for p in powers for m in (1, 2, 5)]
-    return [value for value in values if axis.low <= value <= axis.high]
-
-
-def _text(value: float) -> str:
-    """Return a number short enough for an axis: 12k, 3.5, 0.001."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:g}k"
-    if 0 < abs(value) < 0.01:
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
-    return (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:

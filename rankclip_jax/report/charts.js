@@ -1,100 +1,86 @@
-"use strict";
-// Values under the pointer, in all charts of a section at the same step.
+// The charts of the run's history, drawn by uPlot. All charts share the step under the pointer.
 (() => {
   const data = JSON.parse(document.getElementById("chart-data").textContent);
-  const svgElement = (name, attributes = {}) => {
-    // The namespace of the charts themselves, so that this page holds no address at all.
-    const element = document.createElementNS(document.querySelector("svg").namespaceURI, name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    return element;
+  const HEIGHT = 210;
+  const axisFormat = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+  const fourDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+  const legendText = (value) => (value && Math.abs(value) < 1e-3 ? value.toExponential(2) : fourDigits.format(value));
+  const STYLES = {
+    line: { width: 2 },
+    faint: { width: 1, alpha: 0.4, points: { show: false } },
+    mark: { width: 1, dash: [5, 4], points: { show: false }, spanGaps: true },
   };
 
-  const format = (value) => {
-    if (value === null) return "–";
-    const size = Math.abs(value);
-    if (size >= 1000) return Math.round(value).toLocaleString("en");
-    return size >= 10 ? value.toFixed(1) : size >= 0.01 || size === 0 ? value.toFixed(3) : value.toExponential(1);
+  // Without a pointer on the chart the legend shows the last values.
+  const legendValue = (values, format) => (plot, value, series, index) => {
+    const shown = index === null ? values.findLast((each) => each !== null) : value;
+    return shown == null ? "–" : format(shown);
   };
 
-  const nearest = (steps, step) => {
-    let low = 0;
-    let high = steps.length - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (steps[middle] < step) low = middle + 1;
-      else high = middle;
-    }
-    return low > 0 && step - steps[low - 1] < steps[low] - step ? low - 1 : low;
-  };
-
-  const along = ([low, high, start, end, log], value) => {
-    const share = log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-    return start + share * (end - start);
-  };
-
-  class Chart {
-    constructor(svg) {
-      Object.assign(this, { svg, ...data[svg.dataset.chart] });
-      this.layer = svg.appendChild(svgElement("g"));
-      this.reading = svg.parentElement.querySelector(".reading");
-      this.keys = svg.parentElement.querySelectorAll(".key");
-    }
-
-    stepAt(clientX) {
-      const box = this.svg.getBoundingClientRect();
-      const x = ((clientX - box.left) / box.width) * this.svg.viewBox.baseVal.width;
-      const [low, high, start, end] = this.x;
-      return low + ((Math.min(Math.max(x, start), end) - start) / (end - start)) * (high - low);
-    }
-
-    show(step) {
-      const [top, bottom] = [this.y[3], this.y[2]];
-      const at = this.lines.map((line) => nearest(line.steps, step));
-      const x = along(this.x, this.lines[0].steps[at[0]]);
-      this.layer.replaceChildren(svgElement("line", { class: "cross", x1: x, x2: x, y1: top, y2: bottom }));
-      const values = this.lines.map((line, i) => line.values[at[i]]);
-      this.lines.forEach((line, i) => {
-        const value = values[i];
-        if (value !== null) {
-          const y = Math.min(Math.max(along(this.y, value), top), bottom);
-          this.layer.append(svgElement("circle", { class: `dot s${i}`, cx: along(this.x, line.steps[at[i]]), cy: y, r: 3.5 }));
-        }
-        if (this.keys[i]) this.keys[i].dataset.value = format(value);
-      });
-      const at0 = `step ${Math.round(this.lines[0].steps[at[0]]).toLocaleString("en")}`;
-      this.reading.textContent = this.keys.length ? at0 : `${at0} · ${format(values[0])}`;
-    }
-
-    hide() {
-      this.layer.replaceChildren();
-      this.reading.textContent = "";
-      this.keys.forEach((key) => delete key.dataset.value);
-    }
-  }
-
-  for (const section of document.querySelectorAll(".charts")) {
-    const charts = [...section.querySelectorAll("svg[data-chart]")].map((svg) => new Chart(svg));
-    const showAll = (step) => charts.forEach((chart) => chart.show(step));
-    const hideAll = () => charts.forEach((chart) => chart.hide());
-    for (const chart of charts) {
-      let step = chart.x[1];
-      chart.svg.addEventListener("pointermove", (event) => showAll((step = chart.stepAt(event.clientX))));
-      chart.svg.addEventListener("pointerleave", hideAll);
-      chart.svg.addEventListener("blur", hideAll);
-      chart.svg.addEventListener("keydown", (event) => {
-        const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-        if (!move) return;
-        event.preventDefault();
-        step = Math.min(Math.max(step + (move * (chart.x[1] - chart.x[0])) / 50, chart.x[0]), chart.x[1]);
-        showAll(step);
-      });
-    }
-  }
-
-  const root = document.documentElement;
-  document.getElementById("theme").addEventListener("click", () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-    dispatchEvent(new Event("themechange"));
+  const axis = (more) => ({
+    stroke: cssColour("--muted"),
+    font: "11px system-ui, sans-serif",
+    grid: { stroke: cssColour("--line"), width: 1 },
+    ticks: { show: false },
+    values: (plot, ticks) => ticks.map((tick) => (tick === null ? "" : axisFormat.format(tick))),
+    ...more,
   });
+
+  const range = ({ limits, fromZero }) => (plot, low, high) => {
+    if (low === null) return [0, 1];
+    const clipped = [Math.max(low, limits[0]), Math.min(high, limits[1])];
+    const [bottom, top] = clipped[0] <= clipped[1] ? clipped : [low, high];
+    const min = fromZero ? { pad: 0.06, soft: 0, mode: 1 } : { pad: 0.06 };
+    return uPlot.rangeNum(bottom, top, { min, max: { pad: 0.06 } });
+  };
+
+  const make = (box) => {
+    const chart = data[box.dataset.chart];
+    const round = (step) => Math.round(step).toLocaleString("en");
+    const steps = { label: "step", value: legendValue(chart.lines[0].steps, round) };
+    const lines = chart.lines.map(({ label, kind, colour, values }) => ({
+      label,
+      stroke: cssColour(kind === "mark" ? "--late" : `--s${colour}`),
+      value: legendValue(values, legendText),
+      ...STYLES[kind],
+    }));
+    const options = {
+      width: box.clientWidth,
+      height: HEIGHT,
+      cursor: { y: false, sync: { key: "step" } },
+      scales: { x: { time: false }, y: chart.log ? { distr: 3 } : { range: range(chart) } },
+      axes: [axis({ size: 28 }), axis({ size: 52 })],
+      series: [steps, ...lines],
+    };
+    const tables = chart.lines.map((line) => [line.steps, line.values]);
+    return new uPlot(options, uPlot.join(tables), box);
+  };
+
+  const boxes = [...document.querySelectorAll("[data-chart]")];
+  const plots = new Map();
+  const drawAll = () => {
+    for (const box of boxes) {
+      plots.get(box)?.destroy();
+      plots.set(box, make(box));
+    }
+  };
+  const resized = new ResizeObserver((entries) => {
+    for (const { target } of entries) plots.get(target).setSize({ width: target.clientWidth, height: HEIGHT });
+  });
+  const moveCursor = (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    const plot = plots.get(event.currentTarget);
+    const steps = plot.data[0];
+    const at = Math.min(Math.max((plot.cursor.idx ?? steps.length) + move, 0), steps.length - 1);
+    for (const each of plots.values()) each.setCursor({ left: each.valToPos(steps[at], "x"), top: 1 });
+  };
+
+  drawAll();
+  addEventListener("themechange", drawAll);
+  for (const box of boxes) {
+    resized.observe(box);
+    box.addEventListener("keydown", moveCursor);
+  }
 })();

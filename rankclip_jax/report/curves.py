@@ -1,24 +1,23 @@
-"""Which charts a run's history makes: every number that was logged appears in exactly one of them."""
+"""The charts of a run's history: every logged metric appears in exactly one chart."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from rankclip_jax.report.chart import Chart, Series
+from rankclip_jax.report.chart import Chart, Line
 
-TERMS = ("Loss", "CLIP term", "Ranking, cross-modal", "Ranking, in-modal")
-CLAMP = 100.0  # CLIP's ceiling of the scale, exp(logit_scale); drawn only where a run stays below: not all clamp there
-TRAIN = "train/"
+TERMS = ("loss", "clip", "rank_cross", "rank_in_modal")
+CLAMP = 100.0  # CLIP's upper limit of exp(logit_scale); SigLIP has none, so it is drawn only if never exceeded
+TRAIN, DIAGNOSTICS = "train/", "diagnostics/"
 
-# Title and options of the numbers that a training step logs; anything else is plotted under its own name.
+# Title and options of the metrics that a training step logs; any other metric is plotted under its own name.
 KNOWN = {
     "loss": ("Loss", {}),
     "clip": ("CLIP term", {}),
-    "rank_cross": ("Ranking, cross-modal", {}),
-    "rank_in_modal": ("Ranking, in-modal", {}),
-    "temperature_scale": ("Scale 1 / temperature", {"log": True, "mark": (CLAMP, "clamp 100"), "smooth": False}),
+    "rank_cross": ("Cross-modal ranking term", {}),
+    "rank_in_modal": ("In-modal ranking term", {}),
+    "temperature_scale": ("Temperature scale", {"log": True, "mark": (CLAMP, "clamp 100"), "smooth": False}),
     "learning_rate": ("Learning rate", {"from_zero": True, "smooth": False}),
     "grad_norm": ("Gradient norm", {"from_zero": True}),
     "seconds_per_step": ("Seconds per step", {"from_zero": True}),
@@ -26,96 +25,109 @@ KNOWN = {
     "data_wait_share": ("Time waiting for data", {"percent": True, "from_zero": True}),
 }
 
-# (pattern, title): metrics of one evaluation that share an axis; the first group of the pattern names the line.
+PERCENT, RAW = {"percent": True, "from_zero": True, "smooth": False}, {"smooth": False}
+# (pattern, title, options): metrics that share a chart; group 1 of the pattern names the line.
 FAMILIES = (
-    (r"image_to_text_(R@\d+)", "Image → text"),
-    (r"text_to_image_(R@\d+)", "Text → image"),
-    (r"zero_shot_(\w+_top\d+)", "Zero-shot"),
-    (r"((?:in|cross)_modal_(?:kendall_tau|spearman))", "Rank consistency"),
-    (r"(\w+)_NDCG@10", "NDCG@10"),
-    (r"(\w+)_median_rank", "Median rank"),
+    (r"image_to_text_(R@\d+)", "Image-to-text retrieval", PERCENT),
+    (r"text_to_image_(R@\d+)", "Text-to-image retrieval", PERCENT),
+    (r"zero_shot_(\w+_top\d+)", "Zero-shot accuracy", PERCENT),
+    (r"((?:in|cross)_modal_(?:kendall_tau|spearman))", "Rank consistency", RAW),
+    (r"(\w+)_NDCG@10", "NDCG@10", PERCENT),
+    (r"(\w+)_median_rank", "Median rank", RAW),
+    (r"grad_share_(\w+)", "Share of the gradient", PERCENT),
+    (r"grad_norm_(\w+)", "Gradient norm of each term", RAW),
+    (r"cosine_with_clip_(\w+)", "Gradient cosine with CLIP", RAW),
+    (r"agreement_(\w+)", "Agreement of ranked lists", RAW),
+    (r"loss_(\w+)", "Unweighted terms", RAW),
 )
-# The same number at every step, or the clock itself.
+# Constant counts, and the clock.
 UNPLOTTED = re.compile(r"_queries$|^train/(eta|elapsed)_seconds$")
 WEIGHTS = re.compile(r"^train/weight_(\w+)$")
 MAX_LINES = 6
 
+History = Sequence[dict[str, float]]
 
-def training_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
-    """Return a chart for every number under ``train/``, the known ones first."""
-    names = [name for name in _names(history) if name.startswith(TRAIN) and not WEIGHTS.match(name)]
-    order = {TRAIN + name: place for place, name in enumerate(KNOWN)}
-    charts = []
-    for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
-        short = name.removeprefix(TRAIN)
-        title, options = KNOWN.get(short, (_readable(short), {}))
-        series = _series(history, name, title)
-        if "mark" in options and np.any(series.values > 1.001 * options["mark"][0]):
-            options = {key: value for key, value in options.items() if key != "mark"}
-        charts.append(Chart(_key(name), title, (series,), **options))
-    terms = sum(chart.title in TERMS for chart in charts)
+
+def training_charts(history: History) -> list[Chart]:
+    """Return one chart for each metric under ``train/``, the known ones first; the term weights share one."""
+    names = [name.removeprefix(TRAIN) for name in _names(history) if name.startswith(TRAIN) and not WEIGHTS.match(name)]
+    order = {name: i for i, name in enumerate(KNOWN)}
+    names.sort(key=lambda name: (order.get(name, len(order)), name))
+    charts = [_training_chart(history, name) for name in names]
+    terms = sum(name in TERMS for name in names)
     return [*charts[:terms], *_weight_charts(history), *charts[terms:]]
 
 
-def _weight_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
-    """Return one chart of the weights that move over training, lines that coincide drawn once."""
-    lines: dict[tuple[float, ...], tuple[str, list[str]]] = {}
-    for name in _names(history):
-        match = WEIGHTS.match(name)
-        if match:
-            values = tuple(line[name] for line in history if name in line)
-            lines.setdefault(values, (name, []))[1].append(_readable(match[1]).lower())
-    series = tuple(_series(history, name, " = ".join(labels)) for name, labels in lines.values())
-    if not series:
+def _training_chart(history: History, name: str) -> Chart:
+    title, options = KNOWN.get(name, (_readable(name), {}))
+    line = _line(history, TRAIN + name, title)
+    if "mark" in options and np.any(line.values > 1.001 * options["mark"][0]):
+        options = options | {"mark": None}
+    return Chart(_key(TRAIN + name), title, (line,), **options)
+
+
+def _weight_charts(history: History) -> list[Chart]:
+    """Return one chart of the weights of the terms; equal lines are drawn once, with both names."""
+    labels: dict[tuple[float, ...], list[str]] = {}
+    names: dict[tuple[float, ...], str] = {}
+    for name in filter(WEIGHTS.match, _names(history)):
+        values = tuple(row[name] for row in history if name in row)
+        labels.setdefault(values, []).append(_readable(WEIGHTS.match(name)[1]).lower())
+        names.setdefault(values, name)
+    lines = tuple(_line(history, names[values], " = ".join(equal)) for values, equal in labels.items())
+    if not lines:
         return []
-    return [Chart("chart-weights", "Weights of the terms", series[:MAX_LINES], from_zero=True, smooth=False)]
+    return [Chart("chart-weights", "Term weights", lines[:MAX_LINES], from_zero=True, smooth=False)]
 
 
-def evaluation_charts(history: Sequence[dict[str, float]]) -> list[Chart]:
-    """Return the charts of everything else that was logged, related numbers together, by prefix."""
-    names = [name for name in _names(history) if not name.startswith(TRAIN)]
-    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+def diagnostic_charts(history: History) -> list[Chart]:
+    """Return the charts of ``diagnostics/``, related metrics together."""
+    return _grouped(history, [name for name in _names(history) if name.startswith(DIAGNOSTICS)])
+
+
+def evaluation_charts(history: History) -> list[Chart]:
+    """Return the charts of all other metrics, related metrics of one split together."""
+    return _grouped(history, [name for name in _names(history) if not name.startswith((TRAIN, DIAGNOSTICS))])
+
+
+def _grouped(history: History, names: Sequence[str]) -> list[Chart]:
+    groups: dict[tuple[str, str], list[tuple[str, str, dict]]] = {}
     for name in names:
         split, _, metric = name.rpartition("/")
-        family, label = _family(metric)
-        groups.setdefault((split, family), []).append((name, label))
+        title, label, options = _family(metric)
+        groups.setdefault((split, title), []).append((name, label, options))
     charts = []
-    for (split, family), members in groups.items():
-        title = f"{family} · {split}" if split else family
+    for (split, title), members in groups.items():
+        title = f"{title} · {split}" if split and f"{split}/" != DIAGNOSTICS else title
         for start in range(0, len(members), MAX_LINES):
-            lines = tuple(_series(history, *member) for member in members[start : start + MAX_LINES])
-            charts.append(_evaluation_chart(title, lines, members[start][0]))
+            lines = tuple(_line(history, name, label) for name, label, _ in members[start : start + MAX_LINES])
+            name, _, options = members[start]
+            charts.append(Chart(_key(name), title, lines, **options))
     return charts
 
 
-def _evaluation_chart(title: str, lines: tuple[Series, ...], name: str) -> Chart:
-    chart = Chart(_key(name), title, lines, smooth=False)
-    if "R@" in name or "_top" in name or "NDCG" in name:
-        return replace(chart, percent=True, from_zero=True)
-    return chart
-
-
-def _family(metric: str) -> tuple[str, str]:
-    for pattern, title in FAMILIES:
+def _family(metric: str) -> tuple[str, str, dict]:
+    for pattern, title, options in FAMILIES:
         match = re.fullmatch(pattern, metric)
         if match:
-            return title, match[1] if match[1].startswith("R@") else _readable(match[1]).lower()
-    return _readable(metric), _readable(metric)
+            return title, match[1] if match[1].startswith("R@") else _readable(match[1]).lower(), options
+    return _readable(metric), _readable(metric), RAW
 
 
-def _names(history: Sequence[dict[str, float]]) -> list[str]:
-    names = dict.fromkeys(name for line in history for name in line if name not in ("step", "time"))
+def _names(history: History) -> list[str]:
+    names = dict.fromkeys(name for row in history for name in row if name not in ("step", "time"))
     return [name for name in names if not UNPLOTTED.search(name)]
 
 
-def _series(history: Sequence[dict[str, float]], name: str, label: str) -> Series:
-    points = [(line["step"], line[name]) for line in history if name in line]
-    steps, values = np.array(points, np.float64).T
-    return Series(label, steps, values)
+def _line(history: History, name: str, label: str) -> Line:
+    points = {row["step"]: row[name] for row in history if name in row}  # the last value of a repeated step
+    steps = sorted(points)
+    return Line(label, np.array(steps, np.float64), np.array([points[step] for step in steps], np.float64))
 
 
 def _readable(name: str) -> str:
-    plain = name.replace("image_to_text", "image → text").replace("text_to_image", "text → image").replace("_", " ")
+    plain = name.replace("image_to_text", "image-to-text").replace("text_to_image", "text-to-image").replace("_", " ")
+    plain = re.sub(r"top(\d+)$", r"top-\1", plain)
     return plain[:1].upper() + plain[1:]
 
 

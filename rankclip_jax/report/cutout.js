@@ -1,5 +1,5 @@
-// Cuts images out of their white ground, so that a crowded map stays readable: white that touches a cell's
-// edge becomes transparent. Photographs have no such edge and stay whole.
+// Removes the white background of drawings, so that a crowded map stays readable: white areas that touch the edge of
+// a cell become transparent. Photographs rarely have such areas.
 const cutOut = (image, columns, rows, [cellHeight, cellWidth]) => {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];

@@ -1,4 +1,4 @@
-// Pointer, keyboard and search around the map, and the answers beside it.
+// Pointer, keyboard and search for the map, and the results beside it.
 (() => {
   if (!plane) return;
   const { canvas, data } = plane;
@@ -12,13 +12,13 @@
     made.append(...children);
     return made;
   };
-  const rankText = (rank) => (rank === 1 ? "✓ found first" : rank ? `rank ${rank.toLocaleString("en")}` : "no match");
+  const rankText = (rank) => (rank === 1 ? "✓ rank 1" : rank ? `rank ${rank.toLocaleString("en")}` : "no match");
 
   const tile = (i, extra = "") => {
     const column = i % data.columns;
     const row = (i - column) / data.columns;
-    const button = element("button", { type: "button", className: `pic ${extra}`, title: plane.nameOf(i) });
-    button.setAttribute("aria-label", plane.nameOf(i) + (extra.includes("hit") ? ", right answer" : ""));
+    const button = element("button", { type: "button", className: `pic ${extra}`, title: plane.captionOf(i) });
+    button.setAttribute("aria-label", plane.captionOf(i) + (extra.includes("hit") ? ", correct" : ""));
     const x = (100 * column) / Math.max(1, data.columns - 1);
     const y = (100 * row) / Math.max(1, data.rows - 1);
     button.style.backgroundPosition = `${x}% ${y}%`;
@@ -34,24 +34,24 @@
 
   const showImage = (i) => {
     plane.select({ image: i });
-    // Bars start at the median candidate, as in the examples above.
+    // Bars start at the median caption, as in the examples above.
     const [best, floor] = [images.scores[i][0], images.floor[i]];
-    const names = images.names[i].map((m, place) => {
+    const candidates = images.texts[i].map((m, index) => {
       const hit = texts.id[m] === data.ids[i];
-      const score = images.scores[i][place];
+      const score = images.scores[i][index];
       const bar = element("span", { className: "bar" });
       bar.style.width = `${Math.max(0, (100 * (score - floor)) / Math.max(best - floor, 1))}%`;
-      const name = element("button", { type: "button", className: "text", textContent: texts.name[m] + (hit ? " ✓" : "") });
-      name.addEventListener("click", () => showText(m));
-      const line = element("li", { className: hit ? "hit" : "" }, bar, name);
+      const caption = element("button", { type: "button", className: "text", textContent: texts.caption[m] + (hit ? " ✓" : "") });
+      caption.addEventListener("click", () => showText(m));
+      const line = element("li", { className: hit ? "hit" : "" }, bar, caption);
       line.append(element("span", { className: "score", textContent: (score / 1000).toFixed(2) }));
       return line;
     });
-    const head = element("div", { className: "chosen" }, tile(i, "large"), heading(plane.nameOf(i), images.rank[i]));
+    const head = element("div", { className: "chosen" }, tile(i, "large"), heading(plane.captionOf(i), images.rank[i]));
     const near = element("div", { className: "tiles" }, ...images.near[i].map((n) => tile(n)));
     answer.replaceChildren(
       head,
-      element("div", { className: "names" }, element("ol", {}, ...names)),
+      element("div", { className: "candidates" }, element("ol", {}, ...candidates)),
       element("p", { className: "quiet-text", textContent: "Nearest images" }),
       near,
     );
@@ -59,13 +59,13 @@
 
   const showText = (m) => {
     plane.select({ text: m });
-    search.value = texts.name[m];
+    search.value = texts.caption[m];
     suggestions.replaceChildren();
-    const right = (n) => data.ids[n] === texts.id[m];
-    const tiles = texts.images[m].map((n) => tile(n, right(n) ? "hit" : ""));
+    const correct = (n) => data.ids[n] === texts.id[m];
+    const tiles = texts.images[m].map((n) => tile(n, correct(n) ? "hit" : ""));
     const own = data.ids.indexOf(texts.id[m]);
-    if (own >= 0 && !texts.images[m].some(right)) tiles.push(tile(own, "late"));
-    const typed = element("p", { className: "typed" }, element("span", { textContent: texts.name[m] }));
+    if (own >= 0 && !texts.images[m].some(correct)) tiles.push(tile(own, "late"));
+    const typed = element("p", { className: "typed" }, element("span", { textContent: texts.caption[m] }));
     const rank = element("p", { className: `rank ${texts.rank[m] === 1 ? "good" : ""}`, textContent: rankText(texts.rank[m]) });
     answer.replaceChildren(typed, rank, element("div", { className: "tiles" }, ...tiles));
   };
@@ -74,16 +74,16 @@
     const words = search.value.trim().toLowerCase();
     const found = [];
     if (words) {
-      const starts = (name) => (name.startsWith(words) ? 0 : name.includes(` ${words}`) ? 1 : 2);
-      texts.name.forEach((name, m) => name.toLowerCase().includes(words) && found.push(m));
-      found.sort((a, b) => starts(texts.name[a].toLowerCase()) - starts(texts.name[b].toLowerCase()));
+      const order = (text) => (text.startsWith(words) ? 0 : text.includes(` ${words}`) ? 1 : 2);
+      texts.caption.forEach((text, m) => text.toLowerCase().includes(words) && found.push(m));
+      found.sort((a, b) => order(texts.caption[a].toLowerCase()) - order(texts.caption[b].toLowerCase()));
     }
     const buttons = found.slice(0, 8).map((m) => {
-      const button = element("button", { type: "button", textContent: texts.name[m] });
+      const button = element("button", { type: "button", textContent: texts.caption[m] });
       button.addEventListener("click", () => showText(m));
       return button;
     });
-    if (words && !found.length) buttons.push(element("span", { textContent: "none of the names of this split" }));
+    if (words && !found.length) buttons.push(element("span", { textContent: "no caption of this split contains that" }));
     suggestions.replaceChildren(...buttons);
     return found;
   };
@@ -95,17 +95,17 @@
 
   const pointers = new Map();
   let moved = 0;
-  const place = (event) => {
+  const position = (event) => {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, place(event));
+    pointers.set(event.pointerId, position(event));
     moved = 0;
   });
   canvas.addEventListener("pointermove", (event) => {
-    const [x, y] = place(event);
+    const [x, y] = position(event);
     const before = pointers.get(event.pointerId);
     if (!before) return plane.hover(plane.imageAt(x, y), x, y);
     const others = [...pointers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
@@ -120,7 +120,7 @@
   });
   const release = (event) => {
     if (pointers.delete(event.pointerId) && event.type === "pointerup" && moved < 6) {
-      const found = plane.imageAt(...place(event));
+      const found = plane.imageAt(...position(event));
       if (found >= 0) showImage(found);
     }
   };
@@ -128,10 +128,10 @@
   canvas.addEventListener("pointercancel", release);
   canvas.addEventListener("pointerleave", () => plane.hover(-1));
   canvas.addEventListener("wheel", (event) => {
-    // Until the map was clicked, the wheel belongs to the page.
+    // Before a click on the map, the wheel scrolls the page.
     if (document.activeElement !== canvas && !event.ctrlKey) return;
     event.preventDefault();
-    plane.zoom(Math.exp(-event.deltaY / 400), ...place(event));
+    plane.zoom(Math.exp(-event.deltaY / 400), ...position(event));
   }, { passive: false });
   canvas.addEventListener("keydown", (event) => {
     const step = 60;

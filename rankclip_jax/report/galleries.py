@@ -1,4 +1,4 @@
-"""Examples of retrieval both ways, drawn by a fixed seed: what comes, hit or miss."""
+"""Example queries in both directions. A fixed seed draws them, and the draw ignores the ranks."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,24 @@ import numpy as np
 from rankclip_jax.report.neighbours import Neighbours
 
 SEED = 0
-N_QUERIES, N_IMAGES = 8, 8
-N_LISTS, N_NAMES = 9, 5
+N_TEXT_QUERIES, N_RETRIEVED_IMAGES = 8, 8
+N_IMAGE_QUERIES, N_RETRIEVED_TEXTS = 9, 5
 N_MOSAIC = 66
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image: place in the sheet (CSS), name, and whether it is a right answer."""
+    """An image: its index, its CSS position in the sheet, its caption, and whether it is a correct answer."""
 
     index: int
     position: str
-    name: str
+    caption: str
     hit: bool
 
 
 @dataclass(frozen=True)
-class Query:
-    """A text, the images nearest it, its rank, and its own image where that is not among them."""
+class TextQuery:
+    """A text, the images nearest to it, its rank, and its own image if that is not among them."""
 
     text: str
     tiles: tuple[Tile, ...]
@@ -33,8 +33,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Name:
-    """A candidate text: cosine, width of its bar in percent, and whether it is right."""
+class Candidate:
+    """A retrieved text: its cosine, the width of its bar in percent, and whether it is correct."""
 
     text: str
     score: float
@@ -43,61 +43,61 @@ class Name:
 
 
 @dataclass(frozen=True)
-class ImageList:
-    """An image, the texts nearest it, and the rank of its own."""
+class ImageQuery:
+    """An image, the texts nearest to it, and the rank of its own text."""
 
     tile: Tile
-    names: tuple[Name, ...]
+    candidates: tuple[Candidate, ...]
     rank: int
 
 
-def text_to_image(near: Neighbours) -> list[Query]:
-    """Return `N_QUERIES` texts with their top images."""
-    tops = near.images_of_texts(N_IMAGES)
-    return [_query(near, m, tops[m]) for m in _draw(near.text_ranks, N_QUERIES)]
+def text_to_image(near: Neighbours) -> list[TextQuery]:
+    """Return `N_TEXT_QUERIES` texts with the images nearest to them."""
+    tops = near.images_of_texts(N_RETRIEVED_IMAGES)
+    return [_text_query(near, m, tops[m]) for m in _draw(near.text_ranks, N_TEXT_QUERIES)]
 
 
-def image_to_text(near: Neighbours) -> list[ImageList]:
-    """Return `N_LISTS` images with their top names."""
-    tops = near.texts_of_images(N_NAMES)
-    return [_image_list(near, n, tops[n]) for n in _draw(near.image_ranks, N_LISTS)]
+def image_to_text(near: Neighbours) -> list[ImageQuery]:
+    """Return `N_IMAGE_QUERIES` images with the texts nearest to them."""
+    tops = near.texts_of_images(N_RETRIEVED_TEXTS)
+    return [_image_query(near, n, tops[n]) for n in _draw(near.image_ranks, N_IMAGE_QUERIES)]
 
 
 def mosaic(near: Neighbours) -> list[Tile]:
-    """Return images drawn from all that have a name; ``hit`` says that it was found first."""
+    """Return `N_MOSAIC` images that have a caption; ``hit`` means that the caption ranks first."""
     return [tile(near, n, near.image_ranks[n] == 1) for n in _draw(near.image_ranks, N_MOSAIC)]
 
 
 def tile(near: Neighbours, n: int, hit: bool = False) -> Tile:
-    """Return image ``n`` of the shown split."""
-    return Tile(int(n), near.shown.sheet.position(int(n)), near.names[n], bool(hit))
+    """Return image ``n`` of the report's split."""
+    return Tile(int(n), near.split.sheet.position(int(n)), near.captions[n], bool(hit))
 
 
-def _query(near: Neighbours, m: int, top: np.ndarray) -> Query:
+def _text_query(near: Neighbours, m: int, top: np.ndarray) -> TextQuery:
     tiles = tuple(tile(near, n, near.match[n, m]) for n in top)
     own = None
     if not any(found.hit for found in tiles):
         own = tile(near, np.where(near.match[:, m], near.scores[:, m], -np.inf).argmax(), hit=True)
-    return Query(near.shown.texts[m], tiles, int(near.text_ranks[m]), own)
+    return TextQuery(near.split.texts[m], tiles, int(near.text_ranks[m]), own)
 
 
-def _image_list(near: Neighbours, n: int, top: np.ndarray) -> ImageList:
+def _image_query(near: Neighbours, n: int, top: np.ndarray) -> ImageQuery:
     scores = near.scores[n]
-    # Bars start at the median candidate: cosines of a trained model all lie in a narrow band.
+    # Bars start at the median text: the cosines of a trained model all lie in a narrow band.
     floor, best = np.median(scores), scores[top[0]]
-    names = tuple(
-        Name(
-            text=near.shown.texts[m],
+    candidates = tuple(
+        Candidate(
+            text=near.split.texts[m],
             score=float(scores[m]),
             width=float(100 * np.clip((scores[m] - floor) / max(best - floor, 1e-9), 0, 1)),
             hit=bool(near.match[n, m]),
         )
         for m in top
     )
-    return ImageList(tile(near, n), names, int(near.image_ranks[n]))
+    return ImageQuery(tile(near, n), candidates, int(near.image_ranks[n]))
 
 
 def _draw(ranks: np.ndarray, count: int) -> np.ndarray:
-    """Return ``count`` places with an answer, by the seed alone: the draw does not look at the ranks."""
+    """Return ``count`` indices of items with a match; the draw depends on the seed only."""
     order = np.random.default_rng(SEED).permutation(len(ranks))
     return order[ranks[order] > 0][:count]

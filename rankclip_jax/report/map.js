@@ -1,4 +1,4 @@
-// The map: images on a canvas that moves and zooms. Makes `plane.select` for the explorer.
+// The map: images on a canvas that moves and zooms. `explorer.js` controls it through `plane`.
 const plane = (() => {
   const source = document.getElementById("map-data");
   const canvas = document.getElementById("plane");
@@ -17,19 +17,17 @@ const plane = (() => {
   let selected = { image: -1, text: -1 };
   let showTexts = false;
   let queued = false;
-  let listener = () => {};
 
   const colours = () => {
-    const style = getComputedStyle(document.documentElement);
-    const get = (name) => style.getPropertyValue(name).trim();
-    const group = data.groups.map((_, i) => get(`--g${i}`));
-    return { ink: get("--ink"), muted: get("--muted"), hit: get("--hit"), surface: get("--surface"), group };
+    const group = data.groups.map((_, i) => cssColour(`--g${i}`));
+    const [ink, muted, hit, surface] = ["--ink", "--muted", "--hit", "--surface"].map(cssColour);
+    return { ink, muted, hit, surface, group };
   };
   let colour = colours();
 
   const margin = 26;
   const spread = () => {
-    // The plane is square and the canvas is not: use its whole width.
+    // The map is square and the canvas is not: stretch the map to the whole canvas.
     const wide = (width - 2 * margin) / data.grid;
     const high = (height - 2 * margin) / data.grid;
     return [wide, high];
@@ -51,7 +49,7 @@ const plane = (() => {
     context.clearRect(0, 0, width, height);
     for (let i = 0; i < images.x.length; i++) if (i !== hovered && i !== selected.image) drawTile(i, 1);
     if (showTexts) for (let i = 0; i < texts.x.length; i++) drawText(i, false);
-    if (selected.text >= 0) answersOf(selected.text);
+    if (selected.text >= 0) drawResults(selected.text);
     if (selected.image >= 0) drawTile(selected.image, 1.9, colour.ink);
     if (hovered >= 0) drawTile(hovered, 1.6, colour.ink);
   };
@@ -102,7 +100,7 @@ const plane = (() => {
     context.lineWidth = 1.5;
     context.fill();
     context.stroke();
-    if (strong || view.scale > 4) label(texts.name[i], x + r + 3, y);
+    if (strong || view.scale > 4) label(texts.caption[i], x + r + 3, y);
     context.globalAlpha = 1;
   };
 
@@ -116,7 +114,7 @@ const plane = (() => {
     context.fillText(words, x, y);
   };
 
-  const answersOf = (text) => {
+  const drawResults = (text) => {
     const from = toScreen(texts.x[text], texts.y[text]);
     context.strokeStyle = colour.ink;
     context.lineWidth = 1.5;
@@ -144,14 +142,14 @@ const plane = (() => {
     return best;
   };
 
-  const nameOf = (i) => (images.own[i] >= 0 ? texts.name[images.own[i]] : `image ${i}`);
+  const captionOf = (i) => (images.own[i] >= 0 ? texts.caption[images.own[i]] : `image ${i}`);
 
   const hover = (i, x, y) => {
     if (i === hovered && i < 0) return;
     hovered = i;
     tip.hidden = i < 0;
     if (i >= 0) {
-      tip.textContent = nameOf(i) + (images.rank[i] ? ` · its name has rank ${images.rank[i].toLocaleString("en")}` : "");
+      tip.textContent = captionOf(i) + (images.rank[i] ? ` · own caption: rank ${images.rank[i].toLocaleString("en")}` : "");
       tip.style.left = `${Math.min(x + 14, width - tip.offsetWidth - 8)}px`;
       tip.style.top = `${Math.max(y - 40, 8)}px`;
     }
@@ -182,7 +180,7 @@ const plane = (() => {
     [width, height] = [canvas.clientWidth, canvas.clientHeight];
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
     keepInside();
-    draw(); // at once: a new size clears the canvas
+    draw(); // now, because a new size clears the canvas
   };
 
   const select = (what) => {
@@ -202,13 +200,10 @@ const plane = (() => {
     redraw();
   };
   addEventListener("themechange", recolour);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 
   return {
-    canvas, data, zoom, move, hover, imageAt, nameOf, select, redraw, shownGroups,
+    canvas, data, zoom, move, hover, imageAt, captionOf, select, redraw, shownGroups,
     toggleTexts: () => ((showTexts = !showTexts), redraw(), showTexts),
-    onChoose: (callback) => (listener = callback),
-    choose: (i) => listener(i),
     scale: () => view.scale,
   };
 })();

@@ -1,4 +1,4 @@
-"""Puts the sections together into one self-contained file."""
+"""The whole page: one self-contained HTML file."""
 
 import json
 import os
@@ -16,20 +16,20 @@ from rankclip_jax.report.run_folder import Run, read_run
 
 REPORT_FILE = "report.html"
 HERE = Path(__file__).parent
-SCRIPTS = ("charts.js", "cutout.js", "map.js", "explorer.js")
+UPLOT = HERE / "vendor" / "uplot"
+SCRIPTS = ("theme.js", "charts.js", "cutout.js", "map.js", "explorer.js")
 
 
 def write_report(run_dir: str | os.PathLike) -> Path:
     """Write ``report.html`` into the run folder and return its path.
 
-    Sections whose inputs are not there yet say so, so it may be called while the run goes on. The file is
-    replaced atomically.
+    It may be called during a run: sections without data yet say so. The file is replaced atomically.
 
     Args:
-      run_dir: a run folder; see `run_folder` for what is read.
+      run_dir: a run folder; `run_folder` lists the files that are read.
 
     Raises:
-      UserError: no run there, or one of its files is damaged.
+      UserError: the folder holds no run, or a file is damaged.
     """
     page = render(read_run(run_dir))
     path = Path(run_dir) / REPORT_FILE
@@ -39,7 +39,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
 
 
 def render(run: Run) -> str:
-    """Return the whole page as text."""
+    """Return the page as text."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -48,23 +48,28 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = tables.percent
-    scripts = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    # The license of uPlot asks for its text in every copy.
+    uplot = f"/*\n{_read(UPLOT / 'LICENSE')}*/\n{_read(UPLOT / 'uPlot.iife.min.js')}"
     return environment.get_template("page.html").render(
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup(scripts),
+        style=Markup(_read(UPLOT / "uPlot.min.css") + "\n" + _read(HERE / "page.css")),
+        script=Markup("\n".join([uplot, *(_read(HERE / name) for name in SCRIPTS)])),
         **_header(run),
         **_curves(run),
         **_images(run),
     )
 
 
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def _header(run: Run) -> dict:
     order = list(run.record.get("data", {}).get("counts", {}))
     return {
         "name": run.name,
-        "equation": summary.equation(run.config),
+        "equation": run.record.get("objective_equation"),
         "facts": summary.facts(run),
-        "headline": tables.headline(run.results, order, run.shown.split if run.shown else None),
+        "headline": tables.headline(run.results, order, run.split.name if run.split else None),
         "tables": tables.result_tables(run.results, order) + _probe_tables(run, order),
         "eval_step": run.results.get("step"),
         "config": _pretty(run.config),
@@ -73,7 +78,7 @@ def _header(run: Run) -> dict:
 
 
 def _probe_tables(run: Run, order: Sequence[str]) -> list[tables.Table]:
-    """Of linear probes, which may have been fitted to another checkpoint than was evaluated."""
+    """Return the tables of the linear probes; their note names the step if the evaluation used another checkpoint."""
     found = tables.result_tables(run.probes, order)
     if not found or run.probes["step"] == run.results.get("step"):
         return found
@@ -82,26 +87,26 @@ def _probe_tables(run: Run, order: Sequence[str]) -> list[tables.Table]:
 
 
 def _curves(run: Run) -> dict:
-    training = curves.training_charts(run.history)
-    evaluation = curves.evaluation_charts(run.history)
-    drawn = {drawing.key: chart.hover_data(drawing) for drawing in (*training, *evaluation)}
-    return {
-        "training": [(drawing, chart.draw(drawing)) for drawing in training],
-        "evaluation": [(drawing, chart.draw(drawing)) for drawing in evaluation],
-        "chart_data": inline_json(drawn),
+    sections = {
+        "training": curves.training_charts(run.history),
+        "diagnostics": curves.diagnostic_charts(run.history),
+        "evaluation": curves.evaluation_charts(run.history),
     }
+    drawn = {each.key: chart.chart_data(each) for charts in sections.values() for each in charts}
+    shown = {name: [(each, chart.summary(each)) for each in charts] for name, charts in sections.items()}
+    return {**shown, "chart_data": inline_json(drawn)}
 
 
 def _images(run: Run) -> dict:
-    if run.shown is None:
-        return {"shown": None}
-    near = Neighbours(run.shown)
+    if run.split is None:
+        return {"split": None}
+    near = Neighbours(run.split)
     return {
-        "shown": run.shown,
-        "sheet": run.shown.sheet,
+        "split": run.split,
+        "sheet": run.split.sheet,
         "mosaic": galleries.mosaic(near),
-        "queries": galleries.text_to_image(near),
-        "lists": galleries.image_to_text(near),
+        "text_queries": galleries.text_to_image(near),
+        "image_queries": galleries.image_to_text(near),
         "agreement": ranked_lists.agreement(near),
         "gap": embedding_map.modality_gap(near),
         "map_data": inline_json(embedding_map.map_data(near)),
@@ -109,7 +114,7 @@ def _images(run: Run) -> dict:
 
 
 def inline_json(value: object) -> Markup:
-    """Return JSON that is safe inside ``<script>``: no ``<``, ``>`` or ``&`` remains to end the element."""
+    """Return JSON that is safe inside ``<script>``: ``<``, ``>`` and ``&``, which could end it, are escaped."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

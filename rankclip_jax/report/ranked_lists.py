@@ -1,6 +1,6 @@
-"""One anchor, two lists: its nearest images beside its nearest names, which RankCLIP asks to agree.
+"""Two ranked lists of one anchor: its nearest images and its nearest captions. RankCLIP trains their orders to agree.
 
-Letters: P concepts with an image and a text (the first of each).
+Letters: P pairs of an image and its first caption.
 """
 
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from rankclip_jax.report.neighbours import Neighbours
 SEED = 0
 MAX_ANCHORS = 256
 LENGTH = 10
-SHOWN = ((90, "high agreement"), (50, "typical"), (10, "low agreement"))
+EXAMPLES = ((90, "high agreement"), (50, "typical"), (10, "low agreement"))
 BINS = 24
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An item of one list, and its place in the other (from 1)."""
+    """An item of one list, and its rank in the other list (from 1)."""
 
     tile: Tile
     text: str
-    elsewhere: int
+    other_rank: int
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """An anchor with the heads of both lists; ``links`` are (place left, place right) of shared items."""
+    """An anchor and the first items of both lists; ``links`` are (rank left, rank right) of shared items."""
 
     title: str
     percentile: int
@@ -45,7 +45,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau of many anchors (histogram heights in percent of the tallest bar) and three to look at."""
+    """Kendall's tau over anchors, as a histogram (heights in percent of the highest bar), and three examples."""
 
     anchors: tuple[Anchor, ...]
     mean: float
@@ -55,71 +55,58 @@ class Agreement:
     low: float
     high: float
 
-    def place(self, tau: float) -> float:
-        """Return where ``tau`` falls on the histogram's axis, in percent."""
+    def position(self, tau: float) -> float:
+        """Return the position of ``tau`` on the histogram's axis, in percent."""
         return 100 * (tau - self.low) / (self.high - self.low)
 
 
 def agreement(near: Neighbours) -> Agreement | None:
-    """Compare both lists of up to `MAX_ANCHORS` anchors, whole lists; None with fewer than 4 concepts."""
-    images, texts = paired_rows(near.shown.image_ids, near.shown.text_ids)
+    """Compare the full lists of at most `MAX_ANCHORS` anchors; None with fewer than 4 pairs."""
+    images, texts = paired_rows(near.split.image_ids, near.split.text_ids)
     if len(images) < 4:
         return None
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(images))[:MAX_ANCHORS])
-    image_lists, text_lists = _lists(near, images, texts, drawn)
+    v, t = near.split.image_embeds[images], near.split.text_embeds[texts]
+    every = slice(0, len(drawn))
+    image_scores, text_scores = Scores(v[drawn], v).rows(every), Scores(t[drawn], t).rows(every)
     others = np.arange(len(images))[None, :] != drawn[:, None]
     shape = (len(drawn), len(images) - 1)
-    taus = kendall_tau(image_lists[others].reshape(shape), text_lists[others].reshape(shape))
+    taus = kendall_tau(image_scores[others].reshape(shape), text_scores[others].reshape(shape))
     order = np.argsort(taus, kind="stable")
     anchors = []
-    for percentile, title in SHOWN:
+    for percentile, title in EXAMPLES:
         row = order[round((len(order) - 1) * percentile / 100)]
-        lists = (_order(image_lists[row], drawn[row]), _order(text_lists[row], drawn[row]))
-        anchors.append(_anchor(near, (images, texts), drawn[row], lists, float(taus[row]), (percentile, title)))
+        lists = (_order(image_scores[row], drawn[row]), _order(text_scores[row], drawn[row]))
+        own, entries, links = _entries(near, (images, texts), drawn[row], lists)
+        anchors.append(Anchor(title, percentile, own.tile, own.text, float(taus[row]), *entries, links))
     heights, edges = np.histogram(taus, bins=BINS, range=_range(taus))
     scaled = tuple(100 * heights / heights.max())
     ends = float(edges[0]), float(edges[-1])
     return Agreement(tuple(anchors), float(taus.mean()), len(drawn), shape[1], scaled, *ends)
 
 
-def _lists(near: Neighbours, images, texts, drawn) -> tuple[np.ndarray, np.ndarray]:
-    """Return the drawn anchors' similarities to all P images and to all P texts."""
-    v, t = near.shown.image_embeds[images], near.shown.text_embeds[texts]
-    every = slice(0, len(drawn))
-    return Scores(v[drawn], v).rows(every), Scores(t[drawn], t).rows(every)
-
-
 def _order(scores: np.ndarray, anchor: int) -> np.ndarray:
+    """Return the indices of all pairs but the anchor, the nearest first."""
     order = np.argsort(-scores, kind="stable")
     return order[order != anchor]
 
 
-def _anchor(near, pairs, anchor, lists, tau, which) -> Anchor:
+def _entries(near: Neighbours, pairs: tuple, anchor: int, lists: tuple) -> tuple[Entry, tuple, tuple]:
+    """Return the anchor's own entry, the first `LENGTH` entries of both lists, and the links between them."""
     images, texts = pairs
-    by_image, by_text = lists
-    in_text = {int(item): place for place, item in enumerate(by_text, start=1)}
-    in_image = {int(item): place for place, item in enumerate(by_image, start=1)}
-    links = [(in_image[int(i)], in_text[int(i)]) for i in by_image[:LENGTH] if in_text[int(i)] <= LENGTH]
+    in_images, in_texts = ({int(item): rank for rank, item in enumerate(order, start=1)} for order in lists)
 
-    def entries(items, elsewhere):
-        return tuple(
-            Entry(tile(near, images[i]), near.shown.texts[texts[i]], elsewhere[int(i)]) for i in items[:LENGTH]
-        )
+    def entry(i: int, other_rank: int) -> Entry:
+        return Entry(tile(near, images[i]), near.split.texts[texts[i]], other_rank)
 
-    return Anchor(
-        title=which[1],
-        percentile=which[0],
-        tile=tile(near, images[anchor]),
-        text=near.shown.texts[texts[anchor]],
-        tau=tau,
-        images=entries(by_image, in_text),
-        texts=entries(by_text, in_image),
-        links=tuple(links),
-    )
+    by_image = tuple(entry(i, in_texts[int(i)]) for i in lists[0][:LENGTH])
+    by_text = tuple(entry(i, in_images[int(i)]) for i in lists[1][:LENGTH])
+    links = tuple((rank, e.other_rank) for rank, e in enumerate(by_image, start=1) if e.other_rank <= LENGTH)
+    return entry(anchor, 0), (by_image, by_text), links
 
 
 def _range(taus: np.ndarray) -> tuple[float, float]:
-    """Return round ends for the axis that hold every tau and 0."""
+    """Return rounded ends of an axis that includes every tau and 0."""
     low = np.floor(min(0.0, taus.min()) * 10) / 10
     high = np.ceil(max(0.1, taus.max()) * 10) / 10
     return float(low), float(high)

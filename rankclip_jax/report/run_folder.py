@@ -1,4 +1,4 @@
-"""What the report reads: the files of a run folder, each of which may be missing, none of which may be broken.
+"""The files of a run folder that the report reads. Each may be missing; a damaged one is an error.
 
 Letters: N images, M texts, D embedding, K classes.
 """
@@ -31,10 +31,21 @@ class Labelling:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The split that the report's images come from; embeddings float32, finite."""
+class ReportSplit:
+    """The split that the report's images come from.
 
-    split: str
+    Attributes:
+      name: name of the split.
+      sheet: thumbnails of the N images.
+      image_embeds: float32 [N, D], finite.
+      image_ids: int [N]; an image and a text match if their ids are equal.
+      texts: M captions.
+      text_embeds: float32 [M, D], finite.
+      text_ids: int [M].
+      labellings: class labels by the name of the labelling.
+    """
+
+    name: str
     sheet: Sheet
     image_embeds: np.ndarray
     image_ids: np.ndarray
@@ -51,10 +62,10 @@ class Run:
     Attributes:
       name: name of the folder.
       record: ``config.json``, empty if missing.
-      history: lines of ``metrics.jsonl``.
+      history: rows of ``metrics.jsonl``, in order.
       results: ``eval.json``, empty if missing.
       probes: ``linear_probe.json``, empty if missing.
-      shown: ``embeddings.npz``, None if missing.
+      split: ``embeddings.npz``, None if missing or without images.
     """
 
     name: str
@@ -62,7 +73,7 @@ class Run:
     history: list[dict[str, float]]
     results: Mapping[str, Any]
     probes: Mapping[str, Any]
-    shown: Shown | None
+    split: ReportSplit | None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -70,19 +81,23 @@ class Run:
 
 
 def read_run(run_dir: str | os.PathLike) -> Run:
-    """Read what there is in ``run_dir``; a folder without a run, or with a broken file, is a `UserError`."""
+    """Read the files that exist in ``run_dir``.
+
+    Raises:
+      UserError: the folder is missing or holds no run, or a file is damaged.
+    """
     folder = Path(run_dir)
     if not folder.is_dir():
-        raise UserError(f"no run folder {str(folder)!r}; give the --workdir of a training run.")
+        raise UserError(f"no run folder {str(folder)!r}; pass the --workdir of a training run.")
     if not any((folder / name).exists() for name in KNOWN_FILES):
-        raise UserError(f"{str(folder)!r} holds no run: none of {', '.join(KNOWN_FILES)} is in it.")
+        raise UserError(f"{str(folder)!r} holds no run: it has none of the files {', '.join(KNOWN_FILES)}.")
     return Run(
         name=folder.resolve().name,
         record=_read_json(folder / CONFIG),
         history=read_metrics(str(folder)),
         results=_read_results(folder / EVAL_FILE),
         probes=_read_results(folder / PROBE_FILE),
-        shown=_read_embeddings(folder / EMBEDDINGS_FILE),
+        split=_read_embeddings(folder / EMBEDDINGS_FILE),
     )
 
 
@@ -92,9 +107,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); remove it or restore it, then run again.") from None
+        raise UserError(f"{path} is damaged ({error}); restore or remove it, then run again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} instead of an object; remove it or restore it.")
+        raise UserError(f"{path} holds a {type(content).__name__} instead of an object; restore or remove it.")
     return content
 
 
@@ -108,43 +123,40 @@ def _read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def _read_embeddings(path: Path) -> Shown | None:
+def _read_embeddings(path: Path) -> ReportSplit | None:
     if not path.exists():
         return None
     try:
         with np.load(path) as arrays:
-            shown = _shown(arrays)
+            split = _report_split(arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); run the evaluation again.") from None
-    return shown if len(shown.image_ids) and len(shown.texts) else None
+    return split if len(split.image_ids) and len(split.texts) else None
 
 
-def _shown(arrays: Mapping[str, np.ndarray]) -> Shown:
-    labellings = {
-        name: Labelling(
-            names=tuple(arrays[f"{name}/names"].tolist()),
-            image_labels=arrays[f"{name}/image_labels"],
-            text_labels=arrays[f"{name}/text_labels"],
-        )
-        for name in arrays["labellings"].tolist()
-    }
-    shown = Shown(
-        split=str(arrays["split"]),
+def _report_split(arrays: Mapping[str, np.ndarray]) -> ReportSplit:
+    split = ReportSplit(
+        name=str(arrays["split"]),
         sheet=_sheet(arrays),
         image_embeds=_finite(arrays["image_embeds"]),
         image_ids=arrays["image_ids"],
         texts=tuple(arrays["texts"].tolist()),
         text_embeds=_finite(arrays["text_embeds"]),
         text_ids=arrays["text_ids"],
-        labellings=labellings,
+        labellings={name: _labelling(arrays, name) for name in arrays["labellings"].tolist()},
     )
-    of_images = {len(shown.image_ids), len(shown.image_embeds)}
-    of_texts = {len(shown.texts), len(shown.text_embeds), len(shown.text_ids)}
-    of_images |= {len(labelling.image_labels) for labelling in labellings.values()}
-    of_texts |= {len(labelling.text_labels) for labelling in labellings.values()}
-    if len(of_images) > 1 or len(of_texts) > 1:
+    image_lengths = {len(split.image_ids), len(split.image_embeds)}
+    text_lengths = {len(split.texts), len(split.text_embeds), len(split.text_ids)}
+    image_lengths |= {len(labelling.image_labels) for labelling in split.labellings.values()}
+    text_lengths |= {len(labelling.text_labels) for labelling in split.labellings.values()}
+    if len(image_lengths) > 1 or len(text_lengths) > 1:
         raise ValueError("its arrays differ in length")
-    return shown
+    return split
+
+
+def _labelling(arrays: Mapping[str, np.ndarray], name: str) -> Labelling:
+    names = tuple(arrays[f"{name}/names"].tolist())
+    return Labelling(names, arrays[f"{name}/image_labels"], arrays[f"{name}/text_labels"])
 
 
 def _sheet(arrays: Mapping[str, np.ndarray]) -> Sheet:
@@ -153,5 +165,5 @@ def _sheet(arrays: Mapping[str, np.ndarray]) -> Sheet:
 
 
 def _finite(embeds: np.ndarray) -> np.ndarray:
-    # A zero row has no neighbours to show; NaN would spread into every sort.
+    # NaN would make every sort order arbitrary; a zero embedding has cosine 0 with everything.
     return np.nan_to_num(embeds.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)

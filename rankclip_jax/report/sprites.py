@@ -1,4 +1,4 @@
-"""All images of the page in one sheet, so that an image costs one style attribute and the file stays small."""
+"""All images of the page in one sprite sheet: an image then costs one style attribute and the file stays small."""
 
 import base64
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ class Sheet:
     """A sprite sheet.
 
     Attributes:
-      webp: the encoded image.
-      columns: cells a row.
-      count: images in it.
+      webp: the sheet as an encoded WebP image.
+      columns: cells in a row.
+      count: number of images in it.
       cell: (height, width) of an image in pixels.
     """
 
@@ -29,7 +29,7 @@ class Sheet:
         return f"data:image/webp;base64,{base64.b64encode(self.webp).decode()}"
 
     def position(self, index: int) -> str:
-        """Return the CSS ``background-position`` of image ``index`` (percent: right at every size)."""
+        """Return the CSS ``background-position`` of image ``index``, in percent, so that it holds at every size."""
         row, column = divmod(index, self.columns)
         x = 100 * column / max(1, self.columns - 1)
         y = 100 * row / max(1, self.rows - 1)

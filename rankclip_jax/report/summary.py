@@ -1,52 +1,34 @@
-"""The facts at the top of the page."""
+"""The facts about the run at the top of the page."""
 
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import build_objective, objective_config
-from rankclip_jax.objectives.objective import RunInfo
 from rankclip_jax.report.run_folder import Run
 
-IDLE = 600.0  # seconds between two lines that mean the run was stopped in between
-
-
-def equation(config: Mapping[str, Any]) -> str | None:
-    """Return the objective written out, as the objective itself words it; its name if that fails."""
-    objective = config.get("objective")
-    if not isinstance(objective, Mapping):
-        return None
-    length = RunInfo(total_steps=max(int(config.get("duration") or 1000), 2), steps_per_epoch=1)
-    try:
-        options = objective_config(objective["name"]).to_dict() | dict(objective)  # a run may be older than an option
-        return build_objective(ConfigDict(options), length).equation
-    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # a run of another version of this package
-        return str(objective.get("name", "")) or None
+IDLE_SECONDS = 600.0  # a longer gap between two rows of metrics means that the run was stopped
 
 
 def facts(run: Run) -> list[tuple[str, str, str]]:
-    """Return (heading, value, detail) of what the run folder knows about the run."""
+    """Return (heading, value, detail) for each known fact about the run."""
     found = [_towers(run), _data(run), _training(run), _time(run), _hardware(run)]
     return [fact for fact in found if fact is not None]
 
 
 def seconds_trained(run: Run) -> float | None:
-    """Return the time the run took: its own clock if it logged one, else the time between its lines.
+    """Return the duration of the training in seconds: the logged clock, or else the sum of the gaps between rows.
 
-    Gaps of a run that was stopped and resumed do not count.
+    Gaps in which the run was stopped are excluded.
     """
-    clock = [line["train/elapsed_seconds"] for line in run.history if "train/elapsed_seconds" in line]
+    clock = [row["train/elapsed_seconds"] for row in run.history if "train/elapsed_seconds" in row]
     if clock:
         return clock[-1]
-    times = [line["time"] for line in run.history if "time" in line]
+    times = [row["time"] for row in run.history if "time" in row]
     if len(times) < 2:
         return None
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     usual = sorted(gaps)[len(gaps) // 2]
-    return sum(gap for gap in gaps if 0 <= gap <= max(IDLE, 20 * usual))
+    return sum(gap for gap in gaps if 0 <= gap <= max(IDLE_SECONDS, 20 * usual))
 
 
 def _towers(run: Run) -> tuple[str, str, str] | None:
@@ -73,7 +55,7 @@ def _data(run: Run) -> tuple[str, str, str] | None:
 
 def _training(run: Run) -> tuple[str, str, str] | None:
     planned = run.config.get("duration")
-    steps = [line["step"] for line in run.history]
+    steps = [row["step"] for row in run.history]
     done = max(steps) if steps else run.results.get("step")
     if done is None:
         return None
@@ -86,7 +68,7 @@ def _time(run: Run) -> tuple[str, str, str] | None:
     seconds = seconds_trained(run)
     if seconds is None:
         return None
-    rates = [line["train/samples_per_second"] for line in run.history if "train/samples_per_second" in line]
+    rates = [row["train/samples_per_second"] for row in run.history if "train/samples_per_second" in row]
     median = sorted(rates)[len(rates) // 2] if rates else None
     return "Wall time", duration(seconds), f"{median:,.0f} samples a second" if median else ""
 

@@ -1,4 +1,4 @@
-"""The result tables: model, chance and pixel reference of every split, and the headline."""
+"""The result tables and the headline: the model beside chance and the pixel baseline, for every split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: split, who ("model", "pixels", "chance"), one printed value per column ("" where there is none)."""
+    """A row: split, predictor ("model", "pixels" or "chance"), and one printed value per column ("" if unknown)."""
 
     split: str
-    who: str
+    predictor: str
     cells: tuple[str, ...]
 
 
@@ -35,33 +35,33 @@ class Table:
     rows: tuple[Row, ...]
 
 
-# title, note, [(heading over the columns, pattern whose group 1 is the column's own heading, style)]
+# (title, note, [(group heading, pattern whose group 1 is the column heading, style)])
 FAMILIES = (
     (
         "Retrieval",
-        "R@K: share of queries whose match is among the first K, in percent. Ties count against the model.",
+        "R@K: percentage of queries with a match among the first K. Ties count against the model.",
         (
-            ("image → text", r"image_to_text_(R@\d+)", "percent"),
-            ("image → text", r"image_to_text_(median)_rank", "rank"),
-            ("text → image", r"text_to_image_(R@\d+)", "percent"),
-            ("text → image", r"text_to_image_(median)_rank", "rank"),
+            ("image-to-text", r"image_to_text_(R@\d+)", "percent"),
+            ("image-to-text", r"image_to_text_(median)_rank", "rank"),
+            ("text-to-image", r"text_to_image_(R@\d+)", "percent"),
+            ("text-to-image", r"text_to_image_(median)_rank", "rank"),
         ),
     ),
     (
         "Zero-shot classification",
-        "Share of images whose class is among the first k, by prompts alone, in percent.",
+        "Top-k accuracy in percent, with class embeddings from prompts.",
         (("by {}", r"zero_shot_(\w+)_top\d+", "percent"),),
     ),
     (
         "Linear probe",
-        "A linear classifier on features of the training images: share of images, and mean of the classes' shares, "
-        "in percent. Pixels: the same classifier on pixels; chance: always the commonest class.",
+        "A linear classifier on features of the training images: accuracy and mean accuracy per class, in percent. "
+        "Pixels: the same classifier on pixels. Chance: always the most frequent class.",
         (("by {}", r"linear_probe_(\w+)_(?:top1|per_class)", "percent"),),
     ),
     (
         "Rank consistency",
-        "Do images and texts order the world alike? τ and ρ compare the list of an anchor's similarities in one "
-        "modality with its list in the other (1 same order, 0 unrelated); NDCG grades the first ten by subgroup.",
+        "Agreement between rankings of the two modalities. τ and ρ compare an anchor's similarities in one modality "
+        "with those in the other (1: same order, 0: unrelated). NDCG grades the first ten results by class.",
         (
             ("in-modal", r"in_modal_(kendall_tau|spearman)", "signed"),
             ("cross-modal", r"cross_modal_(kendall_tau|spearman)", "signed"),
@@ -70,16 +70,16 @@ FAMILIES = (
     ),
     (
         "Geometry",
-        "Alignment: squared distance of matching pairs. Uniformity: lower is more spread out. "
-        "Gap: distance of the mean image from the mean text.",
+        "Alignment: mean squared distance of matching pairs. Uniformity: lower means more spread out. "
+        "Modality gap: distance between the mean image and the mean text embedding.",
         (("", r"(alignment|uniformity|modality_gap)", "signed"),),
     ),
 )
 SYMBOLS = {
     "kendall_tau": "Kendall τ",
     "spearman": "Spearman ρ",
-    "image_to_text": "image → text",
-    "text_to_image": "text → image",
+    "image_to_text": "image-to-text",
+    "text_to_image": "text-to-image",
     "modality_gap": "modality gap",
     "median": "median rank",
 }
@@ -87,9 +87,11 @@ HIDDEN = re.compile(r"_queries$")
 
 
 def result_tables(results: Mapping[str, Mapping[str, float]], order: Sequence[str] = ()) -> list[Table]:
-    """Return the tables of ``eval.json``; metrics that no family knows come last, under their own names.
+    """Return the tables of ``eval.json``; metrics of no known family come last, under their own names.
 
-    ``order`` lists splits in the order of the data set, as far as it is known.
+    Args:
+      results: {"metrics", "chance", "pixels"}, each {"<split>/<metric>": value}.
+      order: splits in the order of the data set; unlisted ones follow.
     """
     splits = split_order(results.get("metrics", {}), order)
     metrics = results.get("metrics", {})
@@ -106,7 +108,7 @@ def result_tables(results: Mapping[str, Mapping[str, float]], order: Sequence[st
 
 
 def split_order(metrics: Mapping[str, float], order: Sequence[str] = ()) -> list[str]:
-    """Return the splits, reported ones (``test*``) before ``val``, and as in ``order`` among themselves."""
+    """Return the splits: ``test*`` first, then the others, and within both as in ``order``."""
     splits = dict.fromkeys(key.rpartition("/")[0] for key in metrics)
     place = {split: i for i, split in enumerate(order)}
     return sorted(splits, key=lambda split: (not split.startswith("test"), place.get(split, len(place))))
@@ -115,7 +117,10 @@ def split_order(metrics: Mapping[str, float], order: Sequence[str] = ()) -> list
 def headline(
     results: Mapping[str, Mapping[str, float]], order: Sequence[str] = (), preferred: str | None = None
 ) -> dict | None:
-    """Return split, value, chance and pixels of the number to put on top, shares; None without results."""
+    """Return the metric at the top of the page, as fractions: {"split", "value", "rows", "top"}.
+
+    ``rows`` are (label, predictor, value) and ``top`` is the largest value. None without image-to-text R@1.
+    """
     metrics = results.get("metrics", {})
     splits = [split for split in split_order(metrics, order) if f"{split}/{HEADLINE}" in metrics]
     if not splits:
@@ -123,13 +128,13 @@ def headline(
     split = preferred if preferred in splits else splits[0]
     key = f"{split}/{HEADLINE}"
     rows = [("this model", "model", metrics[key])]
-    rows += [("pixels alone", "pixels", results["pixels"][key])] if key in results["pixels"] else []
+    rows += [("nearest by pixels", "pixels", results["pixels"][key])] if key in results["pixels"] else []
     rows += [("chance", "chance", results["chance"][key])] if key in results["chance"] else []
     return {"split": split, "value": metrics[key], "rows": rows, "top": max(value for _, _, value in rows) or 1.0}
 
 
 def percent(value: float) -> str:
-    """Return a share as percent: 34.1, 0.07, 100."""
+    """Return a fraction as percent: 34.1, 0.07, 100.0."""
     value = 100 * value
     return f"{value:.2g}" if 0 < value < 1 else f"{value:.1f}"
 
@@ -153,7 +158,7 @@ def _heading(name: str, found: str) -> str:
 
 
 def _number(column: Column) -> int:
-    """Sort R@5 before R@10, and what is no such number after both."""
+    """Sort R@5 before R@10, and columns without a number last."""
     digits = re.search(r"(\d+)$", column.metric)
     return int(digits[1]) if digits else 1000
 
@@ -162,11 +167,11 @@ def _table(title: str, note: str, groups: tuple, results: Mapping, splits: Seque
     columns = [column for _, columns in groups for column in columns]
     rows = []
     for split in splits:
-        for who, part in (("model", "metrics"), ("pixels", "pixels"), ("chance", "chance")):
+        for predictor, part in (("model", "metrics"), ("pixels", "pixels"), ("chance", "chance")):
             values = results.get(part, {})
             cells = tuple(_cell(values.get(f"{split}/{column.metric}"), column.style) for column in columns)
             if any(cells):
-                rows.append(Row(split, who, cells))
+                rows.append(Row(split, predictor, cells))
     return Table(title, note, groups, tuple(rows))
 
 

@@ -1,11 +1,12 @@
-"""`python -m rankclip_jax.benchmark objectives`: cases, turns, what a row says, what is refused."""
+"""`python -m rankclip_jax.benchmark objectives`: cases, rows, invalid flags."""
 
 import json
 
 import numpy as np
 import pytest
 
-from rankclip_jax.benchmark import objectives, objectives_worker
+from rankclip_jax.benchmark import objectives, runner
+from rankclip_jax.benchmark.timed_run import timed_run
 from rankclip_jax.objectives import OBJECTIVES
 from tests.benchmark.test_step import PROGRAM
 from tests.objectives.test_vectors import VECTORS
@@ -26,69 +27,24 @@ def test_rows_of_a_real_run(tmp_path):
     for row in rows[:3]:
         assert row["framework"] == "jax" and row["dim"] == 8 and row["peak_of"] == "resident"
         assert len(row["seconds_all"]) == 2 and min(row["seconds_all"]) <= row["seconds"] <= max(row["seconds_all"])
-        assert f"{1000 * row['seconds']:.1f}" in out
+        assert row["peak_bytes"] >= 0 and runner.cell(row["seconds"], 1000) in out
+    assert [row["ratio"] for row in rows] == [1.0, rows[1]["ratio"], rows[2]["ratio"], None, None, None]
     for row in rows[3:]:  # compiled, not run
         assert row["seconds"] is None and row["peak_bytes"] > 0 and row["peak_of"] == "compiled"
-    assert out.count("not run") == 3
-
-
-@pytest.fixture
-def turns(monkeypatch):
-    """Workers that compute nothing; the questions asked of them, in order."""
-    asked = []
-
-    class Scripted:
-        def __init__(self, module, case):
-            self.case, self.seconds = case, iter(case["script"])
-
-        def ask(self, question):
-            asked.append((self.case["objective"], question))
-            return {"seconds": next(self.seconds), "bytes": 7}
-
-        def close(self):
-            asked.append((self.case["objective"], "close"))
-
-    monkeypatch.setattr(objectives, "Worker", Scripted)
-    return asked
-
-
-CASES = [{"objective": "a", "batch": 4, "script": [9.0, 1.0, 3.0, 2.0]}, {"objective": "b", "script": [8.0] * 4}]
-
-
-def test_cases_take_turns(turns):
-    rows = objectives.measure(CASES, rounds=3)
-    assert turns == [(name, "peak") for name in "ab"] + [("a", "time"), ("b", "time")] * 3 + [
-        ("a", "close"),
-        ("b", "close"),
-    ]
-    assert [row["seconds"] for row in rows] == [2.0, 8.0]  # medians, without the first run
-    assert [row["peak_bytes"] for row in rows] == [7, 7]
-
-
-def test_without_rounds_the_run_that_measures_memory_is_the_timed_one(turns):
-    assert [row["seconds"] for row in objectives.measure(CASES, rounds=0)] == [9.0, 8.0]
-
-
-def test_ratios_are_to_clip_of_the_same_framework_and_batch():
-    shared = {"arithmetic": "", "batch": 4, "dim": 8, "peak_bytes": 2**20}
-    rows = [
-        {"objective": name, "framework": framework, "seconds": seconds, **shared}
-        for name, framework, seconds in (("clip", "jax", 1.0), ("siglip", "jax", 0.5), ("clip", "torch", 2.0))
-    ]
-    table = [line.split() for line in objectives.describe(rows).splitlines()[2:]]
-    assert [line[4] for line in table] == ["1.00", "0.50", "1.00"]
+    assert out.count(" 32 ") == 3 and out.startswith("loss and gradients: dim 8, devices 1; medians of 2 rounds")
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "rankclip_released"])
-def test_every_objective_gets_the_arrays_it_needs(name):
-    case = {"objective": name, "arithmetic": "", "framework": "jax", "batch": 8, "dim": 4, "devices": 1}
-    answers = objectives_worker.jax_case(case)
-    assert answers["time"]()["seconds"] > 0
-    assert answers["analyse"]()["bytes"] > 0
+@pytest.mark.parametrize("run", [True, False])
+def test_every_objective_gets_its_inputs(name, run):
+    case = {"objective": name, "arithmetic": "", "framework": "jax", "batch": 8, "dim": 4, "devices": 1, "run": run}
+    built = objectives.jax_case(case)
+    assert timed_run(built.run)["seconds"] > 0
+    assert run or built.columns["peak_bytes"] > 0
 
 
 def test_arrays():
-    made = objectives_worker.embeddings(("image_embeds", "text_embeds", "image_logits"), 64, 32)
+    made = objectives.embeddings(("image_embeds", "text_embeds", "image_logits"), 64, 32)
     norms = {name: np.linalg.norm(x, axis=1) for name, x in made.items()}
     np.testing.assert_allclose(norms["image_embeds"], 1, atol=1e-6)
     assert norms["image_logits"].min() > 2

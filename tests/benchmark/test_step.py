@@ -1,12 +1,10 @@
-"""`python -m rankclip_jax.benchmark`: what is timed, in which order, what is printed and written."""
+"""`python -m rankclip_jax.benchmark step`, and the command line of all benchmarks."""
 
 import json
 
 import pytest
 
-from configs import emoji
-from rankclip_jax.benchmark import step
-from rankclip_jax.errors import UserError
+from rankclip_jax.benchmark import runner
 from tests.support import processes
 
 PROGRAM = """
@@ -17,46 +15,9 @@ runpy.run_module("rankclip_jax.benchmark", run_name="__main__")
 MU = ("step", "--config=configs/emoji.py:mu", "--config.model.image.layers=1", "--config.model.text.layers=1")
 
 
-@pytest.fixture
-def scripted(monkeypatch):
-    """Steps that compute nothing and take the seconds given, and a list of whose turn it was."""
-    seconds = {"clip": [9.0, 9.0, 2.0, 4.0, 3.0], "rankclip": [9.0, 9.0, 3.0, 4.4, 3.0]}  # warm-up first
-    turns = []
-
-    def stepper(parts, batch):
-        name, given = parts.objective.name, iter(seconds[parts.objective.name])
-
-        def timed():
-            turns.append(name)
-            return next(given)
-
-        return timed
-
-    monkeypatch.setattr(step, "_stepper", stepper)
-    monkeypatch.setattr(step, "_one_batch", lambda parts: None)
-    return turns
-
-
-def test_objectives_take_turns(scripted):
-    timings = step.measure(emoji.get_config("mu"), ["clip", "rankclip"], rounds=3)
-    assert scripted == ["clip"] * 2 + ["rankclip"] * 2 + ["clip", "rankclip"] * 3
-    clip, rankclip = timings
-    assert (clip.seconds, clip.seconds_min, clip.seconds_max, clip.ratio) == (3.0, 2.0, 4.0, 1.0)
-    # The ratios within the rounds are 1.5, 1.1 and 1; that of the medians would be 1.
-    assert rankclip.seconds == 3.0
-    assert (rankclip.ratio, rankclip.ratio_min, rankclip.ratio_max) == pytest.approx((1.1, 1.0, 1.5))
-
-
-def test_table(scripted):
-    lines = step.describe(step.measure(emoji.get_config("mu"), ["clip", "rankclip"], rounds=3)).splitlines()
-    assert lines[0].startswith("train step of mu, batch 32, 1 x cpu: medians of 3 rounds")
-    assert lines[1].split() == ["objective", "ms", "a", "step", "min", "max", "x", "clip", "min", "max"]
-    assert lines[3].split() == ["rankclip", "exact", "3000.0", "3000.0", "4400.0", "1.100", "1.000", "1.500"]
-
-
 def test_no_objectives():
-    with pytest.raises(UserError, match="--objectives is empty"):
-        step.measure(emoji.get_config("mu"), [], rounds=1)
+    code, _, err = processes.run(PROGRAM, *MU, "--objectives=")
+    assert (code, err) == (2, "error: --objectives is empty: name at least one, such as --objectives=clip,rankclip.\n")
 
 
 def test_a_real_run(tmp_path):
@@ -69,7 +30,9 @@ def test_a_real_run(tmp_path):
     for row in rows:
         assert 0 < row["seconds_min"] <= row["seconds"] <= row["seconds_max"]
         assert row | {"benchmark": "step", "framework": "jax", "batch": 32, "dim": 16, "rounds": 2} == row
-        assert f"{1000 * row['seconds']:.1f}" in out
+        assert runner.cell(row["seconds"], 1000) in out
+    assert out.startswith("training step: model mu, batch 32, devices 1, platform cpu; medians of 2 rounds")
+    assert "time / clip" in out
 
 
 @pytest.mark.parametrize(

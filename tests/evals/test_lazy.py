@@ -136,7 +136,7 @@ def test_thumbnails_of_images_of_different_sizes(tmp_path):
             cell = sheet[64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
             image = np.full((8, 8, 3), 255, np.uint8) if index == 4 else np.asarray(Image.open(io.BytesIO(jpeg(index))))
             assert np.abs(cell.astype(int) - resize_and_crop(image, 64)).mean() < 20
-    assert read_run(tmp_path).shown.split == "test"
+    assert read_run(tmp_path).split.name == "test"
 
 
 def test_the_split_that_the_report_shows():

@@ -1,7 +1,8 @@
-"""The report: every section from a small run, sections that are missing, damaged files, hostile captions."""
+"""The report page: all sections of a small run, missing parts, damaged files, hostile captions, a real browser."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -18,7 +19,10 @@ from rankclip_jax.evals.split import chance_levels, evaluate_embeddings
 from rankclip_jax.report import write_report
 from rankclip_jax.report.page import inline_json
 
+EQUATION = "L = CLIP + clip(3 t, 0, 2) (cross + in_modal)"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
+UPLOT_BANNER = "/*! https://github.com/leeoniya/uPlot (v1.6.32) */"  # a comment, not a request
 OUTSIDE = re.compile(r"(?:https?:)?//[a-z]", re.IGNORECASE)
 
 
@@ -29,7 +33,7 @@ def unit(rng, *shape):
 
 def make_split(n=30):
     rng = np.random.default_rng(0)
-    texts = (HOSTILE, *(f"name {i}" for i in range(1, n)), "a name without an image")
+    texts = (HOSTILE, *(f"caption {i}" for i in range(1, n)), "a caption without an image")
     labels = np.arange(n + 1) % 3
     classes = Classes(("red & green", "blue", "<i>"), labels[:n], labels, ("{}", "a {}"))
     images = rng.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8)
@@ -54,6 +58,7 @@ def write_config(folder):
     model = {"name": "mu", "dtype": "float32", "image": {"tower": "vit"}, "text": {"tower": "text_transformer"}}
     record = {
         "config": {"objective": objective, "model": model, "duration": 200, "batch_size": 64},
+        "objective_equation": EQUATION,
         "versions": {"jax": "0.10.2"},
         "data": {"name": "emoji", "digest": "0123456789abcdef", "counts": {"train": 4349, "test_style": 30}},
         "devices": {"platform": "cpu", "count": 1},
@@ -114,16 +119,17 @@ class Collector(HTMLParser):
 def test_all_sections_are_there_and_filled(page):
     ids = {attributes.get("id") for _, attributes in Collector(page).tags}
     assert {"results", "examples", "map", "lists", "curves", "details"} <= ids
-    assert 'class="missing"' not in page.replace("<noscript><p class=", "")  # only the one for readers without scripts
+    assert 'class="missing"' not in page.replace("<noscript><p class=", "")  # only for readers without scripts
     for said in (
-        "L = CLIP + clip(3 t, 0, 2) (cross + in_modal)",
-        "pixels alone",
+        EQUATION,
+        "Image-to-text R@1",
+        "nearest by pixels",
         "Kendall τ",
         "clamp 100",
         "Modality gap",
     ):
         assert said in page
-    assert "Unheard of" in page and "Novel · val" in page  # numbers nobody planned for are plotted too
+    assert "Unheard of" in page and "Novel · val" in page  # unknown metrics are plotted too
 
 
 def test_page_is_well_formed_and_self_contained(page):
@@ -134,8 +140,28 @@ def test_page_is_well_formed_and_self_contained(page):
         for name in ("src", "href", "action", "data", "poster"):
             value = attributes.get(name) or ""
             assert value.startswith(("#", "data:")) or not value, (tag, value)
-    assert not OUTSIDE.search(re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page))
+    inside = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page).replace(UPLOT_BANNER, "", 1)
+    assert not OUTSIDE.search(inside)
     assert len(page) < 3_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_draws_every_chart_and_shows_values(page, tmp_path):
+    """The scripts run without an error, and two presses of an arrow key move all charts to the step before the last."""
+    press = "document.querySelector('.plot').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}));"
+    (tmp_path / "page.html").write_text(
+        page.replace("</body>", f"<script>{2 * press}</script></body>"), encoding="utf-8"
+    )
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--enable-logging=stderr")
+    command = [CHROMIUM, *flags, "--dump-dom", f"file://{tmp_path}/page.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Uncaught" not in done.stderr
+    tags = Collector(done.stdout).tags
+    assert sum(tag == "canvas" for tag, _ in tags) == page.count("data-chart=") + 1  # and the map
+    values = re.findall(r'<td class="u-value">(.*?)</td>', done.stdout)
+    assert values.count("190") == page.count("data-chart=") + 1  # the steps, and the metric whose value is the step
+    assert "0.02632" in values
 
 
 def test_every_image_has_a_text_and_every_id_is_unique(page):
@@ -156,11 +182,11 @@ def test_captions_cannot_break_out(page):
 
 def test_data_of_the_map_is_whole(page):
     data = json.loads(re.search(r'id="map-data">(.*?)</script>', page, re.DOTALL)[1])
-    assert data["texts"]["name"][0] == HOSTILE
+    assert data["texts"]["caption"][0] == HOSTILE
     assert len(data["images"]["x"]) == 30 and len(data["texts"]["x"]) == 31
     assert data["texts"]["rank"][-1] == 0 and data["images"]["own"] == list(range(30))
     assert all(0 <= x <= data["grid"] for axis in "xy" for x in data["images"][axis])
-    assert [len(row) for row in data["images"]["names"]] == [5] * 30
+    assert [len(row) for row in data["images"]["texts"]] == [5] * 30
     assert all(n not in row for n, row in enumerate(data["images"]["near"]))
 
 
@@ -176,7 +202,7 @@ def test_missing_parts_are_named(tmp_path, part):
     for name, sentence in (
         ("config", "No <code>config.json</code>"),
         ("history", "No training steps in <code>metrics.jsonl</code> yet"),
-        ("evaluation", "fills when the final evaluation writes <code>embeddings.npz</code>"),
+        ("evaluation", "this section needs <code>embeddings.npz</code>"),
     ):
         assert (sentence in page) == (name != part)
 

@@ -104,7 +104,7 @@ def test_an_imported_folder_has_a_report(imported, evaluated):
     before = evaluated[0]
     assert "No training steps in <code>metrics.jsonl</code> yet" in before and "No evaluation yet" in before
     page = write_report(imported).read_text()
-    for said in ("Retrieval", "Linear probe", "emoji/test_style", "pixels alone", "test_concept", 'id="map-data"'):
+    for said in ("Retrieval", "Linear probe", "emoji/test_style", "nearest by pixels", "test_concept", 'id="map-data"'):
         assert said in page, said
     assert "No evaluation yet" not in page
 
