@@ -5,33 +5,29 @@ import os
 
 import pytest
 
+from tests.support.paths import ROOT
+
+# Before JAX is imported, and for the processes that tests start. Compilation is most of a test's time: without LLVM's
+# optimizations it takes half of it, and a program that one worker or process has compiled is read by the others, in
+# later sessions too (its key covers the program, the compiler's version and its flags).
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 from tests.support import runs
 
 
 @pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory) -> dict[str, str]:
-    """Environment for processes that compile the same programs: one compiles, the others read.
-
-    The programs of one session only, so that nothing stale is ever run.
-    """
-    root = tmp_path_factory.getbasetemp()
-    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # a worker has a folder of its own
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
-@pytest.fixture(scope="session")
-def short_run(tmp_path_factory, compile_cache):
+def short_run(tmp_path_factory):
     """A finished run of 20 steps with its best checkpoint and the newest two, for tests that only read it.
 
     Made once by a worker: such tests are in the group "trouble".
     """
     workdir = tmp_path_factory.mktemp("short") / "run"
     flags = ("--config.duration=20", "--config.checkpoint.every=5", "--config.checkpoint.keep=2")
-    code, _, err = runs.train(workdir, *flags, env=compile_cache)
+    code, _, err = runs.train(workdir, *flags)
     assert code == 0, err
     return workdir
 

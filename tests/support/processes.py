@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(code: str, *args: object, devices: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """Start `code` with `args` on so many fake CPU devices; stdout and stderr are pipes of text."""
+    """Start `code` with `args` on `devices` fake CPU devices; stdout and stderr are pipes of text."""
     return start_python("-c", textwrap.dedent(code), *args, devices=devices, env=env)
 
 

@@ -52,7 +52,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory, compile_cache):
+def run(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("own") / "run"
     flags = (
         f"--config.data.root={data}",
@@ -61,7 +61,7 @@ def run(data, tmp_path_factory, compile_cache):
         "--config.data.test=jsonl:test.jsonl | image_folder:classes",
         "--config.data.max_bad_fraction=0.1",
     )
-    code, out, err = runs.train(workdir, *FLAGS, *flags, env=compile_cache)
+    code, out, err = runs.train(workdir, *FLAGS, *flags)
     assert code == 0, err
     return workdir, flags, out, err
 
@@ -94,15 +94,15 @@ def test_the_run_is_evaluated_again(run):
     assert "unreadable images" in describe(results)
 
 
-def test_data_may_move_but_not_change(run, tmp_path, compile_cache):
+def test_data_may_move_but_not_change(run, tmp_path):
     workdir, flags, _, _ = run
     folder = write_data(tmp_path / "moved")
     table = (folder / "pairs.csv").rename(folder / "renamed.csv")
     moved = (f"--config.data.root={folder}", "--config.data.train=renamed.csv", *flags[2:])
-    code, _, err = runs.train(workdir, *FLAGS, *moved, env=compile_cache)
+    code, _, err = runs.train(workdir, *FLAGS, *moved)
     assert code == 0, err
     table.write_text(table.read_text().replace("é", "e"))
-    code, _, err = runs.train(workdir, *FLAGS, *moved, env=compile_cache)
+    code, _, err = runs.train(workdir, *FLAGS, *moved)
     assert code == 2 and "holds a run of another config: data: digest" in err and len(err.splitlines()) == 1
 
 
@@ -122,14 +122,14 @@ def test_a_linear_probe_of_ones_own_classes(data):
     assert key in found["metrics"]
 
 
-def test_without_any_split(data, tmp_path, compile_cache):
+def test_without_any_split(data, tmp_path):
     """Nothing is evaluated, nothing is best, and the report is of the losses."""
     flags = (
         f"--config.data.train={data}/pairs.csv",
         "--config.eval.train_splits=()",
         "--config.checkpoint.best_metric=",
     )
-    code, _, err = runs.train(tmp_path / "run", *FLAGS, *flags, "--config.data.max_bad_fraction=0.1", env=compile_cache)
+    code, _, err = runs.train(tmp_path / "run", *FLAGS, *flags, "--config.data.max_bad_fraction=0.1")
     assert code == 0, err
     assert (tmp_path / "run" / "report.html").exists() and not (tmp_path / "run" / "embeddings.npz").exists()
 

@@ -18,25 +18,25 @@ FLAGS = (
 pytestmark = pytest.mark.xdist_group("processes")
 
 
-def start_two(workdir, env):
+def start_two(workdir):
     # Parameters are split over all devices, so that each process has a part of them.
     flags = (*FLAGS, "--config.mesh.fsdp=8")
-    return [runs.start(workdir, *flags, devices=4, env=env | own) for own in processes.environments(2)]
+    return [runs.start(workdir, *flags, devices=4, env=own) for own in processes.environments(2)]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, compile_cache):
+def one(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
-    code, _, err = runs.train(workdir, *FLAGS, env=compile_cache)
+    code, _, err = runs.train(workdir, *FLAGS)
     assert code == 0, err
     return workdir
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, compile_cache):
+def two(tmp_path_factory):
     """(work folder, what `finish` gave for each process)."""
     workdir = tmp_path_factory.mktemp("two")
-    results = processes.finish_all(start_two(workdir, compile_cache), 240)
+    results = processes.finish_all(start_two(workdir), 240)
     assert [code for code, _, _ in results] == [0, 0], results
     return workdir, results
 
@@ -44,13 +44,13 @@ def two(tmp_path_factory, compile_cache):
 SHORT = ("--config.duration=3", "--config.checkpoint.every=2", "--config.log.diagnostics=False", *FLAGS[2:])
 
 
-def test_two_processes_train_the_run_of_one(tmp_path, compile_cache):
+def test_two_processes_train_the_run_of_one(tmp_path):
     """The short form of the slow tests below: one device each, parameters split over both."""
     one, two = tmp_path / "one", tmp_path / "two"
-    code, _, err = runs.train(one, *SHORT, env=compile_cache)
+    code, _, err = runs.train(one, *SHORT)
     assert code == 0, err
     flags = (*SHORT, "--config.mesh.fsdp=2")
-    both = [runs.start(two, *flags, env=compile_cache | own) for own in processes.environments(2)]
+    both = [runs.start(two, *flags, env=own) for own in processes.environments(2)]
     results = processes.finish_all(both, 240)
     assert [code for code, _, _ in results] == [0, 0], results
     assert "report: " in results[0][1] and "report: " not in results[1][1]
@@ -107,15 +107,15 @@ def test_what_eight_devices_trained_loads_on_one(two):
 
 
 @pytest.mark.slow
-def test_one_of_two_is_killed(two, tmp_path, compile_cache):
-    both = start_two(tmp_path, compile_cache)
+def test_one_of_two_is_killed(two, tmp_path):
+    both = start_two(tmp_path)
     try:
         runs.kill_when(both[1], lambda: runs.last_step(tmp_path) >= 5, 240)
         assert processes.finish(both[0], 60)[0] != 0  # it does not wait for ever for the other
     finally:
         both[0].kill()
     complete = runs.checkpoint_steps(tmp_path)
-    results = processes.finish_all(start_two(tmp_path, compile_cache), 240)
+    results = processes.finish_all(start_two(tmp_path), 240)
     assert [code for code, _, _ in results] == [0, 0], results
     assert f"resumed from step {complete[-1]}" in results[0][1]
     expected, found = runs.arrays(two[0], STEPS), runs.arrays(tmp_path, STEPS)

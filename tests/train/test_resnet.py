@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -36,36 +35,25 @@ FLAGS = (
     "--config.log.diagnostics=False",
 )
 pytestmark = pytest.mark.xdist_group("train_resnet")
-# Compiling is most of the time here, and none of what is tested.
-LESS_COMPILING = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-def train(workdir, env):
-    return processes.finish(processes.start_python(*FLAGS, f"--workdir={workdir}", env=env | LESS_COMPILING), 240)
-
-
-@pytest.fixture
-def less_compiling():
-    """The same in this process: then programs are the same to the bit."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def train(workdir):
+    return processes.finish(processes.start_python(*FLAGS, f"--workdir={workdir}"), 240)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compile_cache):
+def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("resnet") / "run"
-    code, out, err = train(workdir, compile_cache)
+    code, out, err = train(workdir)
     assert code == 0, err
     assert "16 pairs, 16 per device, in 2 micro-batches" in out and "evaluates an average with decay 0.5" in out
     return workdir
 
 
-def test_a_continued_run_ends_with_the_same_bits(whole, tmp_path, compile_cache):
+def test_a_continued_run_ends_with_the_same_bits(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / str(STEPS))  # as if killed before it was saved
-    code, out, err = train(tmp_path, compile_cache)
+    code, out, err = train(tmp_path)
     assert code == 0 and "resumed from step 4" in out, err
     expected, found = runs.arrays(whole, STEPS), runs.arrays(tmp_path, STEPS)
     assert expected.keys() == found.keys()
@@ -83,7 +71,7 @@ def test_all_of_the_state_moves_and_is_kept(whole):
     assert not np.allclose(last[weight], last[f"['ema']{weight}"], rtol=1e-3)
 
 
-def test_what_is_evaluated_is_what_is_loaded_the_average_with_running_statistics(whole, less_compiling):
+def test_what_is_evaluated_is_what_is_loaded_the_average_with_running_statistics(whole):
     encoder, images = rankclip_jax.load(whole), load_emoji().evals["val"].images
     found = encoder.encode_image(images)
     with np.load(whole / "embeddings.npz") as kept:

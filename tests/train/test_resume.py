@@ -16,10 +16,10 @@ pytestmark = pytest.mark.xdist_group("resume")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compile_cache):
+def whole(tmp_path_factory):
     """The run that is never interrupted."""
     workdir = tmp_path_factory.mktemp("whole")
-    code, _, err = runs.train(workdir, *FLAGS, env=compile_cache)
+    code, _, err = runs.train(workdir, *FLAGS)
     assert code == 0, err
     return workdir
 
@@ -35,14 +35,14 @@ def assert_same_run(whole, workdir):
     assert runs.checkpoint_steps(workdir)[-3:] == runs.checkpoint_steps(whole)[-3:]
 
 
-def kill_at(step, workdir, env, *flags):
+def kill_at(step, workdir, *flags):
     """Start the run, or continue it, and kill it as soon as it has logged `step`."""
-    runs.kill_when(runs.start(workdir, *FLAGS, *flags, env=env), lambda: runs.last_step(workdir) >= step)
+    runs.kill_when(runs.start(workdir, *FLAGS, *flags), lambda: runs.last_step(workdir) >= step)
 
 
-def finish(workdir, env):
+def finish(workdir):
     """Run to the end; return what was printed."""
-    code, out, err = runs.train(workdir, *FLAGS, env=env)
+    code, out, err = runs.train(workdir, *FLAGS)
     assert code == 0, err
     return out, err
 
@@ -56,11 +56,11 @@ def test_the_log_of_a_whole_run(whole):
     assert np.mean([line["train/clip"] for line in lines if "train/clip" in line][-5:]) < lines[0]["train/clip"]
 
 
-def test_killed_with_the_newest_checkpoint_damaged(whole, tmp_path, compile_cache):
-    kill_at(24, tmp_path, compile_cache)
+def test_killed_with_the_newest_checkpoint_damaged(whole, tmp_path):
+    kill_at(24, tmp_path)
     *_, older, newest = runs.checkpoint_steps(tmp_path)
     flip(biggest_file(tmp_path / "checkpoints" / str(newest) / "state"))
-    out, err = finish(tmp_path, compile_cache)
+    out, err = finish(tmp_path)
     assert f"warning: checkpoint {newest} is damaged" in err and f"resumed from step {older}" in out
     assert (tmp_path / "checkpoints" / f"{newest}.damaged").is_dir()
     assert_same_run(whole, tmp_path)
@@ -68,44 +68,44 @@ def test_killed_with_the_newest_checkpoint_damaged(whole, tmp_path, compile_cach
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 6, 7, 17, 28, 39])
-def test_killed_once(whole, tmp_path, compile_cache, step):
-    kill_at(step, tmp_path, compile_cache)
+def test_killed_once(whole, tmp_path, step):
+    kill_at(step, tmp_path)
     complete = runs.checkpoint_steps(tmp_path)
-    out, _ = finish(tmp_path, compile_cache)
+    out, _ = finish(tmp_path)
     assert (f"resumed from step {complete[-1]}" if complete else "new, seed 0") in out
     assert_same_run(whole, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_five_times(whole, tmp_path, compile_cache, seed):
+def test_killed_five_times(whole, tmp_path, seed):
     for step in sorted(random.Random(seed).sample(range(1, STEPS), 5)):
-        kill_at(step, tmp_path, compile_cache)
-    finish(tmp_path, compile_cache)
+        kill_at(step, tmp_path)
+    finish(tmp_path)
     assert_same_run(whole, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_before_there_is_anything_to_resume(whole, tmp_path, compile_cache):
+def test_killed_before_there_is_anything_to_resume(whole, tmp_path):
     none_till_the_end = ("--config.checkpoint.every=0", "--config.checkpoint.keep=1")
     for exists in ((tmp_path / "config.json").exists, (tmp_path / "tokenizer").exists):
-        runs.kill_when(runs.start(tmp_path, *FLAGS, *none_till_the_end, env=compile_cache), exists)
+        runs.kill_when(runs.start(tmp_path, *FLAGS, *none_till_the_end), exists)
         assert runs.checkpoint_steps(tmp_path) == []
     for step in (1, 20, STEPS - 1):
-        kill_at(step, tmp_path, compile_cache, *none_till_the_end)
+        kill_at(step, tmp_path, *none_till_the_end)
         assert runs.checkpoint_steps(tmp_path) == []
-    out, _ = finish(tmp_path, compile_cache)
+    out, _ = finish(tmp_path)
     assert "new, seed 0" in out
     assert_same_run(whole, tmp_path)
 
 
-def test_a_finished_run_is_only_evaluated_again(whole, tmp_path, compile_cache):
+def test_a_finished_run_is_only_evaluated_again(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     for lost in ("eval.json", "report.html", "embeddings.npz"):
         (tmp_path / lost).unlink()
     log = (tmp_path / "metrics.jsonl").read_bytes()
     changed = ("--config.eval.metrics=('retrieval', 'geometry')", "--config.data.prefetch=1")  # reach no weight
-    code, out, err = runs.train(tmp_path, *FLAGS, *changed, env=compile_cache)
+    code, out, err = runs.train(tmp_path, *FLAGS, *changed)
     assert code == 0, err
     assert "at its end: nothing to train, only evaluated again" in out and "step " not in err
     assert (tmp_path / "metrics.jsonl").read_bytes() == log

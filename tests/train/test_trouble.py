@@ -16,10 +16,10 @@ pytestmark = pytest.mark.xdist_group("trouble")
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory, compile_cache):
+def stopped(tmp_path_factory):
     """A run that was killed after its second checkpoint."""
     workdir = tmp_path_factory.mktemp("stopped")
-    process = runs.start(workdir, *FLAGS, env=compile_cache)
+    process = runs.start(workdir, *FLAGS)
     runs.kill_when(process, lambda: len(runs.checkpoint_steps(workdir)) >= 2)
     return workdir
 
@@ -58,22 +58,22 @@ runpy.run_module("rankclip_jax.train", run_name="__main__", alter_sys=True)
 """
 
 
-def test_no_room_for_a_checkpoint(workdir, compile_cache):
+def test_no_room_for_a_checkpoint(workdir):
     complete = runs.checkpoint_steps(workdir)
     command = ("--config=configs/emoji.py:mu", f"--workdir={workdir}", *runs.SMALL, *FLAGS)
-    line = error_line(processes.finish(processes.start(LIMITED, 200_000, *command, env=compile_cache), 120))
+    line = error_line(processes.finish(processes.start(LIMITED, 200_000, *command), 120))
     assert line.startswith("error: no room to save in ") and "earlier checkpoints are intact: free some" in line
     assert runs.checkpoint_steps(workdir) == complete
-    code, out, err = runs.train(workdir, *FLAGS, env=compile_cache)  # some space was freed
+    code, out, err = runs.train(workdir, *FLAGS)  # some space was freed
     assert code == 0 and f"resumed from step {complete[-1]}" in out, err
     assert [line["step"] for line in runs.history(workdir) if "train/loss" in line] == list(range(1, 21))
 
 
-def test_every_checkpoint_is_damaged(workdir, compile_cache):
+def test_every_checkpoint_is_damaged(workdir):
     for step in runs.checkpoint_steps(workdir):
         flip(biggest_file(workdir / "checkpoints" / str(step) / "state"))
     before = contents(workdir / "checkpoints")
-    line = error_line(runs.train(workdir, *FLAGS, env=compile_cache))
+    line = error_line(runs.train(workdir, *FLAGS))
     assert "no intact checkpoint in " in line and "move the folder away to start over" in line
     assert contents(workdir / "checkpoints") == before
 
@@ -89,11 +89,11 @@ def test_a_lost_tokenizer(workdir):
     assert f"cannot read the tokenizer in {workdir}/tokenizer" in error_line(runs.train(workdir, *FLAGS))
 
 
-def test_a_run_that_diverges(tmp_path, compile_cache):
+def test_a_run_that_diverges(tmp_path):
     # The decay multiplies the weights by -999 in each step, until they overflow. Nobody looks at the log.
     flags = ("--config.optimizer.learning_rate=1e4", "--config.optimizer.warmup=1", "--config.log.every=0")
     flags += (*FLAGS, "--config.checkpoint.every=1", "--config.checkpoint.best_metric=", "--config.checkpoint.keep=2")
-    line = error_line(runs.train(tmp_path, *flags, env=compile_cache))
+    line = error_line(runs.train(tmp_path, *flags))
     assert re.match(r"error: the (loss|norm of the parameters) is (nan|inf) at step \d+: the run has diverged\.", line)
     assert "earlier checkpoints are kept; begin another --workdir with a lower config.optimizer.learning_rate" in line
     assert len(runs.checkpoint_steps(tmp_path)) == 2
