@@ -49,13 +49,15 @@ def _command_line(program: str, arguments: tuple[object, ...]) -> Iterator[None]
 
 @contextmanager
 def _flags_of_its_own() -> Iterator[None]:
-    """Whatever flags the command defines and sets are gone after it."""
-    known, values = set(flags.FLAGS), {name: (flag.value, flag.present) for name, flag in flags.FLAGS._flags().items()}
+    """Remove the flags that the command defines; absl's own are defined once and only get their values back."""
+    known = set(flags.FLAGS)
+    values = {name: (flags.FLAGS[name].value, flags.FLAGS[name].present) for name in known}
     try:
         yield
     finally:
         for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
+            if name.startswith("config.") or not flags.FLAGS.find_module_defining_flag(name, "").startswith("absl"):
+                delattr(flags.FLAGS, name)
         for name, (value, present) in values.items():
             flags.FLAGS[name].value, flags.FLAGS[name].present = value, present
         flags.FLAGS.unparse_flags()

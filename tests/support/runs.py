@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from rankclip_jax.checkpoints import files
 from rankclip_jax.run_folder import read_metrics
-from tests.support import processes
+from tests.support import commands, processes
 
 COMMAND = ("-m", "rankclip_jax.train", "--config=configs/emoji.py:mu")
 SMALL = (
@@ -36,6 +36,11 @@ def start(workdir: Path, *flags: str, devices: int = 1, env: Mapping[str, str] |
 def train(workdir: Path, *flags: str, seconds: float = 120, **options) -> tuple[int, str, str]:
     """Train to the end; return (exit code, stdout, stderr)."""
     return processes.finish(start(workdir, *flags, **options), seconds)
+
+
+def train_here(capsys, workdir: Path, *flags: str) -> tuple[int, str, str]:
+    """The same in this process, for runs that end before anything is compiled."""
+    return commands.run_module(capsys, COMMAND[1], COMMAND[2], f"--workdir={workdir}", *SMALL, *flags)
 
 
 def kill_when(process: subprocess.Popen, is_time, seconds: float = 120) -> None:

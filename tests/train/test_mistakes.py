@@ -7,7 +7,7 @@ from rankclip_jax.data import sources
 from rankclip_jax.data.emoji import FOLDER, STYLES
 from rankclip_jax.errors import UserError
 from rankclip_jax.train import train
-from tests.support import processes, runs
+from tests.support import commands, runs
 
 # Changes of the config, and a part of the one line.
 MISTAKES = [
@@ -97,7 +97,7 @@ def test_data_that_cannot_be_read(tmp_path):
     sheet = tmp_path / f"{STYLES[0]}.webp"
     sheet.write_bytes(sheet.read_bytes()[:1000])
     config = changed(**{"data.root": str(tmp_path)})
-    with pytest.raises(UserError, match=rf"cannot read the sprite sheet {sheet} .*; restore or rebuild it"):
+    with pytest.raises(UserError, match=rf"cannot read the sprite sheet {sheet} \(.*\): restore or rebuild it"):
         train(config, str(tmp_path / "run"))
 
 
@@ -105,7 +105,6 @@ def test_data_that_cannot_be_read(tmp_path):
 COMMANDS = {
     "--config.batchsize=64": "unknown config key 'batchsize'. Did you mean 'batch_size'?",
     "--config.batch_size=many": "--config.batch_size=many: expected a value of type int",
-    "--config.batch_size=12": "batch_size=12 is not divisible by 8 devices; use 8 or 16",
     "--config.data.root=/none": "cannot read /none/concepts.tsv",
     "--config.checkpoint.best_metric=val/R": "unknown config.checkpoint.best_metric 'val/R'.",
     "--workdir=pyproject.toml": "cannot write to --workdir=pyproject.toml (File exists): fix that or choose another",
@@ -113,14 +112,20 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("flags", COMMANDS)
-def test_a_mistake_in_the_command(tmp_path, flags):
-    code, out, err = runs.train(tmp_path, flags, devices=8)
+def test_a_mistake_in_the_command(capsys, tmp_path, flags):
+    code, out, err = runs.train_here(capsys, tmp_path, flags)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1 and err.startswith("error: ") and COMMANDS[flags] in err
 
 
-def test_an_unknown_preset(tmp_path):
-    command = ("-m", "rankclip_jax.train", "--config=configs/base.py:ViT-B32", f"--workdir={tmp_path}")
-    code, out, err = processes.finish(processes.start_python(*command))
+def test_a_batch_that_the_devices_do_not_divide(tmp_path):
+    code, out, err = runs.train(tmp_path, "--config.batch_size=12", devices=8)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1 and "batch_size=12 is not divisible by 8 devices; use 8 or 16" in err
+
+
+def test_an_unknown_preset(capsys, tmp_path):
+    arguments = ("--config=configs/base.py:ViT-B32", f"--workdir={tmp_path}")
+    code, out, err = commands.run_module(capsys, "rankclip_jax.train", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("error: unknown model preset 'ViT-B32'. Did you mean 'ViT-B/32'?")

@@ -42,9 +42,11 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_folder_with_a_run_of_another_config(workdir):
+def test_a_folder_with_a_run_of_another_config(capsys, workdir):
     before = contents(workdir)
-    line = error_line(runs.train(workdir, *FLAGS, "--config.optimizer.learning_rate=0.5", "--config.seed=3"))
+    line = error_line(
+        runs.train_here(capsys, workdir, *FLAGS, "--config.optimizer.learning_rate=0.5", "--config.seed=3")
+    )
     assert re.search(r"holds a run of another config: optimizer\.learning_rate [\d.e-]+ -> 0\.5; seed 0 -> 3\.", line)
     assert "Use another --workdir, or the old values to continue that run" in line
     assert contents(workdir) == before
@@ -69,24 +71,24 @@ def test_no_room_for_a_checkpoint(workdir):
     assert [line["step"] for line in runs.history(workdir) if "train/loss" in line] == list(range(1, 21))
 
 
-def test_every_checkpoint_is_damaged(workdir):
+def test_every_checkpoint_is_damaged(capsys, workdir):
     for step in runs.checkpoint_steps(workdir):
         flip(biggest_file(workdir / "checkpoints" / str(step) / "state"))
     before = contents(workdir / "checkpoints")
-    line = error_line(runs.train(workdir, *FLAGS))
+    line = error_line(runs.train_here(capsys, workdir, *FLAGS))
     assert "no intact checkpoint in " in line and "move the folder away to start over" in line
     assert contents(workdir / "checkpoints") == before
 
 
-def test_a_damaged_config_json(workdir):
+def test_a_damaged_config_json(capsys, workdir):
     os.truncate(workdir / "config.json", 100)
-    line = error_line(runs.train(workdir, *FLAGS))
+    line = error_line(runs.train_here(capsys, workdir, *FLAGS))
     assert f"{workdir}/config.json is damaged" in line and line.endswith("use another --workdir")
 
 
-def test_a_lost_tokenizer(workdir):
+def test_a_lost_tokenizer(capsys, workdir):
     (workdir / "tokenizer" / "tokenizer.json").unlink()
-    assert f"cannot read the tokenizer in {workdir}/tokenizer" in error_line(runs.train(workdir, *FLAGS))
+    assert f"cannot read the tokenizer in {workdir}/tokenizer" in error_line(runs.train_here(capsys, workdir, *FLAGS))
 
 
 def test_a_run_that_diverges(tmp_path):
