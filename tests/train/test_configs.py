@@ -1,6 +1,7 @@
 """Configs: each one builds and trains, none is long, and no key is unused, misspelt or forgotten."""
 
 import ast
+import dataclasses
 import importlib
 import json
 import re
@@ -8,7 +9,6 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,6 +17,7 @@ from rankclip_jax.config import base
 from rankclip_jax.config.changes import MAY_CHANGE
 from rankclip_jax.config.resolve import DURATIONS, resolve
 from rankclip_jax.data.sources import SOURCES
+from rankclip_jax.data.sources.options import EmojiOptions, FileOptions
 from rankclip_jax.evals import linear_probe
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.two_towers import build_towers
@@ -73,15 +74,6 @@ def test_a_config_builds(name, variant):
     assert not unknown, unknown
 
 
-@pytest.fixture
-def fast_compilation():
-    """Compilation is most of the time of a short training, and not what is tested."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def shrunk(name, folder):
     """The config at test size: towers of one layer, a small vocabulary and few pairs."""
     config = get_config(name, TRAINED[name])
@@ -98,7 +90,7 @@ def shrunk(name, folder):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_config_trains(name, tmp_path, fast_compilation):
+def test_a_config_trains(name, tmp_path):
     metrics = train(shrunk(name, tmp_path), str(tmp_path / "run"))
     assert 0 <= metrics["val/image_to_text_R@1"] <= 1
     losses = [line["train/loss"] for line in read_metrics(str(tmp_path / "run")) if "train/loss" in line]
@@ -132,8 +124,7 @@ def reads() -> set[tuple[str, str]]:
 
 def test_every_key_is_read_somewhere():
     read = reads()
-    modules = (importlib.import_module(f"rankclip_jax.data.sources.{name}") for name in ("emoji", "assemble"))
-    options = {f"data.{name}" for module in modules for name in module.OPTIONS}
+    options = {f"data.{field.name}" for kind in (FileOptions, EmojiOptions) for field in dataclasses.fields(kind)}
     options |= {f"eval.linear_probe.{name}" for name in linear_probe.DEFAULTS}
     dead = []
     for key in KEYS.keys() - options:
