@@ -3,7 +3,7 @@
 
 PYTHON="${PYTHON:-python3}"
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-  echo "error: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1 || true); set PYTHON to a newer one" >&2
+  echo "error: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1 || true); set PYTHON to a newer Python" >&2
   exit 2
 fi
 
