@@ -1,4 +1,4 @@
-"""The complete config with the meaning of every key: re-exports `rankclip_jax/config/base.py`.
+"""The complete config, imported from `rankclip_jax/config/base.py`, which explains every key.
 
 python -m rankclip_jax.train --config=configs/base.py:ViT-B/16,clip --workdir=runs/clip
 """

@@ -1,9 +1,9 @@
-"""ViT-B/32 on CC3M in img2dataset's shards: the paper's main setting, with any objective.
+"""ViT-B/32 on CC3M, downloaded by img2dataset: the paper's main setting, with any objective.
 
     python -m rankclip_jax.train --config=configs/cc3m_vit_b32.py --config.data.root=DIR --workdir=runs/cc3m
 
-DIR holds 00000.tar, 00001.tar ... (see docs/data.md). After a colon, words joined by commas: a recipe, an objective, or
-"runlocal" for the same run at test size: configs/cc3m_vit_b32.py:tuned,clip is CLIP with the tuned recipe.
+DIR holds 00000.tar, 00001.tar ... (see docs/data.md). After a colon, write words joined by commas: a recipe, an
+objective, "runlocal" for a test run. For example, configs/cc3m_vit_b32.py:tuned,clip is CLIP with the tuned recipe.
 """
 
 from ml_collections import ConfigDict
@@ -13,16 +13,16 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.models.presets import get_preset
 
 RECIPES = {
-    # Defaults of RankCLIP's and CyCLIP's released code; the batch is that of all their GPUs together. Their schedule
-    # begins one epoch late, so that nothing is warmed up at this batch. Here the warm-up is as printed.
+    # Defaults of RankCLIP's and CyCLIP's released code, with the batch of all GPUs together. In that code the schedule
+    # begins one epoch late, so there is no warm-up at this batch. Here there is.
     "released": {"learning_rate": 5e-4, "warmup": "10000 steps", "b2": 0.999, "eps": 1e-8},
-    # open_clip issue 448: 18.5 to 19 % on ImageNet with RN50, the paper 12.1; 10,000 steps of warm-up were too many.
+    # open_clip issue 448: 18.5 to 19 % on ImageNet with RN50 (paper: 12.1). 10,000 steps of warm-up were too many.
     "tuned": {"learning_rate": 1e-3, "warmup": "2000 steps"},
 }
 
 
 def get_config(variant: str = "released") -> ConfigDict:
-    """The released recipe and RankCLIP, unless the words of `variant` choose others."""
+    """The released recipe and RankCLIP, unless words in `variant` name others."""
     words = [word for word in dict.fromkeys(variant.split(",")) if word not in ("", "runlocal")]
     recipe, *more_recipes = [word for word in words if word in RECIPES] or ["released"]
     objective, *more_objectives = [word for word in words if word not in RECIPES] or ["rankclip"]

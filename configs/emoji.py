@@ -1,9 +1,8 @@
-"""RankCLIP, or another objective, on the embedded images, from scratch on a laptop CPU.
+"""RankCLIP or another objective on the embedded images, from scratch, on a laptop CPU.
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji
 
-`:clip` trains with CLIP's loss alone, and so on for every objective; `:mu` is the same run at test size,
-`:mu,clip` with another objective.
+After a colon: an objective (configs/emoji.py:clip), "mu" for a test run of seconds, or both (configs/emoji.py:mu,clip).
 """
 
 from ml_collections import ConfigDict
@@ -12,11 +11,11 @@ from rankclip_jax.config import base
 
 
 def get_config(variant: str = "rankclip") -> ConfigDict:
-    """Variants: the name of an objective, "mu" (tiny, a few steps), or "mu,NAME"."""
+    """`variant` is the name of an objective, "mu" (a tiny model, a few steps), or "mu,NAME"."""
     size, _, objective = variant.rpartition(",") if variant != "mu" else ("mu", "", "rankclip")
     config = base.get_config(size or "emoji", objective)
     config.duration = "800 steps"
-    config.data.augment = "affine|recolor"  # test_style has a drawing style that training never shows
+    config.data.augment = "affine|recolor"  # test_style has a drawing style that is not in training
     config.eval.report_split = "test_style"
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}
     config.optimizer.learning_rate = 3e-3

@@ -1,4 +1,4 @@
-"""Fine-tuning: start from given weights, with their towers and their tokenizer, on the embedded images.
+"""Fine-tuning on the embedded images: begin with given weights, their towers and their tokenizer.
 
     python -m rankclip_jax.train --config=configs/finetune.py:runs/imported --workdir=runs/finetuned
 
@@ -13,7 +13,7 @@ from rankclip_jax.inference.load import read_model_config
 
 
 def get_config(source: str = "") -> ConfigDict:
-    """The default recipe with the towers of `source`, and a learning rate small enough to preserve them."""
+    """The default recipe with the towers of `source`, and a small learning rate, which preserves what they learned."""
     if not source:
         raise UserError("configs/finetune.py needs weights: --config=configs/finetune.py:FOLDER, FILE or hub id.")
     config = base.get_config()

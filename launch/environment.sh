@@ -1,9 +1,9 @@
-# Sourced by the launchers: a virtual environment in .venv with the tested set of packages and this package.
-# It is made once; change requirements*.txt, constraints.txt or pyproject.toml and the next launch updates it.
+# Sourced by the launchers. Makes a virtual environment in .venv with this package and the tested versions of others.
+# Runs again after a change of requirements*.txt, constraints.txt or pyproject.toml.
 
 PYTHON="${PYTHON:-python3}"
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-  echo "error: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1 || true); set PYTHON to one" >&2
+  echo "error: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1 || true); set PYTHON to a newer Python" >&2
   exit 2
 fi
 

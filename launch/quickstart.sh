@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up .venv if it is missing, train RankCLIP on the embedded images, evaluate, and write a report.
-# About 8 minutes on 2 CPU cores. Arguments go to the trainer, such as: --workdir=runs/mine
+# Sets up .venv if it is missing, trains RankCLIP on the embedded images, evaluates it, and writes a report.
+# Takes about 8 minutes on 2 CPU cores. Arguments go to the trainer, for example: --workdir=runs/mine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
