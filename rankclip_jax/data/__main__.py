@@ -39,7 +39,7 @@ def choose(name: str) -> Callable[[list[str]], None]:
 
 
 def make_tokenizer(config: ConfigDict, train: RecordSource) -> Tokenizer:
-    """The tokenizer of a new run of `config`, passed to the commands: they do not import the training code."""
+    """The tokenizer of a new run of `config`. Commands get this function, because they must not import `training`."""
     from rankclip_jax.training.init_from import read_initial
     from rankclip_jax.training.setup import build_tokenizer
 

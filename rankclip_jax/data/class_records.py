@@ -1,4 +1,4 @@
-"""Records of labelled pairs, for linear probes."""
+"""Training records with labels, for linear probes."""
 
 from functools import lru_cache
 
