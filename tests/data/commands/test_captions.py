@@ -53,7 +53,7 @@ def test_captions_never_change_another_file(run_data, pairs_folder, tmp_path):
     with pytest.raises(UserError, match="is not a file of second captions"):
         run_data("captions", config_of(pairs_folder), f"--out={other}")
     assert other.read_text() == "my notes\n"
-    with pytest.raises(UserError, match="'emoji' have captions already"):
+    with pytest.raises(UserError, match="'emoji' has second captions"):
         run_data("captions", emoji.get_config("mu"))
 
 

@@ -201,12 +201,12 @@ def test_problems_are_logged_and_the_rest_is_used(tmp_path, caplog):
 
 def test_the_table_of_the_index_command(tmp_path):
     table = webdataset.index(messy(tmp_path), PairOptions())
-    rows = dict(line.rsplit(None, 1) for line in table.splitlines()[:11] if "a pair" not in line)
+    rows = dict(line.rsplit(None, 1) for line in table.splitlines()[:11] if "per pair" not in line)
     assert rows["shards"] == "4" and rows["pairs"] == "9" and rows["shards without pairs"] == "1"
     assert rows["incomplete samples, skipped"] == "2" and rows["missing shard numbers"] == "2"
-    assert rows["shards with trouble"] == "1"
+    assert rows["shards with problems"] == "1"
     assert rows["members with a repeated name, skipped"] == "2"
-    assert "(28 a pair)" in table and f"index: {tmp_path}" in table and "00003.tar, 00004.tar" in table
+    assert "(28 per pair)" in table and f"index: {tmp_path}" in table and "00003.tar, 00004.tar" in table
 
 
 @pytest.mark.parametrize("name", ["0.tar.gz", "0.tgz", "0.TAR.GZ", "0.tar.zst"])
