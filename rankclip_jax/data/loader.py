@@ -56,7 +56,7 @@ class Plan:
         return grain.experimental.index_shuffle(position, max_index=last, seed=epoch_seed, rounds=4)
 
     def rng(self, step: int, row: int, part: int = 0) -> np.random.Generator:
-        """The generator of random numbers for one part of an example: its own block of a counter-based generator."""
+        """Random numbers for one part of an example, from its own block of a counter-based generator."""
         return np.random.Generator(np.random.Philox(key=self._seed, counter=[0, row, step, part]))
 
 

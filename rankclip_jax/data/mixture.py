@@ -3,7 +3,8 @@
 Letters: n pairs of a source, c positions of the source in an epoch.
 """
 
-from collections import Counter
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -116,9 +117,5 @@ def _joined_classes(of_parts: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...
 
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
     """Each name with the number of equal names before it."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        numbered.append((name, seen[name]))
-        seen[name] += 1
-    return numbered
+    numbers = defaultdict(itertools.count)
+    return [(name, next(numbers[name])) for name in names]

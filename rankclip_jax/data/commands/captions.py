@@ -38,7 +38,7 @@ def define_flags() -> None:
 
 
 def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
-    """Caption all training pairs; those that cannot be read are skipped."""
+    """Caption all training pairs; unreadable pairs are skipped."""
     out, by, template = Path(flags.FLAGS.out), flags.FLAGS.by, flags.FLAGS.template
     max_words, max_tokens, batch_size = flags.FLAGS.keywords, flags.FLAGS.max_tokens, flags.FLAGS.batch
     if config.data.name not in FORMATS:
@@ -56,7 +56,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
     written, skipped = np.sum(counts, axis=0)
-    print(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs cannot be read")
+    print(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs are unreadable")
     print(f"train with them: --config.data.second_captions={out}")
 
 

@@ -62,7 +62,7 @@ def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int
 
 
 def _sound(chunks: Iterable[list[bytes | BadPair]], bad: list[BadPair]) -> Iterator[bytes]:
-    """The records of all chunks; pairs that could not be read are appended to `bad`."""
+    """The records of all chunks; unreadable pairs are appended to `bad`."""
     for chunk in chunks:
         bad += [item for item in chunk if isinstance(item, tuple)]
         yield from (item for item in chunk if isinstance(item, bytes))

@@ -71,7 +71,7 @@ def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:
     for index in indices.tolist():
         try:
             captions = train.captions(index)
-        except Exception:  # `validate` reports which and why
+        except Exception:  # `validate` reports the pair and the reason
             continue
         counts.append(len(captions))
         hashes.extend(map(hash, captions))
@@ -98,7 +98,7 @@ def _read_details(train: RecordSource, tokenizer: Tokenizer, indices: np.ndarray
         try:
             name, size = _header(train, index)
             lengths.extend(tokenizer.lengths(train.captions(index)))
-        except Exception:  # `validate` reports which and why
+        except Exception:  # `validate` reports the pair and the reason
             continue
         sizes.append(size)
         formats[name] += 1
@@ -109,7 +109,7 @@ def _details(chunks: Sequence[Details], context_length: int) -> str:
     lengths = np.array([length for chunk in chunks for length in chunk.lengths])
     sizes = np.array([size for chunk in chunks for size in chunk.sizes])
     unreadable = sum(chunk.unreadable for chunk in chunks)
-    title = f"of {len(sizes) + unreadable:,} pairs" + (f", {unreadable:,} of them unreadable" if unreadable else "")
+    title = f"sample of {len(sizes) + unreadable:,} pairs" + (f", {unreadable:,} unreadable" if unreadable else "")
     if not len(sizes):
         return f"{title}: see `validate`"
     formats = sum((chunk.formats for chunk in chunks), Counter()).most_common()

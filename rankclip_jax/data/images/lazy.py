@@ -39,7 +39,7 @@ class LazyImages(Sequence[Image.Image]):
         row = int(self._rows[index])
         try:
             return decode(self._pairs.image_bytes(row))
-        except Exception as error:  # any error of a reader or decoder
+        except Exception as error:  # readers and decoders may raise any exception
             if row not in self.unreadable:
                 self.unreadable.add(row)
                 LOG.warning("image %s is evaluated as white: %s: %s", self._pairs.key(row), type(error).__name__, error)

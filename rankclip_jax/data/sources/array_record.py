@@ -67,7 +67,7 @@ class ArrayRecordPairs(PairSource):
     def key(self, index: int) -> str:
         try:
             return str(self._record(index)["key"])
-        except Exception:  # any error of a record that cannot be read
+        except Exception:  # an unreadable record may cause any error
             return f"record {index}"
 
     def captions(self, index: int) -> tuple[str, ...]:

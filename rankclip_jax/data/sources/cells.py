@@ -1,4 +1,4 @@
-"""Pairs in the columns of Arrow data. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
+"""Pairs in the columns of a table. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
 
 import json
 import os
@@ -105,7 +105,7 @@ class ImageColumn:
         self.cells, self._column, self._folder = cells, column, folder
 
     def read(self, index: int) -> bytes:
-        """The encoded image of a row; `ValueError` if it is null."""
+        """The encoded image of a row; `ValueError` if its value is null."""
         value = self.cells.large_cell(self._column, index)
         if isinstance(value, dict):
             value = value["path"] if value.get("bytes") is None else value["bytes"]

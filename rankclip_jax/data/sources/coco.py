@@ -28,7 +28,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
 
 
 def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
-    """(path, captions) of each image that has captions."""
+    """Path and captions of each image that has captions."""
     try:
         content = json.loads(locations.read(file))
     except OSError as error:

@@ -47,7 +47,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _read(file: str, options: PairOptions) -> pa.Table:
-    """The columns of images and captions, without the rows that cannot be read."""
+    """The columns of images and captions, without unreadable rows."""
     data = _bytes(file)
     line = re.match(rb"(?:\xef\xbb\xbf)?([^\r\n]*)", data)[1].decode("utf-8", "backslashreplace")
     separator = separator_of(line)

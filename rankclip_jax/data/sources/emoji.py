@@ -152,7 +152,7 @@ def _limit(drawings: list[Drawing], limit: int) -> list[Drawing]:
 
 
 def _read_sheets(folder: Path, styles: Sequence[str], num_cells: int) -> dict[str, np.ndarray]:
-    with ThreadPoolExecutor() as pool:  # the decoder releases the interpreter lock
+    with ThreadPoolExecutor() as pool:  # threads help, because the decoder releases the interpreter lock
         sheets = pool.map(lambda style: read_sheet(folder, style, num_cells), styles)
         return dict(zip(styles, sheets, strict=True))
 

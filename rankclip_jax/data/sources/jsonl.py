@@ -20,7 +20,7 @@ from rankclip_jax.errors import UserError
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
-    """Read files; `UserError` if one is missing or empty, lacks a field in line 1, or has too many broken lines."""
+    """Read files; `UserError` for a missing or empty file, a first object without a field, or too many broken lines."""
     folder = folder_of(files, options)
     images: list[str] = []
     texts: list[tuple[list[Any], list[int]]] = [([], []) for _ in range(1 + bool(options.second_caption_key))]

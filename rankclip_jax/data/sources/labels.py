@@ -7,7 +7,7 @@ from rankclip_jax.errors import UserError
 
 
 def class_captions(names: Sequence[str], templates: Sequence[str]) -> list[tuple[str, ...]]:
-    """The captions of each class, its name in every template; `UserError` for no template, or an invalid one."""
+    """The captions of each class: its name in every template. `UserError` if a template is invalid or there is none."""
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"config.data.templates: {template!r} needs one {{}} for the class name.")
@@ -24,5 +24,5 @@ def in_words(name: str) -> str:
 def checked_label(label: int | None, names: Sequence[str]) -> int:
     """`label`, if it is an index into `names`; otherwise `ValueError`."""
     if label is None or not 0 <= label < len(names):
-        raise ValueError(f"its label is {label}, of {len(names)} classes")
+        raise ValueError(f"label {label} is invalid for {len(names)} classes")
     return int(label)

@@ -86,8 +86,9 @@ def parse(kind: type[Options], data: Any) -> Options:
 
 def _defaults(kind: type) -> Mapping[str, Any]:
     """The config keys of a kind of source, with the values that mean "not set"."""
-    return {field.name: field.default for field in fields(kind) if field.name != "split"}  # part of a location
+    # `split` is part of a location, and no config key.
+    return {field.name: field.default for field in fields(kind) if field.name != "split"}
 
 
 def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # a run's config.json has lists for tuples
+    return tuple(value) if isinstance(value, list) else value  # a run's config.json stores tuples as lists

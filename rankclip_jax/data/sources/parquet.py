@@ -111,7 +111,7 @@ class ParquetCells(ArrowCells):
 
 
 class _RemoteFile(io.RawIOBase):
-    """A URL as a file, with the methods that pyarrow calls."""
+    """A file object for a URL, with the methods that pyarrow calls."""
 
     def __init__(self, url: str):
         self._url, self._size, self._at = url, locations.size(url), 0

@@ -1,4 +1,4 @@
-"""Pairs as an evaluation split.
+"""Builds evaluation splits from pairs.
 
 Letters: N images, M texts, K classes.
 """

@@ -123,27 +123,27 @@ def _session() -> requests.Session:
     return _local.session
 
 
-def _answer(url: str, headers: dict[str, str]) -> requests.Response:
+def _response(url: str, headers: dict[str, str]) -> requests.Response:
     """The response to a request; its content is not read yet."""
-    answer = _session().get(url, headers=headers, timeout=TIMEOUT, stream=True)
-    if answer.status_code in (200, 206, 416):
-        return answer
-    answer.close()
-    problem = f"{url}: the server answers {answer.status_code} {answer.reason}"
-    if answer.status_code in (404, 410):
+    response = _session().get(url, headers=headers, timeout=TIMEOUT, stream=True)
+    if response.status_code in (200, 206, 416):
+        return response
+    response.close()
+    problem = f"{url}: the server answers {response.status_code} {response.reason}"
+    if response.status_code in (404, 410):
         raise FileNotFoundError(problem)
-    raise OSError(problem) if answer.status_code in BUSY else PermissionError(problem)
+    raise OSError(problem) if response.status_code in BUSY else PermissionError(problem)
 
 
 def _get(url: str, headers: dict[str, str]) -> bytes:
     """The content of a response; b"" for a range beyond the end of the file."""
-    with _answer(url, headers) as answer:
-        if answer.status_code == 416:
+    with _response(url, headers) as response:
+        if response.status_code == 416:
             return b""
-        if answer.status_code == 200 and "Range" in headers:
+        if response.status_code == 200 and "Range" in headers:
             raise UserError(f"{url}: the server sends whole files only (no range requests): download the files first.")
         try:
-            data = answer.content
+            data = response.content
         except requests.RequestException as error:
             raise _EndedEarly(f"{url}: the connection ended early ({error})") from error
     return data
@@ -151,8 +151,8 @@ def _get(url: str, headers: dict[str, str]) -> bytes:
 
 def _http_stamp(url: str) -> tuple[int, str]:
     # Request the first byte, because signed URLs and some servers reject HEAD.
-    with _answer(url, {"Range": "bytes=0-0"}) as answer:
-        headers = answer.headers
+    with _response(url, {"Range": "bytes=0-0"}) as response:
+        headers = response.headers
     total = headers.get("Content-Range", "").rpartition("/")[2]
     size = int(total if total.isdigit() else headers.get("Content-Length", "0"))
     return size, _short(headers.get("ETag", "") or headers.get("Last-Modified", ""))

@@ -39,13 +39,13 @@ class Indexed(NamedTuple):
 def open_indexes(
     files: Sequence[str], parts: Sequence[Part], index_dir: str = "", rebuild: bool = False
 ) -> list[Indexed]:
-    """Return the index of every file, in their order; build the missing ones, or all with `rebuild`.
+    """Return the index of every file, in the order of `files`; build missing indexes.
 
     Args:
       files: tars, paths or URLs.
       parts: extensions of each part of a sample; the image is the first.
       index_dir: folder for the index files; "" for a folder beside the tars.
-      rebuild: whether to ignore existing indexes.
+      rebuild: whether to build all indexes again.
 
     Raises:
       UserError: a file is missing or not a tar, or no index file can be written.

@@ -121,7 +121,7 @@ class TarHeaders:
         return (at, second + BLOCK, int(plain[124:135], 8), len(headers) - 1)
 
     def _by_tarfile(self, at: int) -> Member:
-        """The next member, parsed by `tarfile`; its name is b"" if the file is not regular, or sparse."""
+        """The next member, parsed by `tarfile`; its name is b"" if the file is sparse or not regular."""
         tar, info = _first_member(_Window(self._peek, at))
         start, begin = info.offset, info.offset_data
         if not info.isreg() or info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers):
@@ -215,7 +215,7 @@ def _is_header(block: bytes) -> bool:
 def _with_names(found: list[tuple], header_NB: np.ndarray) -> list[Member]:
     """Regular files only, with their names."""
     name_NC = np.ascontiguousarray(header_NB[:, :NAME])
-    names = name_NC.view(f"S{NAME}").ravel().tolist()  # without zeros at the end
+    names = name_NC.view(f"S{NAME}").ravel().tolist()  # without trailing zeros
     ended_early = (name_NC[:, :-1] == 0) & (name_NC[:, 1:] != 0)
     for i in np.flatnonzero(ended_early.any(1) | (header_NB[:, PREFIX] != 0)):
         names[i] = _name(header_NB[i].tobytes())

@@ -1,4 +1,4 @@
-"""The samples of one tar: members whose names are equal up to the first dot of the base name are one sample.
+"""Finds the samples of one tar. A sample has the members whose names are equal up to the first dot of the base name.
 
 The rule of the `webdataset` library differs in two points: it needs members of a sample next to each other, and if
 members have the same name, here the first one is used.
@@ -113,7 +113,7 @@ class _Samples:
         new_row, new_ranks = array("I", bytes(4 * self._width)), bytes([MISSING] * self._num_parts)
         index_of, role_of, last_key, index = self._index_of, self._role_of, None, 0
         for start, begin, size, name in members:
-            base = name.rfind(b"/") + 1  # `split_name` inlined: the call would take a tenth of the time
+            base = name.rfind(b"/") + 1  # `split_name`, inlined because a call costs a tenth of the total time
             cut = name.find(b".", base)
             if cut <= base:
                 continue

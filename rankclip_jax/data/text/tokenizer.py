@@ -8,6 +8,7 @@ towers pool at either position. The tokenizer of imported weights has its own `S
 import gzip
 import hashlib
 import html
+import itertools
 import json
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,17 +125,12 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the cleaned text of one row of ids, up to the first EOT and without SOT."""
+        ids = np.asarray(ids).tolist()
         if self.is_foreign:
-            ids = np.asarray(ids).tolist()
             return self._bpe.decode(ids[len(self.special.before) : ids.index(self.eot_id)])
-        pieces = []
-        for token_id in np.asarray(ids).tolist():
-            if token_id == self.eot_id:
-                break
-            if token_id != self.sot_id:
-                pieces.append(self._bpe.id_to_token(token_id))
+        kept = [i for i in itertools.takewhile(lambda i: i != self.eot_id, ids) if i != self.sot_id]
         # In both vocabularies a character stands for a byte. The end of a word becomes the byte of a space.
-        characters = "".join(pieces).replace(WORD_END, _byte_characters()[ord(" ")])
+        characters = "".join(map(self._bpe.id_to_token, kept)).replace(WORD_END, _byte_characters()[ord(" ")])
         values = {character: value for value, character in enumerate(_byte_characters())}
         return bytes(values[c] for c in characters).decode("utf-8", errors="replace").strip()
 
