@@ -53,7 +53,7 @@ class BadRecords:
         if known <= MAX_LOGGED:
             LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
         if known == MAX_LOGGED:
-            LOG.warning("%d bad records: further ones are counted, but not logged; see data validate", known)
+            LOG.warning("%d bad records: more are counted, but not logged; see data validate", known)
 
     def _too_many(self) -> bool:
         expected = self._max_fraction * self._drawn
