@@ -17,7 +17,7 @@ from rankclip_jax.data.text.augment import TextAugment, make_text_augment
 from rankclip_jax.errors import UserError
 
 PLAIN = ("images", "tokens")
-MAX_CHUNK = 32  # examples that a thread makes at a time
+MAX_CHUNK = 32  # examples that a thread makes at a time: much less than a batch, but enough to reduce overhead
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def example_arrays(options: LoaderOptions, context_length: int) -> dict[str, tup
 
 
 def held_bytes(options: LoaderOptions, context_length: int) -> int:
-    """Upper bound of a loader's memory in bytes, without the original image that each thread decodes."""
+    """Upper bound of the bytes of all examples in a loader and its last batch, without the original images."""
     arrays = example_arrays(options, context_length).values()
     example = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
     ahead = max(options.num_threads * options.chunk, options.prefetch * options.local_batch)

@@ -69,7 +69,7 @@ class RecordSource:
         return ()
 
     def labels(self, labelling: str) -> np.ndarray:
-        """int [N], indices into `classes[labelling]`; -1 for a record without a label. `KeyError` if unknown."""
+        """int [N], indices into `classes[labelling]`; -1 for no label. `KeyError` for an unknown labelling."""
         raise KeyError(labelling)
 
 
@@ -97,7 +97,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Images and candidate texts. Image n and text m match if image_ids[n] == text_ids[m]; several may match.
+    """Images and candidate texts. Image n and text m match if image_ids[n] == text_ids[m]. Each may match several.
 
     Attributes:
       name: split name as it appears in metrics, such as ``test_style``.

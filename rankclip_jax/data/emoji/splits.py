@@ -7,8 +7,8 @@
 4. ``val``: one drawing in twenty, to choose hyperparameters.
 5. ``train``: all others.
 
-The CRC-32 of the UTF-8 name chooses "one in ten". Unlike Python's `hash`, it is the same on every machine. The choice
-depends neither on the order of the table nor on other concepts.
+The CRC-32 of the UTF-8 name chooses one in ten or twenty. Unlike Python's `hash`, it is the same on every machine. The
+choice depends neither on the order of the table nor on other concepts.
 """
 
 from collections.abc import Iterable

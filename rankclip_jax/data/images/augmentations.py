@@ -1,7 +1,7 @@
 """Random augmentations of training images; `transforms.make_augment` combines them into a pipeline.
 
 Each function takes an RGB image (uint8 [H, W, 3] or PIL) and a generator of random numbers. It returns a PIL image if
-Pillow computes the result, an array if numpy does: a conversion would copy the image.
+Pillow computes the result, and an array if numpy does, because a conversion would copy the image.
 """
 
 import math

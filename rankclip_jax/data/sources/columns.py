@@ -18,10 +18,10 @@ LABELS = ("label", "labels", "class", "fine_label", "category")
 
 
 def find_column(names: Collection[str], wanted: str, usual: Collection[str], key: str, where: str) -> str:
-    """The column `wanted` of the columns `names`; if `wanted` is "", the first column with a usual name.
+    """Find a column among `names`: the column `wanted`, or the first one in `usual` if `wanted` is "".
 
     Raises:
-      UserError: there is no such column; the message has the config key `key`, the file `where` and its columns.
+      UserError: there is no such column. The message has the config key `key`, the file `where` and its columns.
     """
     found = find_usual(names, (wanted,) if wanted else usual)
     if found is not None:

@@ -91,7 +91,7 @@ def captions_of(drawing: Drawing) -> tuple[str, ...]:
 def second_captions_of(drawing: Drawing) -> tuple[str, ...]:
     """A sentence for each keyword, such as "a drawing of fox, related to forest", in place of generated captions.
 
-    A sentence has one keyword only, because a short context would cut more of them off.
+    Each sentence has only one keyword, because a short context would cut off more.
     """
     name, others = drawing.concept.label, _other_keywords(drawing.concept)
     return tuple(f"a drawing of {name}, related to {word}" for word in others) or (f"a drawing of {name}",)

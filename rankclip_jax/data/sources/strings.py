@@ -29,7 +29,7 @@ def text_of(array: pa.LargeBinaryArray, index: int) -> str:
 
 
 def grouped(values: pa.LargeBinaryArray, owners: np.ndarray, count: int) -> pa.LargeListArray:
-    """A list of strings for each of `count` records, in the order of `values`. `owners`, int [n]: their records."""
+    """The strings of each of `count` records, in the order of `values`; `owners`, int [n]: the record of each one."""
     if (np.diff(owners) < 0).any():
         order = np.argsort(owners, kind="stable")
         values, owners = values.take(pa.array(order)), owners[order]

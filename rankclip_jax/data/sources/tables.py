@@ -110,10 +110,15 @@ def folder_of(files: Sequence[str], options: PairOptions) -> str:
 
 
 def check_broken(where: str, broken: Sequence[str], rows: int) -> None:
-    """Log the unreadable rows of a file, `broken` (their lines and problems), which are left out.
+    """Log the unreadable rows of a file, which are left out.
+
+    Args:
+      where: path of the file.
+      broken: line and problem of each unreadable row.
+      rows: number of readable rows.
 
     Raises:
-      UserError: they are more than `MAX_BROKEN` of all rows, with `rows` readable ones.
+      UserError: more than `MAX_BROKEN` of all rows are unreadable.
     """
     if not broken:
         return

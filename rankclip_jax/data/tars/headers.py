@@ -78,8 +78,8 @@ class TarHeaders:
         """Read the headers in the chunk.
 
         Returns:
-          Members, which have an index into the plain headers instead of a name if their header is plain; the plain
-          headers by offset; the offset of the next header, None at the end.
+          Members (with a plain header: its index in place of the name); the plain headers by offset; the offset of the
+          next header, or None at the end.
         """
         found, headers, chunk, base, size = [], {}, self._chunk, self._base, self._size
         last = base + len(chunk) - BLOCK

@@ -1,8 +1,8 @@
 """Tokenizers: CLIP's byte-level BPE, a small BPE trained on a run's captions, or the tokenizer of imported weights.
 
 The first two clean text like CLIP and return ``SOT ids EOT`` padded with 0. A text that is too long is cut, and its
-last token is then EOT. SOT and EOT are the two largest ids, so the largest id is at the position of the first EOT: text
-towers pool at either position. The tokenizer of imported weights has its own `SpecialTokens`.
+last token is then EOT. SOT and EOT are the two largest ids. Text towers pool at the largest id or at the first EOT:
+this is the same position. The tokenizer of imported weights has its own `SpecialTokens`.
 """
 
 import gzip
