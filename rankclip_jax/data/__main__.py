@@ -1,9 +1,9 @@
 """Inspect and convert data: ``python -m rankclip_jax.data COMMAND --config=FILE.py [--config.data.KEY=VALUE ...]``
 
 preview    print pairs as the towers get them, and write a grid of their images
-validate   decode all pairs; write a list of the broken ones, for config.data.quarantine
-stats      counts, image sizes, caption lengths, repeated captions, the digest that a run stores
-bench      pairs per second of each stage, and the slowest stage
+validate   decode all pairs; write a list of the bad ones, for config.data.quarantine
+stats      print counts, image sizes, caption lengths, repeated captions, and the digest that a run stores
+bench      measure the pairs per second of each stage, and find the slowest stage
 index      index tars now rather than when training starts
 convert    write the training pairs as ArrayRecord files, for fast random access
 captions   write second captions, for objectives such as ALIP
@@ -24,7 +24,7 @@ from rankclip_jax.errors import UserError
 
 
 def choose(name: str) -> Callable[[list[str]], None]:
-    """Define the flags of a command; return its main function."""
+    """Define the flags of a command, and return its main function."""
     command = command_of(name)
     config = cli.define_config()
     command.define_flags()
@@ -39,7 +39,7 @@ def choose(name: str) -> Callable[[list[str]], None]:
 
 
 def make_tokenizer(config: ConfigDict, train: RecordSource) -> Tokenizer:
-    """The tokenizer of a new run of `config`, passed to the commands: they do not import the training code."""
+    """The tokenizer of a new run of `config`. Commands get this function, because they must not import `training`."""
     from rankclip_jax.training.init_from import read_initial
     from rankclip_jax.training.setup import build_tokenizer
 

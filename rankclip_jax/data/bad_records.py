@@ -23,14 +23,11 @@ class BadRecord:
 
 
 class BadRecords:
-    """Count of failed reads. The consumer of batches keeps it, so that it depends on the number of steps only.
+    """Counts failed reads in the batches that were consumed; batches made ahead do not count.
 
-    Two rules stop a run. One is for data sets read completely: more than `max_fraction` of all records are known to
-    be bad. The other stops early on a large data set: the number of failed draws is above the number that
-    `max_fraction` explains, by more than six standard deviations and ten.
-
-    Attributes:
-      count: failed reads so far.
+    A run stops if more than `max_fraction` of all records are known to be bad. On a large data set it stops earlier:
+    if the number of failed draws exceeds the expected number, `max_fraction` of all draws, by more than six standard
+    deviations plus ten. `count` is the number of failed reads so far.
     """
 
     def __init__(self, num_records: int, max_fraction: float):
@@ -41,7 +38,7 @@ class BadRecords:
         self.count = 0
 
     def add(self, drawn: int, failures: Iterable[BadRecord]) -> None:
-        """Add `drawn` examples, and the failures among them; `UserError` above the ceiling."""
+        """Add `drawn` examples and the failures among them; `UserError` if there are too many failures."""
         self._drawn += drawn
         for failure in failures:
             self.count += 1
@@ -56,7 +53,7 @@ class BadRecords:
         if known <= MAX_LOGGED:
             LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
         if known == MAX_LOGGED:
-            LOG.warning("%d bad records: further ones are counted, but not logged; see data validate", known)
+            LOG.warning("%d bad records: more are counted, but not logged; see data validate", known)
 
     def _too_many(self) -> bool:
         expected = self._max_fraction * self._drawn

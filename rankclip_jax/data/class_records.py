@@ -1,4 +1,4 @@
-"""Records of labelled pairs, for linear probes."""
+"""Training records with labels, for linear probes."""
 
 from functools import lru_cache
 
@@ -30,7 +30,7 @@ class ClassRecords(DecodedRecords):
     def _label(self, index: int) -> int:
         try:
             return self.pairs.label(index)
-        except Exception:  # any error of a reader: training counts the record as bad
+        except Exception:  # readers may raise any exception; training counts the record as bad
             return -1
 
 

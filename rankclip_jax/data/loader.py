@@ -2,9 +2,9 @@
 
 Letters: B rows of the global batch, b = B / process_count local rows, S image side, L tokens.
 
-Which record is row r of step t, and its random numbers, are computed from (seed, t, r) directly. Each process
-makes only its own contiguous rows of every global batch. The batches of all processes, one after the other, are
-the batch of a single process, bit for bit, and the whole state of the stream is the index of the next step.
+The record in row r of step t and its random numbers depend on (seed, t, r) only. Each process makes its own
+contiguous rows of every global batch. Concatenated, the rows of all processes equal the batch of a single process, bit
+for bit. The only state of the stream is the index of the next step.
 """
 
 import functools
@@ -23,19 +23,19 @@ from rankclip_jax.data.text.augment import TextAugment
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 
-STRIDE = 7919  # a prime: substitutes of neighbouring bad records are far apart
+STRIDE = 7919  # a prime: the replacements of neighbouring bad records are far apart
 MAX_SUBSTITUTES = 16
-# Grain's index_shuffle stores nothing, but below 65,536 records its cost grows as the records get fewer: 24 us a
-# draw for 1,000 records. A permutation in memory costs nothing there.
+# Up to this number of records the permutation is stored. Grain's index_shuffle stores nothing, but is slow for less
+# than 65,536 records: 24 us per draw for 1,000 records.
 MAX_STORED_ORDER = 1 << 20
 CACHED_CAPTIONS = 65_536  # at most 30 MB of tokens at L = 77
 
 
 class Plan:
-    """Which record each row of each step takes, and its random numbers.
+    """The record in each row of each step, and its random numbers.
 
-    Every epoch is a new permutation. Its last ``num_records % batch_size`` records are left out, so that no batch
-    mixes two epochs. Memory is at most 16 MB for any number of records.
+    Every epoch is a new permutation. Its last ``num_records % batch_size`` records are left out, because no batch may
+    mix two epochs. The plan takes at most 16 MB for any number of records.
     """
 
     def __init__(self, num_records: int, batch_size: int, seed: int):
@@ -56,11 +56,11 @@ class Plan:
         return grain.experimental.index_shuffle(position, max_index=last, seed=epoch_seed, rounds=4)
 
     def rng(self, step: int, row: int, part: int = 0) -> np.random.Generator:
-        """Random numbers for one part of an example: its own block of a counter-based generator."""
+        """Random numbers for one part of an example, from its own block of a counter-based generator."""
         return np.random.Generator(np.random.Philox(key=self._seed, counter=[0, row, step, part]))
 
 
-# Parts of an example. Each has its own random numbers, so that no part changes another.
+# Parts of an example. Each has its own random numbers, so no part changes another.
 FIRST, SECOND_CAPTION, SECOND_VIEW, TEXT, SECOND_TEXT = range(5)
 
 
@@ -74,7 +74,7 @@ class Chunk(NamedTuple):
 class Loader(Iterator[dict[str, np.ndarray]]):
     """Endless training batches of one process.
 
-    A batch is a dict with exactly the keys that are asked for:
+    A batch is a dict with the keys in `LoaderOptions.keys`. No array depends on the other keys.
 
         images            uint8 [b, S, S, 3]
         tokens            int32 [b, L], one caption per image, drawn uniformly each time
@@ -83,10 +83,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         augmented_tokens  int32 [b, L], a second view of the same caption
         index             int32 [b], indices of the records
 
-    An array does not depend on which other keys are asked for.
-
-    A record that cannot be read is replaced by the record `STRIDE` further on, counted and logged. The replacement
-    depends on the record alone, so streams stay equal for any number of processes.
+    A record that cannot be read is replaced by the record `STRIDE` positions later, counted and logged. The replacement
+    depends on the record only, so batches are the same for any number of processes.
 
     Attributes:
       step: index of the next batch; a new loader with this `start_step` continues bit for bit.
@@ -94,17 +92,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     """
 
     def __init__(self, source: RecordSource, tokenizer: Tokenizer, options: LoaderOptions, start_step: int = 0):
-        """Start loading.
-
-        Args:
-          source: training records.
-          tokenizer: for the captions.
-          options: how batches are made.
-          start_step: index of the first batch.
-
-        Raises:
-          UserError: the batch is larger than the data.
-        """
+        """Start loading with the batch of index `start_step`; `UserError` if a batch is larger than the data."""
         batch, records = options.batch_size, len(source)
         if batch > records:
             raise UserError(f"batch_size {batch} exceeds the {records} training records; use {records} or less.")
@@ -143,10 +131,10 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     def _start(self) -> grain.DatasetIterator:
         first, threads = self.step * self._chunks_per_batch, self._options.num_threads
         chunks = grain.MapDataset.range(first, np.iinfo(np.int64).max).map(self._chunk)
-        # Grain's own default is to prefetch 500 elements, here 500 chunks of images.
+        # By default Grain prefetches 500 elements, here 500 chunks of images.
         buffered = max(threads, self._options.prefetch * self._chunks_per_batch)
         iterator = iter(chunks.to_iter_dataset(grain.ReadOptions(threads, buffered)))
-        iterator.start_prefetch()  # so that the first batches are made while the step compiles
+        iterator.start_prefetch()  # makes the first batches while the training step compiles
         return iterator
 
     def _chunk(self, number: int) -> Chunk:
@@ -169,12 +157,12 @@ class Loader(Iterator[dict[str, np.ndarray]]):
                 return self._example(index, step, row)
             except Exception as error:  # a decoder may raise anything
                 failures.append(BadRecord(index, self._source.key(index), f"{type(error).__name__}: {error}"))
-        # This many failures in one row are above any sensible ceiling. Where they are allowed, train on white.
+        # Any sensible limit of bad records stops the run here. If the limit allows them, train on a white image.
         blank = {key: WHITE if shape[2:] else self._tokens("") for key, (shape, _) in self._arrays.items()}
         return blank | ({"index": planned} if "index" in blank else {})
 
     def _example(self, index: int, step: int, row: int) -> dict[str, np.ndarray | int]:
-        """Record `index` as a row of a step: one value for each key of the batch."""
+        """One value for each key of the batch, made from record `index`."""
         record, options, draw = self._source[index], self._options, functools.partial(self._plan.rng, step, row)
         check_image(record.image)
         rng = draw(FIRST)
@@ -192,7 +180,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         return {key: make[key]() for key in self._arrays}
 
     def _tokenized(self, caption: str, augment: TextAugment | None, draw: Callable, part: int) -> np.ndarray:
-        """Tokens of a caption. Those of an augmented caption are not cached: it rarely occurs again."""
+        """Tokens of a caption. An augmented caption rarely occurs again, so its tokens are not cached."""
         return self._tokens(caption) if augment is None else self._tokenizer(augment(caption, draw(part)))[0]
 
 

@@ -1,4 +1,4 @@
-"""The options of a `Loader` as one checked value, with its augmentation pipelines compiled.
+"""The options of a `Loader`, checked, with compiled augmentation pipelines.
 
 Letters: S image side in pixels, L tokens of a caption.
 """
@@ -17,7 +17,7 @@ from rankclip_jax.data.text.augment import TextAugment, make_text_augment
 from rankclip_jax.errors import UserError
 
 PLAIN = ("images", "tokens")
-MAX_CHUNK = 32  # examples that a thread makes at a time: large against overhead, small against a batch
+MAX_CHUNK = 32  # examples that a thread makes at a time: much less than a batch, but enough to reduce overhead
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,16 @@ class LoaderOptions:
 
     Attributes:
       batch_size: B, rows of the global batch.
-      seed: non-negative; together with the step it decides every random draw.
+      seed: non-negative; seed and step determine every random draw.
       image_size: S.
       augment: image augmentation, compiled by `make_augment`; it returns uint8 [S, S, 3].
-      text_augment: caption augmentation, compiled by `make_text_augment`; None for none. Second captions are not
-        augmented.
-      view_augment, view_text_augment: the same for second views; unused unless `keys` holds a second view.
-      keys: keys of a batch, a subset of those of `example_arrays`.
-      process_index: which slice of each global batch this process makes.
-      process_count: number of slices.
-      num_threads: threads that decode, augment and tokenize; 0 does this work in the calling thread.
-      prefetch: local batches to make ahead; they are held in memory.
-      max_bad_fraction: share of unreadable records above which the run stops.
+      text_augment: caption augmentation by `make_text_augment`, or None. Second captions are not augmented.
+      view_augment, view_text_augment: the same for second views, if `keys` has them.
+      keys: keys of a batch, a subset of the keys of `example_arrays`.
+      process_index, process_count: this process makes slice `process_index` of `process_count` equal slices.
+      num_threads: threads that decode, augment and tokenize; 0 for the calling thread.
+      prefetch: local batches to make ahead and to keep in memory.
+      max_bad_fraction: the run stops if a larger fraction of the records is unreadable.
 
     Raises:
       UserError: the processes do not divide the batch, or a number is negative.
@@ -75,12 +73,7 @@ class LoaderOptions:
 
 
 def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: Any) -> LoaderOptions:
-    """The options that `config` (a whole config) describes.
-
-    Args:
-      config: `batch_size`, `seed`, `data` and `model.image` are read.
-      keys: keys of a batch.
-      changes: fields of `LoaderOptions` that replace those of the config.
+    """The options in a config. `changes` are fields of `LoaderOptions` that replace the values of the config.
 
     Raises:
       UserError: an invalid pipeline or size; see `make_augment`, `make_text_augment` and `LoaderOptions`.
@@ -96,7 +89,7 @@ def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: A
         "image_size": image.image_size,
         "augment": augment,
         "text_augment": text_augment,
-        # A second view without a pipeline of its own is another draw of the first view's.
+        # If the second view has no pipeline, it is another draw from the pipeline of the first view.
         "view_augment": make_augment(data.view_augment, **fit) if data.view_augment else augment,
         "view_text_augment": make_text_augment(data.view_text_augment) if data.view_text_augment else text_augment,
         "num_threads": data.num_threads,
@@ -115,12 +108,9 @@ def example_arrays(options: LoaderOptions, context_length: int) -> dict[str, tup
 
 
 def held_bytes(options: LoaderOptions, context_length: int) -> int:
-    """Upper bound of the bytes in a loader's examples: those made ahead or being made, and the batch it returns.
-
-    It does not include the image at its original size that each thread holds.
-    """
+    """Upper bound of the bytes of all examples in a loader and its last batch, without the original images."""
     arrays = example_arrays(options, context_length).values()
     example = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
     ahead = max(options.num_threads * options.chunk, options.prefetch * options.local_batch)
-    # The batch exists twice for a moment: as chunks, and joined.
+    # The returned batch exists twice for a moment: as chunks, and concatenated.
     return example * (ahead + 2 * options.local_batch)

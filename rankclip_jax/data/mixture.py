@@ -1,9 +1,10 @@
-"""A part of a source, and several sources as one.
+"""Subsets of a source, and mixtures of several sources.
 
 Letters: n pairs of a source, c positions of the source in an epoch.
 """
 
-from collections import Counter
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from rankclip_jax.data.pairs import PairSource
 
 
 class RedirectedPairs(PairSource):
-    """Base class: pairs of other sources. `_locate` gives the source of a pair and the index in that source."""
+    """Base class: pairs of other sources. `_locate` returns a source and the index of the pair in it."""
 
     def _locate(self, index: int) -> tuple[PairSource, int]:
         raise NotImplementedError
@@ -39,12 +40,7 @@ class RedirectedPairs(PairSource):
 
 
 class Subset(RedirectedPairs):
-    """Some pairs of a source.
-
-    Args:
-      pairs: the source.
-      indices: int [n], the pairs to keep, in this order.
-    """
+    """The pairs of a source at `indices`, int [n], in this order."""
 
     def __init__(self, pairs: PairSource, indices: np.ndarray):
         self._pairs, self._indices = pairs, indices
@@ -54,7 +50,7 @@ class Subset(RedirectedPairs):
         return len(self._indices)
 
     def digest(self) -> str:
-        """Covers the whole source; `sources.assemble` adds how the subset was chosen."""
+        """Covers the whole source; `sources.assemble` adds the options that choose the subset."""
         return self._pairs.digest()
 
     def _locate(self, index: int) -> tuple[PairSource, int]:
@@ -62,19 +58,19 @@ class Subset(RedirectedPairs):
 
 
 class Mixture(RedirectedPairs):
-    """Several sources, one after the other; the loader's shuffle mixes them.
+    """Several sources, one after the other; the loader shuffles them together.
 
-    Without weights every pair occurs once. With weights w (normalised to sum 1) an epoch is as short as it can be
-    with every pair in it: max(n / w) positions. A source gets c = w * length positions. Each of its pairs occurs
-    floor(c / n) or ceil(c / n) times; the more frequent ones are spread evenly over the source.
+    Without weights every pair occurs once. With weights w (normalised to sum 1) an epoch is the shortest one that has
+    every pair: max(n / w) positions. A source gets c = w * max(n / w) positions. Each of its pairs occurs floor(c / n)
+    or ceil(c / n) times; the pairs that occur more often are spread evenly over the source.
 
-    The mixture has second captions, or labels, if all sources have them. The class names of all sources are joined
-    into one list. If a name occurs k times in a source (ImageNet has two "crane"), these are k classes; the i-th of
-    them matches the i-th in the other sources.
+    The mixture has second captions, or labels, if all sources have them. It has the class names of all sources. If a
+    name occurs k times in a source (ImageNet has two "crane"), these are k classes; the i-th of them is the same
+    class as the i-th with this name in another source.
 
     Args:
-      parts: the sources, none of them empty.
-      weights: a positive number for each source, or none at all.
+      parts: sources with at least one pair each.
+      weights: a positive number for each source, or ().
     """
 
     def __init__(self, parts: Sequence[PairSource], weights: Sequence[float] = ()):
@@ -111,7 +107,7 @@ class Mixture(RedirectedPairs):
 
 
 def _joined_classes(of_parts: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """One list of class names for all parts, and for each part the indices of its classes in that list."""
+    """The class names of all parts, and for each part the indices of its own classes among them."""
     if not all(of_parts):
         return (), []
     numbered = [_numbered(names) for names in of_parts]
@@ -121,9 +117,5 @@ def _joined_classes(of_parts: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...
 
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
     """Each name with the number of equal names before it."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        numbered.append((name, seen[name]))
-        seen[name] += 1
-    return numbered
+    numbers = defaultdict(itertools.count)
+    return [(name, next(numbers[name])) for name in names]

@@ -1,4 +1,4 @@
-"""Image-text pairs as they are stored: what the reader of a file format gives, before images are decoded."""
+"""The interface of readers of file formats: image-text pairs with encoded images."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from rankclip_jax.data.progress import progress
 
-LAST_READ = 16  # records that a reader keeps, because a thread asks for the captions and then the image of a record
+LAST_READ = 16  # records that a reader caches: a thread reads the captions of a record, and then its image
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class PairOptions:
       caption_key: the same for the caption or captions.
       second_caption_key: the same for second captions; "" for none.
       image_root: folder that image paths in a table are relative to; "" for the folder of the table.
-      templates: prompts with one ``{}`` each, filled with a class name to make a caption.
-      index_dir: folder for indexes of tars; "" for beside the tars.
+      templates: prompt templates, which make captions of class names.
+      index_dir: folder for the indexes of tars; "" for a folder beside the tars.
       root: folder that relative locations start from; TFDS: folder of prepared data sets.
-      split: the part of a location after the last "#", for formats that hold several splits; "" for none.
+      split: the part of a location after the last "#", for formats with several splits; "" for none.
     """
 
     image_key: str = ""
@@ -36,12 +36,12 @@ class PairOptions:
 
 
 class PairSource:
-    """Base class: random access to the pairs of some files. Methods may be called from several threads at once.
+    """Base class: random access to the pairs of some files, from several threads at once.
 
-    Opening a source reads no images. An error of the files as a whole is a `UserError` at opening; an error of one
-    pair is any exception raised by the method called for that pair.
+    Opening a source reads no images; it raises `UserError` if the files as a whole are invalid. For an invalid pair a
+    method may raise any exception.
 
-    A format implements `__len__`, `key`, `captions`, `image_bytes` and `digest`. The rest is optional.
+    A format implements `__len__`, `key`, `captions`, `image_bytes` and `digest`; the other members are optional.
 
     Attributes:
       has_second_captions: whether every pair has second captions.
@@ -55,7 +55,7 @@ class PairSource:
         raise NotImplementedError
 
     def key(self, index: int) -> str:
-        """Name of the pair, unique in the source: a path, or a shard and a member, by which a user finds it."""
+        """Name of the pair, unique in the source, such as a path: it tells a user where the pair is."""
         raise NotImplementedError
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class PairSource:
         raise NotImplementedError
 
     def digest(self) -> str:
-        """Text that differs between different pairs, made without reading images. Formats say what it covers."""
+        """A text that changes with the pairs, made without reading images. Each format says what it covers."""
         raise NotImplementedError
 
     def second_captions(self, index: int) -> tuple[str, ...]:

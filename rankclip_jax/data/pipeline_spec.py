@@ -17,12 +17,12 @@ def is_empty(pipeline: str) -> bool:
 
 
 def parse_pipeline(pipeline: str, known: Mapping[str, Callable[..., Any]], kind: str) -> list[partial]:
-    """Return the functions of a pipeline in order, each with its options filled in.
+    """Return the functions of a pipeline in order, with their options; none for ``""`` and ``"none"``.
 
     Args:
-      pipeline: the text; ``""`` and ``"none"`` give an empty list.
+      pipeline: the text.
       known: functions by name. Their options are the keyword-only arguments that have a default.
-      kind: what the functions are, for error messages.
+      kind: the word for these functions in error messages.
 
     Raises:
       UserError: a name or option is unknown, or the text cannot be parsed.
@@ -49,6 +49,6 @@ def _parse_call(text: str, known: Mapping[str, Callable[..., Any]], kind: str) -
 
 
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the defaults of a function's keyword-only arguments; `inspect.Parameter.empty` where there is none."""
+    """Return the defaults of a function's keyword-only arguments; `inspect.Parameter.empty` for one without default."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,4 +1,4 @@
-"""Progress bars of loops over data, shown by one process."""
+"""Progress bars of loops over data, shown by the main process only."""
 
 from collections.abc import Collection
 from typing import TypeVar
@@ -11,6 +11,6 @@ T = TypeVar("T")
 
 
 def progress(items: Collection[T], title: str, unit: str = "pair") -> "tqdm[T]":
-    """`items` with a progress bar: on a terminal, by the main process, for loops over 2 seconds."""
+    """`items` with a progress bar, which the main process shows on a terminal after 2 seconds."""
     hidden = None if processes.is_main() else True  # None: hidden unless the output is a terminal
     return tqdm(items, desc=title, unit=unit, delay=2, leave=False, disable=hidden)

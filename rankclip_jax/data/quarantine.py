@@ -12,11 +12,7 @@ from rankclip_jax.errors import UserError
 
 
 def read_quarantine(path: str) -> frozenset[str]:
-    """Keys of the pairs to leave out; none for "".
-
-    Raises:
-      UserError: the file cannot be read, or a line is not such an object.
-    """
+    """Keys of the pairs to leave out; none for "". `UserError` if the file cannot be read or a line is invalid."""
     if not path:
         return frozenset()
     try:

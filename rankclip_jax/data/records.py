@@ -1,4 +1,4 @@
-"""What every data source gives: records to train on, and splits to evaluate on.
+"""The interface of data sources: training records and evaluation splits.
 
 Letters: N images, M candidate texts, H x W pixels.
 """
@@ -19,8 +19,8 @@ class Record:
       key: unique name of the record in its source.
       image: uint8 [H, W, 3] RGB, or a PIL image of mode RGB.
       captions: at least one caption; the loader draws one per step.
-      second_captions: captions of another origin, such as a captioning model. For objectives that read both kinds
-        the loader draws one of these too.
+      second_captions: captions from another origin, such as a captioning model. The loader draws one of these too,
+        for objectives that use them.
     """
 
     key: str
@@ -32,17 +32,17 @@ class Record:
 class RecordSource:
     """Base class: random access to N records, from several threads at once.
 
-    `source[i]` may raise any exception for a record that cannot be read: the loader replaces and counts that record,
-    and stops the run above a ceiling. `key` and `captions` never decode the image.
+    `source[i]` may raise any exception for an unreadable record: the loader replaces and counts that record, and stops
+    the run if there are too many. `key` and `captions` never decode the image.
 
-    A source implements `__len__`, `__getitem__`, `key` and `captions`. The rest is optional.
+    A source implements `__len__`, `__getitem__`, `key` and `captions`; the other members are optional.
 
     Attributes:
       has_second_captions: whether every record has second captions.
-      classes: class names by labelling. Labellings and class names are those of the evaluation splits.
+      classes: class names by labelling, the same as in the evaluation splits.
       images: uint8 [N, H, W, 3], if all images are in memory; None otherwise.
-      concept_ids: int [N], what each image shows, with the same numbers as `EvalSplit.image_ids`. With `images` it
-        makes the pixel nearest-neighbour baseline possible. None if unknown.
+      concept_ids: int [N], the content of each image, as in `EvalSplit.image_ids`; None if unknown. The pixel
+        nearest-neighbour baseline needs `images` and `concept_ids`.
     """
 
     has_second_captions: bool = False
@@ -57,7 +57,7 @@ class RecordSource:
         raise NotImplementedError
 
     def key(self, index: int) -> str:
-        """Name of a record, for messages about it."""
+        """Name of a record, for messages."""
         raise NotImplementedError
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -69,11 +69,7 @@ class RecordSource:
         return ()
 
     def labels(self, labelling: str) -> np.ndarray:
-        """int [N], indices into `classes[labelling]`; -1 for a record without a label.
-
-        Raises:
-          KeyError: `classes` has no such labelling.
-        """
+        """int [N], indices into `classes[labelling]`; -1 for no label. `KeyError` for an unknown labelling."""
         raise KeyError(labelling)
 
 
@@ -101,9 +97,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Images and candidate texts; image n and text m match iff image_ids[n] == text_ids[m].
-
-    An image may match several texts, and a text several images.
+    """Images and candidate texts. Image n and text m match if image_ids[n] == text_ids[m]. Each may match several.
 
     Attributes:
       name: split name as it appears in metrics, such as ``test_style``.
@@ -130,7 +124,7 @@ class Dataset:
       name: registry name of the source.
       train: records to train on.
       evals: evaluation splits by name; ``val`` is for choices made during training, ``test*`` for reporting.
-      digest: sha256 hex of what makes up the splits. What it covers depends on the format: docs/data.md.
+      digest: sha256 hex of the splits. Its coverage depends on the format: docs/data.md.
       counts: number of images in each split, in the order to print.
     """
 

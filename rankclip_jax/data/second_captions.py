@@ -22,18 +22,10 @@ HASH_BYTES = 8
 
 
 class CaptionFile:
-    """The captions of a file, in memory: their text and 24 bytes each.
-
-    Attributes:
-      digest: sha256 hex of the file.
-    """
+    """The captions of a file, in memory: their texts and 24 bytes per caption. `digest` is the file's sha256 hex."""
 
     def __init__(self, path: str):
-        """Read the file.
-
-        Raises:
-          UserError: it cannot be read, or a line is not such an object.
-        """
+        """Read the file; `UserError` if it cannot be read or a line is invalid."""
         try:
             data = locations.read(os.path.expanduser(path))
         except OSError as error:
@@ -63,7 +55,7 @@ class CaptionFile:
 
 
 def _parse(path: str, number: int, line: bytes) -> tuple[str, str]:
-    """(key, second caption) of a line."""
+    """Key and second caption of a line."""
     try:
         found = json.loads(line)
         key, text = found["key"], found["second_caption"]
@@ -81,7 +73,7 @@ def _hash(key: str) -> int:
 
 
 class WithSecondCaptions(RedirectedPairs):
-    """Pairs with the second captions of a file, in place of their own."""
+    """Pairs whose second captions are replaced by the captions of a file."""
 
     has_second_captions = True
 

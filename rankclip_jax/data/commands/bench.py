@@ -1,7 +1,4 @@
-"""`bench`: how fast pairs are made, stage by stage, and which stage is slowest.
-
-One thread runs each stage on the same pairs; then the loader runs as in training.
-"""
+"""`bench`: times each stage in one thread, on the same pairs, and then the loader as in training."""
 
 import io
 import itertools
@@ -26,12 +23,12 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.text_table import text_table
 
 Stages = dict[str, tuple[Callable[[Any], Any], Sequence]]
-ROUNDS = 3  # each over all stages, so that a slow moment of the machine affects every stage
+ROUNDS = 3  # each round runs all stages, because the machine may be slow for a moment
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_integer("pairs", 300, "number of pairs for the stages", lower_bound=1)
+    flags.DEFINE_integer("pairs", 300, "number of pairs for each stage", lower_bound=1)
     flags.DEFINE_integer("threads", os.cpu_count() or 1, "the loader runs with 1, 2, 4 ... N threads", lower_bound=1)
     flags.DEFINE_float("seconds", 5.0, "duration of each run of the loader", lower_bound=0.1)
 
@@ -84,7 +81,7 @@ def _stages(config: ConfigDict, train: RecordSource, indices: Sequence[int], tok
 
 
 def _timed(stages: Stages) -> dict[str, float]:
-    """Seconds of each stage for all its inputs, the best of several rounds."""
+    """Seconds of each stage for all its inputs, in the fastest round."""
     best = dict.fromkeys(stages, float("inf"))
     for _, (name, (work, inputs)) in itertools.product(range(ROUNDS), stages.items()):
         began = time.perf_counter()
@@ -111,7 +108,7 @@ def _against_pillow(encoded: Sequence[bytes], size: int) -> str:
 
 
 def bare_pillow(data: bytes, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: CLIP's preprocessing of an encoded image by direct calls of Pillow, for comparison."""
+    """CLIP's preprocessing of an encoded image by direct calls of Pillow, to uint8 [size, size, 3]."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     scale = size / min(image.size)
     width, height = (size if edge == min(image.size) else int(edge * scale) for edge in image.size)
@@ -121,7 +118,7 @@ def bare_pillow(data: bytes, size: int) -> np.ndarray:
 
 
 def _batches_per_second(loader: Loader, prefetch: int, seconds: float) -> float:
-    for _ in range(prefetch + 1):  # batches made before the clock starts
+    for _ in range(prefetch + 1):  # batches that were made before the clock starts
         next(loader)
     began, batches = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:

@@ -1,8 +1,8 @@
-"""`captions`: write second captions for objectives such as ALIP, to be named in `config.data.second_captions`.
+"""`captions`: writes a file of second captions, `config.data.second_captions`, for objectives such as ALIP.
 
 ``--by=keywords`` makes a sentence from the content words of a caption. ``--by=MODEL`` runs an image captioning model
-of the `transformers` library, a folder or a name on the hub, such as Salesforce/blip-image-captioning-base (needs
-``pip install -e '.[torch]'``). If the file exists already, the command continues after its last line.
+of the `transformers` library: a folder, or a name on the hub such as Salesforce/blip-image-captioning-base (needs
+``pip install -e '.[torch]'``). If the file exists, the command continues after its last line.
 """
 
 import json
@@ -31,18 +31,18 @@ def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("out", "second_captions.jsonl", "file to write or to continue")
     flags.DEFINE_string("by", KEYWORDS, "keywords, or the folder or name of a captioning model")
-    flags.DEFINE_string("template", "an image of {}", "keywords: the sentence; they replace {}")
+    flags.DEFINE_string("template", "an image of {}", "keywords: the sentence; the keywords replace {}")
     flags.DEFINE_integer("keywords", 5, "keywords: maximum number per caption", lower_bound=1)
     flags.DEFINE_integer("batch", 32, "pairs per batch", lower_bound=1)
     flags.DEFINE_integer("max_tokens", 30, "model: maximum number of tokens of a caption", lower_bound=1)
 
 
 def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
-    """Caption all training pairs; those that cannot be read are skipped."""
+    """Caption all training pairs; unreadable pairs are skipped."""
     out, by, template = Path(flags.FLAGS.out), flags.FLAGS.by, flags.FLAGS.template
     max_words, max_tokens, batch_size = flags.FLAGS.keywords, flags.FLAGS.max_tokens, flags.FLAGS.batch
     if config.data.name not in FORMATS:
-        raise UserError(f"data {config.data.name!r} have captions already: name your own data in config.data.train.")
+        raise UserError(f"data {config.data.name!r} has second captions: name your own data in config.data.train.")
     sources = [section.pairs for section in sections_of(config) if section.name.startswith("train")]
     if not sources:
         raise UserError("config.data.train is empty: name the pairs to caption there.")
@@ -56,12 +56,12 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
     written, skipped = np.sum(counts, axis=0)
-    print(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs cannot be read")
+    print(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs are unreadable")
     print(f"train with them: --config.data.second_captions={out}")
 
 
 def _write(file: IO, source: PairSource, caption: Captioner, done: set[str], batch_size: int) -> tuple[int, int]:
-    """Write the captions of one source, except for the keys in `done`; return the numbers of written and skipped."""
+    """Write the captions of one source, except for keys in `done`; return the numbers of written and skipped pairs."""
     written = skipped = 0
     with tqdm(total=len(source), unit="pair", leave=False, delay=1) as bar:
         for start in range(0, len(source), batch_size):
@@ -89,7 +89,7 @@ def _lines(source: PairSource, indices: Sequence[int], caption: Captioner) -> li
 
 
 def _known_keys(out: Path) -> set[str]:
-    """Keys in the file, whose last line is removed if it is incomplete."""
+    """Keys in the file. An incomplete last line is removed from the file."""
     if not out.exists():
         return set()
     data = out.read_bytes()
@@ -107,11 +107,7 @@ def _by_keywords(template: str, max_words: int) -> Captioner:
 
 
 def sentence(captions: Sequence[str], template: str, max_words: int) -> str:
-    """The first content words of all captions, in one sentence: "an image of dog, snow and field".
-
-    Raises:
-      ValueError: there is no content word.
-    """
+    """The first content words of all captions, such as "an image of dog, snow and field"; `ValueError` for none."""
     words = [word for caption in captions for word in letters(caption).split() if word not in STOP_WORDS]
     chosen = list(dict.fromkeys(words))[:max_words]
     if not chosen:

@@ -1,8 +1,8 @@
-"""`convert`: write the training pairs as ArrayRecord files, for fast random access.
+"""`convert`: writes the training pairs as ArrayRecord files, for fast random access.
 
-For data with slow random access: Parquet with large row groups, millions of small files, network folders. Images are
-copied in their encoding and order, so training on the copy gives the same batches. Quarantined and unreadable pairs
-are skipped.
+This helps if random access is slow: Parquet with large row groups, millions of small files, network folders. Encoded
+images are copied in the same order, so training on the copy has the same batches. Quarantined and unreadable pairs are
+skipped.
 """
 
 import os
@@ -46,7 +46,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
 
 
 def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int, threads: int) -> None:
-    """Write the pairs with these indices to files whose names begin with `out`, and print how a config names them."""
+    """Write the pairs at `indices` to files whose names begin with `out`; print the config options that read them."""
     bad, shards, written = [], 0, 0
     for start in range(0, len(indices), shard_pairs):
         title = f"{out.name} {start:,} of {len(indices):,}"
@@ -62,7 +62,7 @@ def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int
 
 
 def _sound(chunks: Iterable[list[bytes | BadPair]], bad: list[BadPair]) -> Iterator[bytes]:
-    """The records of all chunks; pairs that could not be read are appended to `bad`."""
+    """The records of all chunks; unreadable pairs are appended to `bad`."""
     for chunk in chunks:
         bad += [item for item in chunk if isinstance(item, tuple)]
         yield from (item for item in chunk if isinstance(item, bytes))

@@ -1,4 +1,4 @@
-"""Images with their captions below them, as one image."""
+"""Draws images with their captions below, as one image."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS = 5
-SIDE = 224  # pixels of a cell; smaller images are enlarged so that a caption fits below
+SIDE = 224  # pixels of an image; smaller images are enlarged to have room for a caption
 GAP = 16
 LINES = 4  # of a caption
 FONT_SIZE = 15
@@ -16,7 +16,7 @@ INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str]) -> Image.Image:
-    """Draw uint8 [N, S, S, 3] in rows of five, each above its caption, which is cut after four lines."""
+    """Draw uint8 [N, S, S, 3] in rows of five, each image above its caption, which is cut after four lines."""
     font = ImageFont.load_default(FONT_SIZE)
     texts = [_wrapped(caption, font) for caption in captions]
     columns, lines = min(COLUMNS, len(images)), max(text.count("\n") + 1 for text in texts)

@@ -1,4 +1,4 @@
-"""`index`: index tars now rather than when training starts."""
+"""`index`: indexes tars now rather than when training starts."""
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ def define_flags() -> None:
 
 
 def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
-    """Index every location of ``config.data`` whose format has indexes."""
+    """Index every location in ``config.data`` whose format has indexes."""
     rebuild = flags.FLAGS.rebuild
     options = parse(FileOptions, config.data) if config.data.name in FORMATS else None
     wanted = [

@@ -1,4 +1,4 @@
-"""`preview`: pairs as the towers get them, as text and as a grid of images."""
+"""`preview`: shows pairs as the towers get them, as text and as a grid of images."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
 def _as_text(train: RecordSource, index: int, image: np.ndarray, tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     try:
         record = train[index]
-    except Exception as error:  # the loader found no readable substitute either
+    except Exception as error:  # the loader found no readable replacement either
         return f"{train.key(index)}\n  cannot be read ({error}), nor can the records that replace it: see `validate`"
     old, new = (" x ".join(map(str, height_width(image)[::-1])) for image in (record.image, image))
     lines = [("image", f"{old} pixels, to the tower {new}")]

@@ -1,4 +1,4 @@
-"""What the commands share: the pairs that a config names, the loader, and work in threads with a progress bar."""
+"""Common functions of the commands: the pairs of a config, the loader, and work in threads with a progress bar."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -28,19 +28,14 @@ SAMPLE_SEED = 0
 
 
 class Section(NamedTuple):
-    """The pairs of one location in the config.
+    """All pairs of one location in the config, also quarantined and held-out pairs."""
 
-    Attributes:
-      name: "train", "val" or "test"; if that has several locations, followed by the location.
-      pairs: all of them, quarantined and held-out ones too.
-    """
-
-    name: str
+    name: str  # "train", "val" or "test"; if it has several locations, followed by the location
     pairs: PairSource
 
 
 class EncodedRecords(PairSource):
-    """Records in memory as a `PairSource`, images encoded as PNG."""
+    """Records in memory as a `PairSource`; images are encoded as PNG."""
 
     def __init__(self, records: RecordSource):
         self._records, self.has_second_captions = records, records.has_second_captions
@@ -83,7 +78,7 @@ def training_set(config: ConfigDict) -> Dataset:
 
 
 def make_loader(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer, **changes: Any) -> Loader:
-    """The loader of a run of `config`, without a limit for bad records; `changes` as in `loader_options`."""
+    """The loader of a run, without a limit of bad records; `changes` as in `loader_options`."""
     options = loader_options(config, ("images", "tokens", "index"), max_bad_fraction=1.0, **changes)
     return Loader(train, tokenizer, options)
 
@@ -96,7 +91,7 @@ def sample(count: int, size: int) -> np.ndarray:
 
 
 def in_parallel(work: Callable[[np.ndarray], T], indices: np.ndarray, threads: int, title: str) -> Iterator[T]:
-    """`work` of consecutive chunks of `indices`, in their order, with a progress bar.
+    """Yield `work(chunk)` for consecutive chunks of `indices`, in their order, with a progress bar.
 
     At most 4 results per thread wait in memory.
     """

@@ -1,6 +1,6 @@
-"""`stats`: counts, image sizes and caption lengths of a data set.
+"""`stats`: prints counts, image sizes and caption lengths of a data set.
 
-All captions are read. Image headers and token counts are those of a fixed sample of ``--pairs`` pairs.
+All captions are read. Image headers and numbers of tokens are read for a fixed sample of ``--pairs`` pairs.
 """
 
 import os
@@ -24,7 +24,7 @@ QUANTILES = {"min": 0, "5%": 5, "median": 50, "95%": 95, "max": 100}
 
 
 class Captions(NamedTuple):
-    """Facts about a chunk of pairs: number of captions of each pair, hash of each caption, unreadable pairs."""
+    """Facts about a chunk of pairs: numbers of captions per pair, hash of each caption, number of unreadable pairs."""
 
     counts: list[int]
     hashes: list[int]
@@ -71,7 +71,7 @@ def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:
     for index in indices.tolist():
         try:
             captions = train.captions(index)
-        except Exception:  # `validate` reports which and why
+        except Exception:  # `validate` reports the pair and the reason
             continue
         counts.append(len(captions))
         hashes.extend(map(hash, captions))
@@ -98,7 +98,7 @@ def _read_details(train: RecordSource, tokenizer: Tokenizer, indices: np.ndarray
         try:
             name, size = _header(train, index)
             lengths.extend(tokenizer.lengths(train.captions(index)))
-        except Exception:  # `validate` reports which and why
+        except Exception:  # `validate` reports the pair and the reason
             continue
         sizes.append(size)
         formats[name] += 1
@@ -109,7 +109,7 @@ def _details(chunks: Sequence[Details], context_length: int) -> str:
     lengths = np.array([length for chunk in chunks for length in chunk.lengths])
     sizes = np.array([size for chunk in chunks for size in chunk.sizes])
     unreadable = sum(chunk.unreadable for chunk in chunks)
-    title = f"of {len(sizes) + unreadable:,} pairs" + (f", {unreadable:,} of them unreadable" if unreadable else "")
+    title = f"sample of {len(sizes) + unreadable:,} pairs" + (f", {unreadable:,} unreadable" if unreadable else "")
     if not len(sizes):
         return f"{title}: see `validate`"
     formats = sum((chunk.formats for chunk in chunks), Counter()).most_common()
@@ -128,7 +128,7 @@ def _details(chunks: Sequence[Details], context_length: int) -> str:
 
 
 def _header(train: RecordSource, index: int) -> tuple[str, tuple[int, int]]:
-    """Format and (width, height) of an image; an encoded one is not decoded."""
+    """Format and (width, height) of an image; an encoded image is not decoded."""
     if isinstance(train, DecodedRecords):
         image = open_image(train.pairs.image_bytes(index))
         return image.format or "?", image.size
@@ -142,7 +142,7 @@ def _quantiles(name: str, values: np.ndarray) -> str:
 
 
 def histogram(lengths: Sequence[int] | np.ndarray, context_length: int) -> str:
-    """Text bars: the share of lengths in each tenth of the context, and of longer ones."""
+    """Text bars: the fraction of lengths in each tenth of the context, and above the context."""
     width = -(-context_length // BINS)
     longer = -(-context_length // width)  # index of the last bin
     lengths = np.asarray(lengths)

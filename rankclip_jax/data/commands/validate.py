@@ -1,8 +1,8 @@
-"""`validate`: decode all pairs, and list those that cannot be used.
+"""`validate`: decodes all pairs, and lists bad ones.
 
 A pair is listed if its image or caption cannot be read (training would replace it), or if its image is smaller than
-``--min_side``. With ``--strict`` two kinds of unusual but usable pairs are listed too: captions longer than the text
-tower's context, which are cut, and animations, of which the first frame is used.
+``--min_side``. With ``--strict`` two kinds of usable pairs are listed too: captions longer than the text tower's
+context (training would cut them), and animations (training would use the first frame).
 """
 
 import json
@@ -28,7 +28,7 @@ from rankclip_jax.files import replaced_file
 ORIENTATION = 0x0112  # of EXIF
 OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
 STRICT = (OVER_LONG, ANIMATED)
-# Unusual properties of usable pairs, and how they are handled.
+# Unusual properties of usable pairs, and their handling.
 HANDLED = {
     OVER_LONG: "the end is cut off",
     ANIMATED: "the first frame is used",
@@ -52,7 +52,7 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Result for a chunk of pairs: pairs to list, counts of unusual properties (keys of `HANDLED`), hashes of keys."""
+    """Result for a chunk of pairs: pairs to list, counts of properties in `HANDLED`, hashes of keys."""
 
     bad: list[Finding]
     unusual: Counter
@@ -68,7 +68,7 @@ def define_flags() -> None:
 
 
 def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
-    """Check the pairs of every location in ``config.data``, quarantined ones too."""
+    """Check the pairs of every location in ``config.data``, also quarantined pairs."""
     out, threads = Path(flags.FLAGS.out), flags.FLAGS.threads
     min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
     sections = sections_of(config)
@@ -108,7 +108,7 @@ def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool
 def examine(
     pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Reasons against a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
+    """Problems of a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
     reasons, unusual = [], []
     for read in (pairs.captions, pairs.second_captions):
         try:

@@ -1,6 +1,6 @@
 """The embedded data set: 1,644 emoji concepts drawn in up to five styles, 64 x 64 pixels.
 
-`concepts.tsv` has one row per concept. Concept k is cell k of every sprite sheet: column ``k % COLUMNS``, row
+`concepts.tsv` has one row per concept. Concept k is cell k of every sprite sheet, in column ``k % COLUMNS`` and row
 ``k // COLUMNS``. NOTICE names the sources of the drawings and names.
 """
 

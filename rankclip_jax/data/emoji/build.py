@@ -3,9 +3,9 @@
     pip install -e '.[build]'
     python -m rankclip_jax.data.emoji.build --out DIR
 
-This needs `npm` and takes about two minutes. The concepts are the emoji of emojibase's English list, in its `order`,
-without the groups "component" (skin tones, hair) and "flags". A style draws a concept if its package lists the code
-points, or else has an image with the name of the concept.
+This needs `npm` and takes about two minutes. The concepts are the emoji in emojibase's English list, in its `order`,
+without the groups "component" (skin tones, hair) and "flags". A style has a drawing of a concept if its package lists
+the code points or has an image with the name of the concept.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PACKAGES = {
 }
 LEFT_OUT_GROUPS = ("component", "flags")
 WEBP_QUALITY = 90
-SUPERSAMPLE = 2  # drawings are rendered at twice the size and reduced, which keeps thin lines
+SUPERSAMPLE = 2  # rendering at twice the size and reducing it keeps thin lines
 SPELLED_OUT = {"*": "asterisk", "#": "hash"}  # in the names of keycaps
 
 
@@ -69,7 +69,7 @@ class Style:
 
 
 def slug(label: str) -> str:
-    """The image name for a label: ``"Mrs. Claus"`` is ``mrs-claus``."""
+    """The image name for a label, such as ``mrs-claus`` for ``"Mrs. Claus"``."""
     for character, word in SPELLED_OUT.items():
         label = label.replace(character, word)
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
@@ -77,7 +77,7 @@ def slug(label: str) -> str:
 
 
 def fetch(package: str, folder: Path) -> tarfile.TarFile:
-    """Download one npm package; `UserError` with the last line of npm if that fails."""
+    """Download one npm package; `UserError` with npm's last line if the download fails."""
     command = ["npm", "pack", "--silent", "--pack-destination", str(folder), package]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -96,7 +96,7 @@ def read_json(package: tarfile.TarFile, name: str):
 
 def select_emoji(text: tarfile.TarFile) -> list[dict]:
     """The emojibase entries to draw, in order, with group names instead of numbers."""
-    # Group numbers are keys of meta/groups.json. The list in messages.json repeats a number, so its positions differ.
+    # Group numbers are keys of meta/groups.json. They are not positions in messages.json, which repeats a number.
     names = read_json(text, "meta/groups.json")
     emoji = [dict(entry) for entry in read_json(text, "en/data.json") if "group" in entry]
     for entry in emoji:

@@ -1,4 +1,4 @@
-"""Reads the files of the embedded data set: the table of concepts and the sprite sheets."""
+"""Reads the table of concepts and the sprite sheets of the embedded data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ class Concept:
     """One emoji.
 
     Attributes:
-      cell: index of the concept, and of its cell in the sheets.
+      cell: index of the concept and of its cell in the sheets.
       hexcode: code points, e.g. ``1F9D1-200D-1F33E``.
-      emoji: the characters themselves.
+      emoji: the characters.
       label: English name from Unicode CLDR.
       keywords: English keywords from Unicode CLDR, in alphabetical order.
-      group: one of 8, e.g. ``food-drink``.
-      subgroup: one of 95, e.g. ``food-fruit``.
-      styles: the styles that draw it; in the sheets of the others its cell is blank.
+      group: one of 8 groups, e.g. ``food-drink``.
+      subgroup: one of 95 subgroups, e.g. ``food-fruit``.
+      styles: styles with a drawing of the concept; its cell is blank in the other sheets.
     """
 
     cell: int
@@ -57,23 +57,13 @@ def _concept(path: Path, cell: int, columns: list[str], line: str) -> Concept:
         raise UserError(
             f"{path} line {cell + 2}: expected cell {cell}, a label and {len(columns)} columns, found {line!r}."
         )
-    return Concept(
-        cell=cell,
-        hexcode=row["hexcode"],
-        emoji=row["emoji"],
-        label=row["label"],
-        keywords=tuple(filter(None, row["keywords"].split("|"))),
-        group=row["group"],
-        subgroup=row["subgroup"],
-        styles=tuple(filter(None, row["styles"].split(","))),
-    )
+    lists = {key: tuple(filter(None, row[key].split(mark))) for key, mark in (("keywords", "|"), ("styles", ","))}
+    texts = {key: row[key] for key in ("hexcode", "emoji", "label", "group", "subgroup")}
+    return Concept(cell=cell, **texts, **lists)
 
 
 def read_sheet(folder: Path, style: str, num_cells: int) -> np.ndarray:
-    """Decode ``<style>.webp`` into its cells.
-
-    Returns:
-      uint8 [rows * COLUMNS, CELL, CELL, 3], at least `num_cells` cells.
+    """Decode ``<style>.webp`` into uint8 [rows * COLUMNS, CELL, CELL, 3], at least `num_cells` cells.
 
     Raises:
       UserError: the sheet is missing, unreadable or too small.

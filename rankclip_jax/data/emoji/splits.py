@@ -1,16 +1,14 @@
-"""Assigns each drawing to a split, by rules that depend on names only.
-
-The first rule that applies decides:
+"""Assigns each drawing to a split, by rules that depend on names only. The first rule that applies decides:
 
 1. ``test_subgroup``: all drawings of 10 subgroups. Similar concepts such as "man farmer" and "woman farmer" share a
-   subgroup, so training sees no concept similar to these.
+   subgroup, so no training concept is similar to these.
 2. ``test_concept``: one concept in ten, in all styles.
 3. ``test_style``: all drawings in one style.
-4. ``val``: one drawing in twenty, for choosing hyperparameters.
+4. ``val``: one drawing in twenty, to choose hyperparameters.
 5. ``train``: all others.
 
-"One in ten" is decided by the CRC-32 of the UTF-8 name. Unlike Python's `hash` it is the same on every machine, and
-the choice depends neither on the order of the table nor on other concepts.
+The CRC-32 of the UTF-8 name chooses one in ten or twenty. Unlike Python's `hash`, it is the same on every machine. The
+choice depends neither on the order of the table nor on other concepts.
 """
 
 from collections.abc import Iterable
@@ -24,7 +22,7 @@ NUM_HELD_OUT_SUBGROUPS = 10
 
 
 def stable_hash(text: str) -> int:
-    """CRC-32 of the UTF-8 bytes: an int in [0, 2**32), equal on every machine."""
+    """CRC-32 of the UTF-8 bytes, in [0, 2**32)."""
     return crc32(text.encode("utf-8"))
 
 

@@ -1,7 +1,7 @@
 """Random augmentations of training images; `transforms.make_augment` combines them into a pipeline.
 
-Each function takes and returns an image: uint8 [H, W, 3], or a PIL image of mode RGB. Functions computed by Pillow
-return a PIL image and functions computed by numpy return an array, because each conversion is a copy.
+Each function takes an RGB image (uint8 [H, W, 3] or PIL) and a generator of random numbers. It returns a PIL image if
+Pillow computes the result, and an array if numpy does, because a conversion would copy the image.
 """
 
 import math
@@ -16,7 +16,7 @@ TRIES = 10  # draws of a crop until one fits
 
 
 def flip(image: ImageLike, rng: np.random.Generator, *, probability: float = 0.5) -> ImageLike:
-    """Mirror the image horizontally with the given probability."""
+    """Mirror the image horizontally with probability `probability`."""
     if rng.random() >= probability:
         return image
     if isinstance(image, np.ndarray):
@@ -28,11 +28,9 @@ def shift(image: ImageLike, rng: np.random.Generator, *, translate: float = 0.08
     """Move and zoom a drawing on a white background; pixels from outside are white.
 
     Args:
-      image: RGB.
-      rng: source of the draw.
       translate: largest move, as a fraction of each side; uniform in both directions.
-      scale: largest zoom in or out, as a fraction; uniform, the same for both sides. At 0 the image is moved
-        by whole pixels, at a tenth of the cost of resampling.
+      scale: largest zoom in or out, as a fraction; uniform, the same for both sides. At 0 the image is moved by whole
+        pixels, without resampling, at a tenth of the time.
     """
     array = as_array(image)
     height, width = array.shape[:2]
@@ -58,13 +56,11 @@ def random_resized_crop(
 ) -> Image.Image:
     """Crop a random region and resize it to a square by PIL's bicubic filter, like torchvision's RandomResizedCrop.
 
-    A crop of random area and aspect ratio is drawn until it fits into the image, at most ten times. Then the largest
+    A crop of random area and aspect ratio is drawn until it fits into the image. If ten draws do not fit, the largest
     centred crop with an allowed ratio is used. The default area is open_clip's, scale=(0.9, 1); torchvision's
     default, for supervised training, is min_area=0.08.
 
     Args:
-      image: RGB.
-      rng: source of the draw.
       size: side of the output in pixels; `make_augment` passes it.
       min_area, max_area: area of the crop, as a fraction of the image's area; uniform between the two.
       max_ratio: largest aspect ratio of the crop, wide or tall; log-uniform.
@@ -97,14 +93,9 @@ def color_jitter(
     contrast: float = 0.2,
     saturation: float = 0.2,
 ) -> np.ndarray:
-    """Scale brightness, contrast (about the mean gray) and saturation by random factors.
+    """Scale brightness, contrast (about the mean grey) and saturation by factors uniform in [1 - value, 1 + value].
 
-    The three are combined into one affine map of the colours, applied and clipped once.
-
-    Args:
-      image: RGB.
-      rng: source of the draw.
-      brightness, contrast, saturation: each factor is uniform in [1 - value, 1 + value].
+    The three form one affine map of the colours, applied and clipped once.
     """
     image = as_array(image)
     bright, contrasted, saturated = 1 + (rng.random(3) * 2 - 1) * (brightness, contrast, saturation)
@@ -130,8 +121,6 @@ def affine(
     """Rotate, zoom, stretch and move a drawing on a white background, in one bilinear resampling.
 
     Args:
-      image: RGB.
-      rng: source of the draw.
       degrees: largest rotation in either direction.
       scale: the zoom is exp(u), with u uniform in [-scale, scale].
       stretch: width and height are multiplied by exp(u) and exp(-u), with u uniform in [-stretch, stretch].
@@ -146,20 +135,15 @@ def affine(
     a, b, c, d = cos * wide, -sin * tall, sin * wide, cos * tall
     x0 = width / 2 - a * width * (0.5 + right) - b * height * (0.5 + down)
     y0 = height / 2 - c * width * (0.5 + right) - d * height * (0.5 + down)
-    inverse, filter_ = (a, b, x0, c, d, y0), Image.Resampling.BILINEAR
-    moved = as_image(image).transform((width, height), Image.Transform.AFFINE, inverse, filter_, fillcolor=(WHITE,) * 3)
-    return moved
+    inverse, filter_, white = (a, b, x0, c, d, y0), Image.Resampling.BILINEAR, (WHITE,) * 3
+    return as_image(image).transform((width, height), Image.Transform.AFFINE, inverse, filter_, fillcolor=white)
 
 
 def recolor(image: ImageLike, rng: np.random.Generator, *, strength: float = 0.3) -> np.ndarray:
     """Mix the colour channels by a random linear map near the identity; white stays white.
 
-    This changes hue, saturation and contrast together, as if the drawing used another palette.
-
-    Args:
-      image: RGB.
-      rng: source of the draw.
-      strength: standard deviation of the noise added to each of the nine entries of the identity.
+    This changes hue, saturation and contrast together, as if the drawing used another palette. `strength` is the
+    standard deviation of the noise that is added to each of the nine entries of the identity.
     """
     image = as_array(image)
     mixing = np.eye(3, dtype=np.float32) + strength * rng.standard_normal((3, 3), np.float32)

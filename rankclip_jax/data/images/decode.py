@@ -1,4 +1,4 @@
-"""Decode images to RGB like CLIP's pipeline: `Image.open(...).convert("RGB")`, with explicit rules for special cases.
+"""Decodes images to RGB like CLIP's pipeline, `Image.open(...).convert("RGB")`, with fixed rules for special cases.
 
 * Truncated and damaged files are rejected; missing parts are never filled with grey.
 * Transparency is dropped, not composited: the colours under transparent pixels become visible.
@@ -6,7 +6,7 @@
 * 16-bit channels keep their high 8 bits. Pillow does this for colour; its `convert` would turn 16-bit grey into white.
 * The first frame of an animation is used.
 * EXIF orientation is ignored, so photos from phones may be rotated.
-* Images of more than `MAX_PIXELS` are rejected before decoding. So is EPS, for which Pillow would run Ghostscript.
+* Images of more than `MAX_PIXELS` are rejected before decoding, and so is EPS: Pillow would run Ghostscript for it.
 """
 
 import io
@@ -21,11 +21,7 @@ HIGH_BYTE = 1 / 256
 
 
 class ImageError(Exception):
-    """Bytes that cannot be decoded to an image.
-
-    Attributes:
-      kind: one of "empty", "unidentified", "truncated", "damaged", "too large".
-    """
+    """Invalid bytes of an image. `kind` is "empty", "unidentified", "truncated", "damaged" or "too large"."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(f"{kind}: {detail}")
@@ -33,14 +29,11 @@ class ImageError(Exception):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an image of any format that Pillow reads.
-
-    Args:
-      data: content of the file.
+    """Decode the content of an image file, of any format that Pillow reads.
 
     Returns:
-      A loaded PIL image of mode RGB; `np.asarray` gives uint8 [H, W, 3]. It is not converted to an array here,
-      because Pillow's resize usually follows and a numpy array in between costs two copies.
+      A loaded PIL image of mode RGB. It is not an array, because Pillow's resize usually follows: an array would cost
+      two copies.
 
     Raises:
       ImageError: the bytes are not a complete image; the message says what is wrong.
@@ -53,11 +46,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Read only the header: format, mode, size and number of frames.
-
-    Raises:
-      ImageError: the header is missing or damaged, or declares more than `MAX_PIXELS`.
-    """
+    """Read the header only: format, mode, size and number of frames; `ImageError` if it is invalid or too large."""
     if not data:
         raise ImageError("empty", "no bytes")
     try:
@@ -108,6 +97,6 @@ class DecodedRecords(RecordSource):
         return self.pairs.second_captions(index)
 
     def __getitem__(self, index: int) -> Record:
-        # Captions first: without them there is no need to decode.
+        # Captions first: if they are invalid, decoding would be wasted.
         captions, second = self.captions(index), self.second_captions(index)
         return Record(self.key(index), decode(self.pairs.image_bytes(index)), captions, second)

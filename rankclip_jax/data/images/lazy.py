@@ -14,17 +14,15 @@ WHITE = Image.new("RGB", (8, 8), (255, 255, 255))
 
 
 class LazyImages(Sequence[Image.Image]):
-    """N images of any size. An index gives a PIL image; a slice or an array of indices gives `LazyImages`.
+    """N images of any size. An index returns a PIL image; a slice or an array of indices returns `LazyImages`.
 
-    An image that cannot be decoded is white, because a split without it would be easier. It is logged once.
+    An image that cannot be decoded is replaced by a white image, because a split without it would be easier. It is
+    logged once.
 
     Args:
       pairs: the source.
       rows: int [N], indices of the pairs; None for all pairs.
-      unreadable: set to share with another view of the same images.
-
-    Attributes:
-      unreadable: indices of the pairs whose images could not be decoded so far.
+      unreadable: set that receives the indices of pairs whose images cannot be decoded; slices share it.
     """
 
     def __init__(self, pairs: PairSource, rows: np.ndarray | None = None, unreadable: set[int] | None = None):
@@ -41,7 +39,7 @@ class LazyImages(Sequence[Image.Image]):
         row = int(self._rows[index])
         try:
             return decode(self._pairs.image_bytes(row))
-        except Exception as error:  # any error of a reader or decoder
+        except Exception as error:  # readers and decoders may raise any exception
             if row not in self.unreadable:
                 self.unreadable.add(row)
                 LOG.warning("image %s is evaluated as white: %s: %s", self._pairs.key(row), type(error).__name__, error)

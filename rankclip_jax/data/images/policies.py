@@ -3,9 +3,9 @@
     AutoAugment: Learning Augmentation Policies from Data, arXiv 1805.09501, the ImageNet policy in table 9
     RandAugment: Practical automated data augmentation with a reduced search space, arXiv 1909.13719
 
-Operations, ranges and policy equal torchvision's `AutoAugment` and `RandAugment`, computed by Pillow. A magnitude is
-an index into equal steps of an operation's range: 10 values for AutoAugment, 31 for RandAugment. Geometric operations
-use nearest-neighbour interpolation and fill with black. Operations with a direction draw it with equal probability.
+Operations, ranges and policy equal torchvision's `AutoAugment` and `RandAugment`, computed by Pillow. The range of an
+operation has equal steps, and a magnitude is the index of a step: 0 to 9 for AutoAugment, 0 to 30 for RandAugment.
+Geometric operations use nearest-neighbour interpolation and fill with black. Both directions are equally probable.
 """
 
 import math
@@ -25,7 +25,7 @@ AUTOAUGMENT_MAX, RANDAUGMENT_MAX = 9, 30  # the largest magnitudes
 
 
 def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
-    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f); `coefficients` are (a, b, c, d, e, f)."""
+    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f), with `coefficients` (a, b, c, d, e, f)."""
     return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.NEAREST)
 
 
@@ -33,12 +33,8 @@ def _move(side: int, strength: float) -> int:
     return int(MAX_TRANSLATE * side * strength)
 
 
-def _posterize(image: Image.Image, strength: float) -> Image.Image:
-    return ImageOps.posterize(image, 8 - round(4 * strength))
-
-
-# Operations take an image and `strength`, a fraction of the largest magnitude. SIGNED operations have a direction, and
-# a strength in [-1, 1]; UNSIGNED operations have a strength in [0, 1].
+# Operations take an image and `strength`, a fraction of the largest magnitude: in [-1, 1] for SIGNED operations, which
+# have a direction, and in [0, 1] for UNSIGNED operations.
 SIGNED: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "shear_x": lambda image, strength: _affine(image, (1, MAX_SHEAR * strength, 0, 0, 1, 0)),
     "shear_y": lambda image, strength: _affine(image, (1, 0, 0, MAX_SHEAR * strength, 1, 0)),
@@ -52,7 +48,7 @@ SIGNED: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 UNSIGNED: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "identity": lambda image, strength: image,
-    "posterize": _posterize,
+    "posterize": lambda image, strength: ImageOps.posterize(image, 8 - round(4 * strength)),
     "solarize": lambda image, strength: ImageOps.solarize(image, 255 * (1 - strength)),
     "autocontrast": lambda image, strength: ImageOps.autocontrast(image),
     "equalize": lambda image, strength: ImageOps.equalize(image),
@@ -91,27 +87,12 @@ IMAGENET_POLICY = (
 
 
 def operate(image: Image.Image, name: str, strength: float, direction: float) -> Image.Image:
-    """Apply one operation.
-
-    Args:
-      image: mode RGB.
-      name: a key of `SIGNED` or `UNSIGNED`.
-      strength: fraction of the largest magnitude, in [0, 1].
-      direction: 1 or -1; ignored by `UNSIGNED` operations.
-    """
-    if name in SIGNED:
-        return SIGNED[name](image, strength * direction)
-    return UNSIGNED[name](image, strength)
+    """Apply one operation with a strength in [0, 1] and a direction, 1 or -1, which `UNSIGNED` operations ignore."""
+    return SIGNED[name](image, strength * direction) if name in SIGNED else UNSIGNED[name](image, strength)
 
 
 def randaugment(image: ImageLike, rng: np.random.Generator, *, n: float = 2, magnitude: float = 9) -> Image.Image:
-    """Apply `n` operations one after the other, drawn with equal probability, at the same magnitude.
-
-    Args:
-      image: RGB.
-      rng: source of the draw.
-      n: number of operations.
-      magnitude: 0 to 30; 30 is the largest magnitude of each operation.
+    """Apply `n` random operations, drawn with equal probability, at the same magnitude: 0 to 30, the largest.
 
     Raises:
       UserError: `n` or `magnitude` is out of range.
@@ -126,12 +107,7 @@ def randaugment(image: ImageLike, rng: np.random.Generator, *, n: float = 2, mag
 
 
 def autoaugment(image: ImageLike, rng: np.random.Generator) -> Image.Image:
-    """Apply one of the 25 pairs of operations that AutoAugment found for ImageNet.
-
-    Args:
-      image: RGB.
-      rng: source of the draw.
-    """
+    """Apply one of the 25 pairs of operations that AutoAugment found for ImageNet."""
     image = as_image(image)
     for name, probability, magnitude in IMAGENET_POLICY[rng.integers(len(IMAGENET_POLICY))]:
         apply, direction = rng.random() < probability, _direction(rng)

@@ -18,23 +18,16 @@ from rankclip_jax.data.pipeline_spec import parse_pipeline
 from rankclip_jax.errors import UserError, lookup
 
 Augment = Callable[[ImageLike, np.random.Generator], np.ndarray]
-# Above this ratio of the sides, only the region that the crop keeps is resized: a resized image of 1 x 20,000 pixels
+# If the ratio of the sides is larger, only the region inside the crop is resized: resizing all of 1 x 20,000 pixels
 # would take gigabytes. A few values then differ by 1 from a resize of the whole image.
 LONG = 32
 
 
 def resize_and_crop(image: ImageLike, size: int) -> np.ndarray:
-    """CLIP's preprocessing: bicubic resize of the shorter side to `size`, then centre crop.
+    """CLIP's preprocessing to uint8 [size, size, 3]: bicubic resize of the shorter side to `size`, then centre crop.
 
-    Equal to torchvision's `Resize` and `CenterCrop` on PIL images: PIL's resize low-passes when it shrinks, and the
-    corner of the crop is rounded in the same way. An image of the right size is returned unchanged.
-
-    Args:
-      image: uint8 [H, W, 3], or a PIL image of mode RGB.
-      size: side of the output in pixels.
-
-    Returns:
-      uint8 [size, size, 3].
+    Equal to torchvision's `Resize` and `CenterCrop` on PIL images: PIL applies a low-pass filter before it shrinks an
+    image, and the corner of the crop is rounded in the same way. An image of this size is returned unchanged.
     """
     height, width = old_height, old_width = height_width(image)
     if min(height, width) != size:
@@ -53,18 +46,8 @@ def resize_and_crop(image: ImageLike, size: int) -> np.ndarray:
 
 
 def squash(image: ImageLike, size: int) -> np.ndarray:
-    """SigLIP's preprocessing: bicubic resize of both sides to `size`, without keeping the aspect ratio.
-
-    Args:
-      image: uint8 [H, W, 3], or a PIL image of mode RGB.
-      size: side of the output in pixels.
-
-    Returns:
-      uint8 [size, size, 3].
-    """
-    if height_width(image) == (size, size):
-        return as_array(image)
-    return _resized(image, size, size)
+    """SigLIP's preprocessing to uint8 [size, size, 3]: bicubic resize that does not keep the aspect ratio."""
+    return as_array(image) if height_width(image) == (size, size) else _resized(image, size, size)
 
 
 def _resized(image: ImageLike, width: int, height: int, box: tuple[float, ...] | None = None) -> np.ndarray:
@@ -90,9 +73,9 @@ def make_augment(pipeline: str, size: int, resize: str = "crop") -> Augment:
     """Compile ``"name|name(option=number)|..."`` into one function; ``""`` and ``"none"`` only resize.
 
     Args:
-      pipeline: augmentations in order. Put `random_resized_crop` first, so that the others process small images.
+      pipeline: augmentations in order. Put `random_resized_crop` first: the others are faster on small images.
       size: side of the output in pixels.
-      resize: a key of `RESIZES`; brings the result of the augmentations to uint8 [size, size, 3].
+      resize: a key of `RESIZES`, applied after the augmentations.
 
     Raises:
       UserError: an augmentation, option or resize is unknown, an option is invalid, or the text cannot be parsed.
@@ -112,7 +95,7 @@ def make_augment(pipeline: str, size: int, resize: str = "crop") -> Augment:
 
 
 def _try(augment: Augment, pipeline: str) -> None:
-    """Run the pipeline on a small image, so that an invalid option value is an error now and not in a loader thread."""
+    """Run the pipeline on a small image: an invalid option is an error now, and not later in a loader thread."""
     rng = np.random.default_rng(0)
     try:
         for _ in range(8):

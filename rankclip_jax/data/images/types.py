@@ -23,11 +23,7 @@ def height_width(image: ImageLike) -> tuple[int, int]:
 
 
 def check_image(image: ImageLike) -> None:
-    """Check that an image is 8-bit RGB.
-
-    Raises:
-      ValueError: it is not; the message says what was found.
-    """
+    """Raise `ValueError` if an image is not 8-bit RGB."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"expected a uint8 [H, W, 3] image, found {image.dtype} {image.shape}")

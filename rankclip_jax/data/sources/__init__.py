@@ -1,7 +1,7 @@
-"""Data sources by name. Each takes `config.data` and gives a `Dataset`.
+"""Data sources by name. Each takes `config.data` and returns a `Dataset`.
 
-To add a format of pairs, add one file here and one line in `formats.FORMATS`. To add a source with splits of its own,
-such as the embedded emoji, add one file and one line in `SOURCES`.
+To add a file format, add one file here and one line in `formats.FORMATS`. To add a data set with its own splits, such
+as the embedded emoji, add one file here and one line in `SOURCES`.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,7 @@ from rankclip_jax.data.sources import assemble, emoji
 from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.sources.options import EmojiOptions, FileOptions, parse
 
-
-def _load_emoji(data: Any) -> Dataset:
-    return emoji.load(parse(EmojiOptions, data))
-
-
-def _load_files(data: Any) -> Dataset:
-    return assemble.load(parse(FileOptions, data))
-
-
-SOURCES: dict[str, Callable[[Any], Dataset]] = {"emoji": _load_emoji, **dict.fromkeys(FORMATS, _load_files)}
+SOURCES: dict[str, Callable[[Any], Dataset]] = {
+    "emoji": lambda data: emoji.load(parse(EmojiOptions, data)),
+    **dict.fromkeys(FORMATS, lambda data: assemble.load(parse(FileOptions, data))),
+}

@@ -4,9 +4,9 @@ A record is a msgpack map, which any language can write:
 
     {"key": "cat/001.jpg", "image": <bytes of a JPEG file>, "captions": ["a cat"], "second_captions": [...]}
 
-The last entry is optional, in all records or in none. Write files with ``group_size:1``, as
-`python -m rankclip_jax.data convert` does; a larger group is read completely for each record. TensorFlow Datasets
-writes another layout: use the format `tfds` for it.
+Either all records or none have "second_captions". Write files with ``group_size:1``, like
+`python -m rankclip_jax.data convert`: for each record its whole group is read. The files of TensorFlow Datasets have
+another layout: use the format `tfds`.
 """
 
 import hashlib
@@ -49,15 +49,13 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> "ArrayRecordPairs"
         raise UserError(f"{files[0]} has no records: check the file.")
     if not isinstance(first, dict) or not set(FIELDS) <= set(first):
         found = ", ".join(map(str, first)) if isinstance(first, dict) else type(first).__name__
-        raise UserError(
-            f"{files[0]}: records need {', '.join(FIELDS)}; found {found}. For files of TensorFlow Datasets use the "
-            "format tfds."
-        )
+        needed = ", ".join(FIELDS)
+        raise UserError(f"{files[0]}: records need {needed}; found {found}. For TensorFlow Datasets use format tfds.")
     return ArrayRecordPairs(files, records, has_second=SECOND in first)
 
 
 class ArrayRecordPairs(PairSource):
-    """The pairs of some ArrayRecord files."""
+    """The pairs in ArrayRecord files."""
 
     def __init__(self, files: Sequence[str], records: Sequence[bytes], has_second: bool):
         self._files, self._encoded, self._record = tuple(files), records, lru_cache(LAST_READ)(self._read)
@@ -69,7 +67,7 @@ class ArrayRecordPairs(PairSource):
     def key(self, index: int) -> str:
         try:
             return str(self._record(index)["key"])
-        except Exception:  # any error of a record that cannot be read
+        except Exception:  # an unreadable record may cause any error
             return f"record {index}"
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -87,12 +85,12 @@ class ArrayRecordPairs(PairSource):
         return hashlib.sha256(repr((len(self), sizes)).encode()).hexdigest()
 
     def _read(self, index: int) -> dict[str, Any]:
-        # Text that is not UTF-8 gets surrogates, which `captions_of` refuses.
+        # Text that is not UTF-8 gets surrogates, which `captions_of` rejects.
         return msgpack.unpackb(self._encoded[index], unicode_errors="surrogateescape")
 
 
 def encode_pair(pairs: PairSource, index: int) -> bytes:
-    """A pair of any format as a record; raises what the reader raises for a pair that cannot be read."""
+    """A pair of any format as a record. For a pair that cannot be read, the error of its reader is raised."""
     record = {"key": pairs.key(index), "image": pairs.image_bytes(index), "captions": pairs.captions(index)}
     if pairs.has_second_captions:
         record[SECOND] = pairs.second_captions(index)
@@ -100,7 +98,7 @@ def encode_pair(pairs: PairSource, index: int) -> bytes:
 
 
 def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
-    """Write records as one file, which appears at `path` when it is complete; return the number of records."""
+    """Write records as one file, atomically; return the number of records."""
     count = 0
     with replaced_path(path) as partial, closing(ArrayRecordWriter(str(partial), "group_size:1")) as writer:
         for record in records:

@@ -1,8 +1,8 @@
-"""From the options of files to a `Dataset`: training pairs and evaluation splits.
+"""Builds a `Dataset`, training pairs and evaluation splits, from the options of files.
 
 ``train``, ``val`` and ``test`` are locations, ``[WEIGHT ][FORMAT:]PATH[#SPLIT]`` joined by "|". The locations of
-`train` make one mixture; without any, the data set can only be evaluated on. Each location of `val` and `test` is a
-split of its own: "test" if it is the only one, otherwise "test_1", "test_2" ...
+`train` make one mixture; if it has none, the data set is for evaluation only. Each location of `val` and `test` is one
+split: "test" if there is one location, otherwise "test_1", "test_2" ...
 """
 
 import hashlib
@@ -33,11 +33,7 @@ class Part(NamedTuple):
 
 
 def load(options: FileOptions) -> Dataset:
-    """Build the data set.
-
-    Raises:
-      UserError: the pairs of a location cannot be opened, or too few are left.
-    """
+    """Build the data set; `UserError` if the pairs of a location cannot be opened, or too few are left."""
     parts = _with_second_captions(open_parts(options), options)
     quarantined = read_quarantine(options.quarantine)
     sources = [part.pairs for part in parts["train"]]
@@ -58,11 +54,7 @@ def load(options: FileOptions) -> Dataset:
 
 
 def open_parts(options: FileOptions) -> dict[str, list[Part]]:
-    """All pairs of "train", "val" and "test", quarantined and held-out ones included.
-
-    Raises:
-      UserError: no location is given, or the pairs of one cannot be opened.
-    """
+    """All pairs of "train", "val" and "test", also quarantined and held-out pairs; errors as in `load`."""
     return {
         name: [Part(location, open_location(location, options)) for location in found]
         for name, found in locations_of(options).items()
@@ -70,11 +62,7 @@ def open_parts(options: FileOptions) -> dict[str, list[Part]]:
 
 
 def locations_of(options: FileOptions) -> dict[str, list[Location]]:
-    """The locations of "train", "val" and "test".
-
-    Raises:
-      UserError: no location is given, or one is invalid.
-    """
+    """The locations of "train", "val" and "test"; `UserError` if there is no location, or an invalid one."""
     found = {name: parse_locations(getattr(options, name), options.name, f"config.data.{name}") for name in SPLITS}
     if not any(found.values()):
         raise UserError(f"config.data.name={options.name!r} needs config.data.train: give the location of your pairs.")
@@ -85,7 +73,7 @@ def locations_of(options: FileOptions) -> dict[str, list[Location]]:
 
 
 def _with_second_captions(parts: dict[str, list[Part]], options: FileOptions) -> dict[str, list[Part]]:
-    """The parts, with the captions of the file ``second_captions`` for training."""
+    """The parts; those of "train" get the captions in the file `options.second_captions`, if it is set."""
     if not options.second_captions:
         return parts
     from rankclip_jax.data.second_captions import CaptionFile, WithSecondCaptions  # imports pyarrow, which is slow
@@ -114,7 +102,7 @@ def _together(parts: Sequence[Part], kept: Sequence[np.ndarray], weights: Sequen
 
 
 def _digest(parts: Mapping[str, Sequence[Part]], options: FileOptions, quarantined: frozenset[str]) -> str:
-    """sha256 hex of the digests of all sources, and of the options that choose among their pairs."""
+    """sha256 hex of the digests of all sources and of the options that choose pairs."""
     sources = {name: [(part.location.weight, part.pairs.digest()) for part in parts[name]] for name in SPLITS}
     chosen = options.val_pairs, options.train_limit, digest_of(quarantined)
     return hashlib.sha256(repr((sources, chosen)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The captions of a pair, from the value that a file holds for them."""
+"""Parses the captions of a pair from the value in its file."""
 
 from typing import Any
 
@@ -8,12 +8,10 @@ MISSING = ("", "nan")  # a missing caption in a table; pandas writes "nan"
 
 
 def captions_of(found: Any) -> tuple[str, ...]:
-    """The captions in a value of a file: a text, its bytes, or a list of them.
+    """The valid captions in a value of a file: a text, its bytes, or a list of them.
 
-    Captions that are empty, not text or not UTF-8 are left out, if another one remains.
-
-    Raises:
-      ValueError: none remains (UnicodeError is a ValueError too).
+    Captions that are empty, not text or not UTF-8 are left out. `ValueError` (or its subclass `UnicodeError`) if no
+    caption is left.
     """
     captions, problem = [], ValueError("the caption is missing or empty")
     for item in found if isinstance(found, list | tuple | np.ndarray) else [found]:

@@ -1,4 +1,4 @@
-"""Pairs in the columns of Arrow data. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
+"""Pairs in the columns of a table. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
 
 import json
 import os
@@ -21,18 +21,34 @@ from rankclip_jax.errors import UserError
 
 
 class Cells:
-    """Base class: random access to the cells of some files with the same columns.
+    """Base class: random access to the cells of a table, by column and row."""
 
-    Args:
-      files: paths or URLs, not empty.
-      schemas: schema of each file.
-      row_counts: number of rows of each file.
+    def __len__(self) -> int:
+        """Number of rows."""
+        raise NotImplementedError
 
-    Raises:
-      UserError: the files have different columns.
-    """
+    def cell(self, column: str, index: int) -> Any:
+        """One value of a column of texts or labels; the column may stay in memory."""
+        raise NotImplementedError
+
+    def large_cell(self, column: str, index: int) -> Any:
+        """One value of a column of images; few values stay in memory."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """The key of a row."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """sha256 hex; each format says what it covers."""
+        raise NotImplementedError
+
+
+class ArrowCells(Cells):
+    """Base class: the cells of some files with the same columns. Keys are file and row, as in "train.parquet:17"."""
 
     def __init__(self, files: Sequence[str], schemas: Sequence[pa.Schema], row_counts: Sequence[int]):
+        """Take at least one path or URL, and the schema and number of rows of each; `UserError` if columns differ."""
         self.schema = schemas[0]
         for file, schema in zip(files, schemas, strict=True):
             if schema.names != self.schema.names:
@@ -44,39 +60,26 @@ class Cells:
     def __len__(self) -> int:
         return int(self._file_starts[-1])
 
-    def cell(self, column: str, index: int) -> Any:
-        """One value of a column of texts or labels, which may stay in memory."""
-        raise NotImplementedError
-
-    def large_cell(self, column: str, index: int) -> Any:
-        """One value of a column of images, few of which stay in memory."""
-        raise NotImplementedError
-
     def whole(self, column: str) -> pa.ChunkedArray:
         """A column of texts, from all files."""
         raise NotImplementedError
 
-    def digest(self) -> str:
-        """sha256 hex; formats say what it covers."""
-        raise NotImplementedError
-
     def name(self, index: int) -> str:
-        """File and row, as in "train.parquet:17"."""
         file = int(np.searchsorted(self._file_starts, index, "right")) - 1
         return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
 
 
-def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> PairSource:
-    """The pairs in some columns.
+def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -> PairSource:
+    """The pairs in the columns that `options` names.
 
     Args:
-      cells: the columns.
-      folder: what image paths are relative to.
-      options: which columns.
+      cells: all columns.
+      folder: the folder that image paths are relative to.
+      options: names of the columns, or "" for usual names.
       where: file or folder, for messages.
 
     Raises:
-      UserError: a column is missing or of another type, or there are no rows.
+      UserError: a column is missing or has another type, or there are no rows.
     """
     names = cells.schema.names
     if not len(cells):
@@ -85,7 +88,8 @@ def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> Pai
     _check_image(cells.schema.field(image), where)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
-        return LabelledCells(ImageColumn(cells, image, folder), label, options.templates)
+        names = _label_names(cells.schema)[label]
+        return LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
         _check_text(cells.schema.field(name), where)
@@ -95,19 +99,13 @@ def pairs_of(cells: Cells, folder: str, options: PairOptions, where: str) -> Pai
 
 
 class ImageColumn:
-    """A column of images.
+    """A column of images: encoded bytes, or paths relative to `folder`."""
 
-    Args:
-      cells: all columns.
-      column: name of the column of images.
-      folder: what image paths are relative to.
-    """
-
-    def __init__(self, cells: Cells, column: str, folder: str):
+    def __init__(self, cells: Cells, column: str, folder: str = ""):
         self.cells, self._column, self._folder = cells, column, folder
 
     def read(self, index: int) -> bytes:
-        """The encoded image of a row; `ValueError` if it is null."""
+        """The encoded image of a row; `ValueError` if its value is null."""
         value = self.cells.large_cell(self._column, index)
         if isinstance(value, dict):
             value = value["path"] if value.get("bytes") is None else value["bytes"]
@@ -133,7 +131,7 @@ class _CellPairs(PairSource):
 
 
 class CaptionedCells(_CellPairs):
-    """Images with a column of captions, and perhaps one of second captions."""
+    """Images with a column of captions and optionally a column of second captions."""
 
     def __init__(self, images: ImageColumn, caption: str, second: str = ""):
         super().__init__(images)
@@ -151,12 +149,12 @@ class CaptionedCells(_CellPairs):
 
 
 class LabelledCells(_CellPairs):
-    """Images with a column of labels. Hugging Face stores the class names in the schema."""
+    """Images with a column of labels, indices into `names`."""
 
-    def __init__(self, images: ImageColumn, label: str, templates: Sequence[str]):
+    def __init__(self, images: ImageColumn, label: str, names: Sequence[str], templates: Sequence[str]):
         super().__init__(images)
         self._label = label
-        self.class_names = tuple(in_words(name) for name in _label_names(self._cells.schema)[label])
+        self.class_names = tuple(map(in_words, names))
         self._captions = class_captions(self.class_names, templates)
 
     def label(self, index: int) -> int:
@@ -169,7 +167,7 @@ class LabelledCells(_CellPairs):
         return f"{self._cells.digest()} {self._captions}"
 
 
-def _rows(cells: Cells, image: str, texts: Sequence[str]) -> Rows:
+def _rows(cells: ArrowCells, image: str, texts: Sequence[str]) -> Rows:
     columns = []
     for name in texts:
         column = pa.concat_arrays(_decoded(cells.whole(name)).chunks)
@@ -203,7 +201,7 @@ def _check_image(field: pa.Field, where: str) -> None:
     if not (is_bytes or is_struct or _is_text(kind)):
         raise UserError(
             f"{where}: image column {field.name!r} holds {field.type}; it must hold encoded bytes, paths, or "
-            "structs of `bytes` and `path`: name another in config.data.image_key, or encode the images."
+            "structs of `bytes` and `path`: name another column in config.data.image_key, or encode the images."
         )
 
 
@@ -212,12 +210,12 @@ def _check_text(field: pa.Field, where: str) -> None:
     if not _is_text(kind.value_type if _is_list(kind) else kind):
         raise UserError(
             f"{where}: caption column {field.name!r} holds {field.type}; it must hold texts or lists of texts: "
-            "name another in config.data.caption_key."
+            "name another column in config.data.caption_key."
         )
 
 
 def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Class names by label column."""
+    """Class names by label column, which Hugging Face stores in the schema."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}

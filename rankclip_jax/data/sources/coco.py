@@ -1,4 +1,4 @@
-"""COCO's caption files, and Karpathy's splits of COCO, Flickr30k and Flickr8k. A pair has all captions of its image.
+"""COCO's caption files, and Karpathy's splits of COCO, Flickr30k and Flickr8k: one pair per image, with all captions.
 
 COCO's files (``captions_val2017.json``) hold ``images`` and ``annotations``; the images are in the folder
 `PairOptions.image_root`. Karpathy's files (``dataset_coco.json``) hold several splits; the location names one or
@@ -19,25 +19,16 @@ from rankclip_jax.errors import UserError, lookup
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
-    """Read caption files.
-
-    Raises:
-      UserError: a file is missing or of another kind, or lacks the split.
-    """
+    """Read caption files; `UserError` if one is missing, has another layout, or lacks the split."""
     folder = folder_of(files, options)
-    images: list[str] = []
-    captions: list[str] = []
-    owners: list[int] = []
-    for file in files:
-        for image, texts in _read(file, options.split):
-            owners += [len(images)] * len(texts)
-            captions += texts
-            images.append(image)
-    return TablePairs(Rows(packed(images), Texts(packed(captions), np.array(owners, np.int64))), folder)
+    pairs = [pair for file in files for pair in _read(file, options.split)]
+    captions = packed(caption for _, texts in pairs for caption in texts)
+    owners = np.repeat(np.arange(len(pairs)), [len(texts) for _, texts in pairs])
+    return TablePairs(Rows(packed(image for image, _ in pairs), Texts(captions, owners)), folder)
 
 
 def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
-    """(path, captions) of each image that has captions."""
+    """Path and captions of each image that has captions."""
     try:
         content = json.loads(locations.read(file))
     except OSError as error:
@@ -74,12 +65,8 @@ def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str,
     for name in wanted:
         lookup(known, name, f"split of {file}")
     return [
-        (_karpathy_path(image), [sentence["raw"] for sentence in image["sentences"]])
+        # COCO's images are in a folder per year, `filepath`; Flickr's are in one folder.
+        ("/".join(filter(None, (image.get("filepath"), image["filename"]))), [s["raw"] for s in image["sentences"]])
         for image in content["images"]
         if image["split"] in wanted
     ]
-
-
-def _karpathy_path(image: dict[str, Any]) -> str:
-    """COCO has one image folder per year, Flickr one folder in all."""
-    return f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]

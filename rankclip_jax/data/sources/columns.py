@@ -18,17 +18,10 @@ LABELS = ("label", "labels", "class", "fine_label", "category")
 
 
 def find_column(names: Collection[str], wanted: str, usual: Collection[str], key: str, where: str) -> str:
-    """The column named `wanted`, or by default the first one with a usual name.
-
-    Args:
-      names: columns of the file.
-      wanted: value of the config key; "" for a usual name.
-      usual: usual names, in order of preference.
-      key: config key, for the message.
-      where: file, for the message.
+    """Find a column among `names`: the column `wanted`, or the first one in `usual` if `wanted` is "".
 
     Raises:
-      UserError: there is no such column; lists the columns of the file.
+      UserError: there is no such column. The message has the config key `key`, the file `where` and its columns.
     """
     found = find_usual(names, (wanted,) if wanted else usual)
     if found is not None:
@@ -43,7 +36,7 @@ def find_column(names: Collection[str], wanted: str, usual: Collection[str], key
 
 
 def find_usual(names: Collection[str], usual: Collection[str]) -> str | None:
-    """The first name of `usual` that is in `names`, exactly or in another letter case; None if there is none."""
+    """The first name of `usual` that is in `names`, exactly or in another letter case; None if no name is."""
     folded = {name.strip().casefold(): name for name in reversed(list(names))}
     for name in usual:
         if name in names:
@@ -54,7 +47,7 @@ def find_usual(names: Collection[str], usual: Collection[str]) -> str | None:
 
 
 def text_columns(names: Collection[str], options: PairOptions, where: str) -> list[str]:
-    """Columns of the captions and, if the options name one, of the second captions."""
+    """The column of captions, and the column of second captions if the options name it."""
     caption = find_column(names, options.caption_key, CAPTIONS, "caption_key", where)
     if not options.second_caption_key:
         return [caption]

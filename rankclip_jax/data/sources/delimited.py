@@ -1,7 +1,7 @@
-"""Tables with a header line, csv or tsv. The separator is detected, and so are columns with usual names.
+"""Tables with a header line, csv or tsv. The separator and columns with usual names are detected.
 
-An image in several rows has several captions. A row without an image path, or with more or fewer fields than
-the header, is left out with a warning. A caption that is empty or not UTF-8 makes its pair a bad record.
+An image in several rows has several captions. A row without an image path, or with more or fewer fields than the
+header, is left out with a warning. If no caption of an image is valid text, its pair is a bad record.
 """
 
 import csv
@@ -25,11 +25,7 @@ BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
-    """Read tables of image paths and captions.
-
-    Raises:
-      UserError: a file is missing or empty, lacks a column, or has too many rows that cannot be read.
-    """
+    """Read tables; `UserError` if one is missing or empty, lacks a column, or has too many unreadable rows."""
     folder = folder_of(files, options)
     tables = [_read(file, options) for file in files]
     count = sum(len(table) for table in tables)
@@ -42,7 +38,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
 
 
 def separator_of(header: str) -> str:
-    """The separator that splits the header line into the most fields. Captions are not looked at."""
+    """The separator that splits the header line into the most fields."""
     return max(SEPARATORS, key=lambda separator: len(_fields(header, separator)))
 
 
@@ -51,7 +47,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _read(file: str, options: PairOptions) -> pa.Table:
-    """The columns of images and captions, without the rows that cannot be read."""
+    """The columns of images and captions, without unreadable rows."""
     data = _bytes(file)
     line = re.match(rb"(?:\xef\xbb\xbf)?([^\r\n]*)", data)[1].decode("utf-8", "backslashreplace")
     separator = separator_of(line)
@@ -72,14 +68,13 @@ def _read(file: str, options: PairOptions) -> pa.Table:
 
 def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: list[str], broken: list[str]) -> pa.Table:
     def leave_out(row: pyarrow.csv.InvalidRow) -> str:
-        fields = f"{row.actual_columns} fields instead of {row.expected_columns}"
-        broken.append(f"line {row.number}: {fields}")
+        broken.append(f"line {row.number}: {row.actual_columns} fields instead of {row.expected_columns}")
         return "skip"
 
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(data),
-            # Only a single thread knows line numbers. The names are given, because `names` have no spaces around them.
+            # One thread, because several threads do not report line numbers. `names` have no spaces around them.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
             pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out),
             pyarrow.csv.ConvertOptions(

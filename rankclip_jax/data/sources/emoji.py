@@ -25,13 +25,13 @@ TEMPLATES = (
     "{}, a colorful emoji",
 )
 
-# Labellings of the drawings, and what replaces a hyphen in a class name.
+# Labellings of the drawings, and the text that replaces a hyphen in a class name.
 LABELLINGS = {"group": " and ", "subgroup": " "}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One concept in one style. Splits are made of drawings."""
+    """One concept in one style."""
 
     concept: Concept
     style: str
@@ -77,8 +77,8 @@ class DrawingSource(RecordSource):
 def captions_of(drawing: Drawing) -> tuple[str, ...]:
     """Three captions: the name; the name and one keyword; all keywords.
 
-    With one caption per keyword only one caption in seven would be the bare name, which is what retrieval is
-    evaluated on. Instead each style of a concept takes another keyword.
+    Retrieval is evaluated on the name, so it must be frequent: with one caption per keyword it would be one caption in
+    seven. Instead, each style of a concept has another keyword.
     """
     name, others = drawing.concept.label, _other_keywords(drawing.concept)
     captions = [name]
@@ -89,9 +89,9 @@ def captions_of(drawing: Drawing) -> tuple[str, ...]:
 
 
 def second_captions_of(drawing: Drawing) -> tuple[str, ...]:
-    """A sentence for each keyword, such as "a drawing of fox, related to forest". They stand for generated captions.
+    """A sentence for each keyword, such as "a drawing of fox, related to forest", in place of generated captions.
 
-    Each has one keyword, so that a short context cuts none of them off.
+    Each sentence has only one keyword, because a short context would cut off more.
     """
     name, others = drawing.concept.label, _other_keywords(drawing.concept)
     return tuple(f"a drawing of {name}, related to {word}" for word in others) or (f"a drawing of {name}",)
@@ -102,11 +102,7 @@ def _other_keywords(concept: Concept) -> list[str]:
 
 
 def load(options: EmojiOptions = EmojiOptions()) -> Dataset:  # noqa: B008 (frozen)
-    """Build the data set.
-
-    Raises:
-      UserError: a sheet or table is missing or damaged, a style is unknown, or a split is empty.
-    """
+    """Build the data set; `UserError` if a file is missing or damaged, a style is unknown, or a split is empty."""
     folder = Path(options.root).expanduser() if options.root else FOLDER
     concepts = read_concepts(folder)
     styles = _styles(options.styles)
@@ -136,7 +132,7 @@ def _styles(text: str) -> tuple[str, ...]:
 
 
 def split_drawings(concepts: Sequence[Concept], styles: Sequence[str] = STYLES) -> dict[str, list[Drawing]]:
-    """All drawings by split, in the order of `SPLITS`; those of a split in the order of cells, then `styles`."""
+    """All drawings by split, in the order of `SPLITS`; within a split ordered by cells, then by `styles`."""
     held_out = held_out_subgroups(concept.subgroup for concept in concepts)
     splits = {name: [] for name in SPLITS}
     for concept in concepts:
@@ -156,7 +152,7 @@ def _limit(drawings: list[Drawing], limit: int) -> list[Drawing]:
 
 
 def _read_sheets(folder: Path, styles: Sequence[str], num_cells: int) -> dict[str, np.ndarray]:
-    with ThreadPoolExecutor() as pool:  # the decoder releases the interpreter lock
+    with ThreadPoolExecutor() as pool:  # threads help, because the decoder releases the interpreter lock
         sheets = pool.map(lambda style: read_sheet(folder, style, num_cells), styles)
         return dict(zip(styles, sheets, strict=True))
 
@@ -181,7 +177,7 @@ def _eval_split(
 
 
 def _candidates(name: str, drawings: list[Drawing], concepts: Sequence[Concept]) -> list[Concept]:
-    """Concepts of the split; for ``test_style`` also those without a drawing in the held-out style."""
+    """Concepts of the split; for ``test_style`` also concepts without a drawing in the held-out style."""
     if name != "test_style":
         return list({drawing.concept.cell: drawing.concept for drawing in drawings}.values())
     held_out = held_out_subgroups(concept.subgroup for concept in concepts)

@@ -15,14 +15,14 @@ from rankclip_jax.errors import UserError, lookup
 
 
 class Format(NamedTuple):
-    """How the files of a format are found.
+    """How to find and read the files of a format.
 
     Attributes:
       module: file beside this one. It is imported on use, because some formats need libraries that load slowly.
-      extensions: of the files that a folder stands for; empty if a folder stands for itself.
+      extensions: a folder stands for its files with these extensions; () if a folder stands for itself.
       has_splits: whether a location may end with "#SPLIT".
       is_named: whether a location is the name of a data set instead of files.
-      has_index: whether the module has ``index(files, options, rebuild) -> str``, which builds indexes ahead of time.
+      has_index: whether the module has ``index(files, options, rebuild) -> str``, which builds indexes in advance.
     """
 
     module: str
@@ -42,7 +42,7 @@ FORMATS: dict[str, Format] = {
     "parquet": Format("parquet", (".parquet",)),
     "tfds": Format("tfds", has_splits=True, is_named=True),
     "tsv": Format("delimited", (".tsv", ".csv")),
-    # Compressed tars are found too, so that the error can name them.
+    # Compressed tars are found too, and then rejected with a clear message.
     "webdataset": Format("webdataset", (".tar", ".tar.gz", ".tgz"), has_index=True),
 }
 
@@ -60,12 +60,7 @@ class Location(NamedTuple):
 
 
 def parse_locations(text: str, default_format: str, key: str) -> list[Location]:
-    """Parse the value of a config key.
-
-    Args:
-      text: terms joined by "|"; none if blank.
-      default_format: format of terms that name none.
-      key: the config key, for messages.
+    """Parse the value of a config key: terms joined by "|". A term without a format has the default format.
 
     Raises:
       UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
@@ -103,12 +98,12 @@ def module_of(location: Location) -> ModuleType:
 
 
 def files_of(location: Location, root: str) -> list[str]:
-    """The files of a location below `root`; its name for formats of named data sets."""
+    """The files of a location relative to `root`; for a named data set, its name."""
     format_ = FORMATS[location.format]
     return [location.path] if format_.is_named else locations.expand(location.path, root, format_.extensions)
 
 
 def open_location(location: Location, options: PairOptions) -> PairSource:
-    """Open the pairs of one location; `UserError` if that is impossible."""
+    """Open the pairs of one location; `UserError` if they cannot be opened."""
     options = replace(options, split=location.split)
     return module_of(location).open_pairs(files_of(location, options.root), options)

@@ -1,7 +1,7 @@
-"""Folders of Hugging Face `datasets`, as `save_to_disk` or a hub repository has them, read without that library.
+"""Folders of Hugging Face `datasets`, from `save_to_disk` or the hub, read without that library.
 
-The split follows "#": ``huggingface:my_dataset#train``. Arrow files are memory-mapped, so that any row is read
-directly; Parquet files are read as `parquet` explains.
+The split follows "#": ``huggingface:my_dataset#train``. Arrow files are memory-mapped, and any row is read directly.
+Parquet files are read as in the format `parquet`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.cells import Cells, pairs_of
+from rankclip_jax.data.sources.cells import ArrowCells, pairs_of
 from rankclip_jax.data.sources.parquet import ParquetCells
 from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
@@ -25,16 +25,12 @@ SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5}|-\d+)?\.(arrow|parquet)")
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
-    """Open a folder.
-
-    Raises:
-      UserError: it is not such a folder, lacks the split, or has several splits and none is named.
-    """
+    """Open a folder; `UserError` if it has another layout, lacks the split, or has several splits and none is named."""
     if len(files) != 1 or locations.is_url(files[0]) or not os.path.isdir(files[0]):
         raise UserError(f"{files[0]} is not one local folder: format huggingface reads a folder of `datasets`.")
     folder = files[0]
     shards = _shards(folder, options.split)
-    cells = ParquetCells(shards) if shards[0].endswith(".parquet") else ArrowCells(shards)
+    cells = ParquetCells(shards) if shards[0].endswith(".parquet") else MappedCells(shards)
     return pairs_of(cells, image_folder(options, folder), options, folder)
 
 
@@ -72,7 +68,7 @@ def _splits(folder: str) -> dict[str, list[str]]:
 
 
 def _saved(folder: str) -> list[str]:
-    """Files in the folder's own list. Other files, such as those of an earlier save, are ignored."""
+    """The files listed in state.json. Other files, such as files of an earlier save, are ignored."""
     path = os.path.join(folder, "state.json")
     try:
         return [os.path.join(folder, file["filename"]) for file in json.loads(locations.read(path))["_data_files"]]
@@ -86,7 +82,7 @@ def _split_of(name: str, folder: str) -> str:
     return folder if split.isdigit() else split.rpartition("/")[2]
 
 
-class ArrowCells(Cells):
+class MappedCells(ArrowCells):
     """Memory-mapped Arrow files."""
 
     def __init__(self, files: Sequence[str]):
@@ -99,13 +95,13 @@ class ArrowCells(Cells):
         batch = int(np.searchsorted(self._starts, index, "right")) - 1
         return self._batches[batch].column(column)[int(index - self._starts[batch])].as_py()
 
-    large_cell = cell  # mapped: nothing is kept
+    large_cell = cell  # a mapped file takes no memory
 
     def whole(self, column: str) -> pa.ChunkedArray:
         return pa.chunked_array([batch.column(column) for batch in self._batches], self.schema.field(column).type)
 
     def digest(self) -> str:
-        """Covers names and sizes of the files, and their numbers of rows."""
+        """Covers the names, sizes and numbers of rows of the files."""
         sizes = [(os.path.basename(file), locations.size(file)) for file in self._files]
         return hashlib.sha256(repr((sizes, self._file_starts.tolist())).encode()).hexdigest()
 

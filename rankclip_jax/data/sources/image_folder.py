@@ -27,11 +27,7 @@ CLASS_NAMES = "class_names.tsv"
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
-    """List the images in some folders.
-
-    Raises:
-      UserError: a location is not a local folder, or holds no images, or images without captions.
-    """
+    """List the images in some folders; `UserError` if one is not a local folder, or there are no images or captions."""
     for folder in files:
         if locations.is_url(folder) or not os.path.isdir(folder):
             raise UserError(f"{folder} is not a local folder: format image_folder reads folders of images.")
@@ -59,7 +55,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
 
 
 class _Images(PairSource):
-    """Images by their names, relative to a location, and their paths."""
+    """Images with their names (relative to a location) and paths."""
 
     def __init__(self, names: pa.LargeBinaryArray, paths: pa.LargeBinaryArray):
         self._names, self._paths = names, paths
@@ -91,7 +87,7 @@ class FlatPairs(_Images):
 
 
 class ClassPairs(_Images):
-    """Images in a folder per class, with int [n] `labels`."""
+    """Images in a folder per class; `labels`: int [n]."""
 
     def __init__(
         self,

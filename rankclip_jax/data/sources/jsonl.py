@@ -1,7 +1,7 @@
 """One JSON object per line: an image path, and a caption or a list of captions.
 
-An image in several lines has several captions. A line that is not a JSON object, or has no image, is left out
-with a warning. A caption that is null, empty or not text makes its pair a bad record.
+An image in several lines has several captions. A line that is not a JSON object, or has no image, is left out with a
+warning. If no caption of an image is valid text, its pair is a bad record.
 """
 
 import json
@@ -20,11 +20,7 @@ from rankclip_jax.errors import UserError
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
-    """Read files of JSON lines.
-
-    Raises:
-      UserError: a file is missing or empty, its first object lacks a field, or too many lines are broken.
-    """
+    """Read files; `UserError` for a missing or empty file, a first object without a field, or too many broken lines."""
     folder = folder_of(files, options)
     images: list[str] = []
     texts: list[tuple[list[Any], list[int]]] = [([], []) for _ in range(1 + bool(options.second_caption_key))]
@@ -50,17 +46,14 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
             broken.append(f"line {number}: no {names[0]!r}")
             continue
         for (values, rows), captions in zip(texts, found, strict=True):
-            kept = [caption for caption in _listed(captions) if isinstance(caption, str)]
+            captions = captions if isinstance(captions, list) else [captions]
+            kept = [caption for caption in captions if isinstance(caption, str)]
             values += kept
             rows += [len(images)] * len(kept)
         images.append(image)
     check_broken(file, broken, len(images) - before)
     if len(images) == before:
         raise UserError(f"{file} is empty: each line must be a JSON object.")
-
-
-def _listed(captions: Any) -> list:
-    return captions if isinstance(captions, list) else [captions]
 
 
 def _objects(file: str) -> Iterator[tuple[int, Any]]:
@@ -73,7 +66,7 @@ def _objects(file: str) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            # A caption that is not UTF-8 is a bad record, found when its pair is read; the other lines stay.
+            # Text that is not UTF-8 becomes an error when its pair is read; the other lines are used.
             yield number, json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError as error:
             yield number, error

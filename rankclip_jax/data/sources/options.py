@@ -1,4 +1,4 @@
-"""The keys of `config.data` that sources read, parsed once."""
+"""The keys of `config.data` that sources read, as checked values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,17 +12,15 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class FileOptions(PairOptions):
-    """Options of all formats of files, with the values that mean "not set".
+    """Options of all file formats. A default means "not set".
 
     Attributes:
       name: the default format of locations.
-      train: locations to train on; "" to evaluate only.
-      val: locations to evaluate during training.
-      test: locations to evaluate at the end.
+      train, val, test: locations to train on, to evaluate during training, and to evaluate at the end.
       val_pairs: number of training pairs to hold out for `val`.
       train_limit: number of pairs to train on; 0 for all.
-      second_captions: file of second captions; "" for none.
-      quarantine: file of the keys to leave out; "" for none.
+      second_captions: file of second captions.
+      quarantine: file of the keys to leave out.
     """
 
     name: str = ""
@@ -35,7 +33,7 @@ class FileOptions(PairOptions):
     quarantine: str = ""
 
     def __post_init__(self):
-        """Refuse options that contradict each other: `UserError`."""
+        """Check the options: `UserError` if they are negative or contradict each other."""
         for key in ("val_pairs", "train_limit"):
             if getattr(self, key) < 0:
                 raise UserError(f"config.data.{key} is {getattr(self, key)}; use 0 for none, or a positive number.")
@@ -50,8 +48,8 @@ class EmojiOptions:
     """Options of the embedded emoji.
 
     Attributes:
-      name: of the data set.
-      root: folder with the sheets and ``concepts.tsv``; "" for the embedded one.
+      name: name of the data set.
+      root: folder with the sheets and ``concepts.tsv``; "" for the embedded data set.
       styles: comma-separated drawing styles to use; "" for all five.
       train_limit: number of drawings to train on, chosen by hash; 0 for all.
     """
@@ -69,11 +67,7 @@ ADVICE = {
 
 
 def parse(kind: type[Options], data: Any) -> Options:
-    """Read the options of one kind of source.
-
-    Args:
-      kind: a key of `ADVICE`.
-      data: object with all keys of `config.data` as attributes.
+    """Read the options of one kind of source (a key of `ADVICE`) from `config.data`.
 
     Raises:
       UserError: a key is set that only another kind of source reads.
@@ -92,8 +86,9 @@ def parse(kind: type[Options], data: Any) -> Options:
 
 def _defaults(kind: type) -> Mapping[str, Any]:
     """The config keys of a kind of source, with the values that mean "not set"."""
-    return {field.name: field.default for field in fields(kind) if field.name != "split"}  # part of a location
+    # `split` is part of a location, and no config key.
+    return {field.name: field.default for field in fields(kind) if field.name != "split"}
 
 
 def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # a run's config.json has lists for tuples
+    return tuple(value) if isinstance(value, list) else value  # a run's config.json stores tuples as lists

@@ -1,8 +1,8 @@
 """Random access to Parquet files, local or remote.
 
-Parquet is read one row group at a time. Captions stay in memory once read. Of the images the most recently used row
-groups stay, up to `CACHE_BYTES`. If the images do not fit, each image drawn at random reads its whole row group. Then
-a warning says so: convert the files once.
+Parquet is read one row group at a time. Captions stay in memory. For images, the most recently used row groups stay in
+memory, up to `CACHE_BYTES`. If the images do not fit, a random image costs reading its whole row group; a warning then
+advises to convert the files.
 """
 
 import hashlib
@@ -19,34 +19,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.cells import Cells, pairs_of
+from rankclip_jax.data.sources.cells import ArrowCells, pairs_of
 from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 CACHE_BYTES = 512 << 20
-LARGE_GROUP = 16 << 20  # bytes of a row group above which reading it for one image is worth a warning
+LARGE_GROUP = 16 << 20  # bytes; larger row groups cause a warning if each image costs reading one
 LOCKS = 64
 FOOTER = 8  # last bytes of a file: length of the metadata, and a magic number
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
-    """Open Parquet files.
-
-    Raises:
-      UserError: a file is missing or damaged, the files have different columns, or there are no rows.
-    """
+    """Open Parquet files; `UserError` if one is missing or damaged, their columns differ, or there are no rows."""
     return pairs_of(ParquetCells(files), image_folder(options, os.path.dirname(files[0])), options, files[0])
 
 
-class ParquetCells(Cells):
-    """Parquet files.
-
-    Args:
-      files: paths or URLs.
-      cache_bytes: memory for row groups of images; one group of any size is always kept.
-    """
+class ParquetCells(ArrowCells):
+    """Parquet files; `cache_bytes` is the memory for row groups of images (always enough for one group)."""
 
     def __init__(self, files: Sequence[str], cache_bytes: int = CACHE_BYTES):
         self._metadata = [_metadata(file) for file in files]
@@ -81,7 +72,7 @@ class ParquetCells(Cells):
         return pa.chunked_array([self._read(column, group) for group in range(len(self._groups))])
 
     def digest(self) -> str:
-        """Covers the files' metadata: for every column its sizes, and usually its smallest and largest values."""
+        """Covers the files' metadata: the sizes of every column, and usually its smallest and largest values."""
         sha = hashlib.sha256()
         for file in self._files:
             size = locations.size(file)
@@ -120,7 +111,7 @@ class ParquetCells(Cells):
 
 
 class _RemoteFile(io.RawIOBase):
-    """A URL as a file, with the methods that pyarrow calls."""
+    """A file object for a URL, with the methods that pyarrow calls."""
 
     def __init__(self, url: str):
         self._url, self._size, self._at = url, locations.size(url), 0

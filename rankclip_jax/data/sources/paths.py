@@ -14,7 +14,7 @@ def join(folder: str, path: str) -> str:
 
 
 def image_folder(options: PairOptions, default: str) -> str:
-    """Folder that image paths are relative to: `image_root`, itself relative to `root`; `default` if it is ""."""
+    """The folder that image paths are relative to: `image_root`, relative to `root`; `default` if it is ""."""
     folder = os.path.expanduser(options.image_root)
     if not folder:
         return default

@@ -1,7 +1,7 @@
-"""Which pairs are trained on, and which are held out for `val`.
+"""Chooses the pairs to train on and the pairs to hold out for `val`.
 
-One fixed permutation of all training pairs decides: its first ``val_pairs`` are held out, and the next
-``train_limit`` are trained on. So the pairs of a smaller limit are among those of a larger one.
+The choice follows one fixed permutation of all training pairs: the first ``val_pairs`` are held out, the next
+``train_limit`` are trained on. A larger limit keeps all pairs of a smaller limit.
 """
 
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.quarantine import sound_pairs
 from rankclip_jax.errors import UserError
 
-ORDER_SEED = 20_250_101  # of the permutation: another value would change the data of every run
+ORDER_SEED = 20_250_101  # another value would change the data of every run
 
 
 def select(
     sources: Sequence[PairSource], num_held_out: int, limit: int, quarantined: frozenset[str]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Choose the pairs that are held out, and those to train on.
+    """Choose the held-out pairs and the training pairs.
 
     Args:
       sources: all training pairs.
-      num_held_out: how many to hold out, quarantined ones included.
-      limit: how many to train on; 0 for all others.
+      num_held_out: number of pairs to hold out, including quarantined pairs.
+      limit: number of pairs to train on; 0 for all others.
       quarantined: keys of the pairs to leave out.
 
     Returns:
-      the two choices; each has int [n], ascending, for each source.
+      Held-out indices and training indices: int [n], ascending, for each source.
 
     Raises:
       UserError: there are too few pairs.
@@ -43,8 +43,8 @@ def select(
     held_out, rest = held_out[is_sound[held_out]], rest[is_sound[rest]]
     if len(rest) < max(limit, 1):
         raise UserError(
-            f"config.data.train_limit={limit} and val_pairs={num_held_out} are more than the {is_sound.sum()} sound "
-            "pairs: lower them."
+            f"config.data.train_limit={limit} and val_pairs={num_held_out} exceed the {is_sound.sum()} usable pairs: "
+            "lower them."
         )
     return _by_source(held_out, starts), _by_source(rest[: limit or None], starts)
 

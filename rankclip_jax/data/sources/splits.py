@@ -1,4 +1,4 @@
-"""Pairs as an evaluation split.
+"""Builds evaluation splits from pairs.
 
 Letters: N images, M texts, K classes.
 """
@@ -21,13 +21,10 @@ LOG = logging.getLogger(__name__)
 
 
 def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> EvalSplit:
-    """A split of all pairs whose captions, or label, can be read.
+    """A split of all pairs with readable captions, or a readable label; `UserError` if there is none.
 
     An image with captions matches its own captions. A labelled image matches the caption of its class, and the split
     has a labelling "class" for zero-shot classification.
-
-    Raises:
-      UserError: no pair can be read.
     """
     found, kept = _read(name, pairs, pairs.label if pairs.class_names else pairs.captions)
     images = LazyImages(pairs if len(kept) == len(pairs) else Subset(pairs, kept))
@@ -43,7 +40,7 @@ def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> Eval
 
 
 def _read(name: str, pairs: PairSource, read: Callable[[int], Any]) -> tuple[list, np.ndarray]:
-    """What `read` gives for each pair that it can read, and the indices of these pairs."""
+    """The result of `read` for each pair without an error, and the indices of these pairs."""
     found, kept, bad = [], [], []
     for index in progress(range(len(pairs)), f"captions of {name}"):
         try:

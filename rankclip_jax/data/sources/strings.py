@@ -1,6 +1,6 @@
-"""Millions of strings in one pyarrow array: 8 bytes each and their text, without a Python object for each.
+"""Millions of strings in one pyarrow array: their text and 8 bytes each, without Python objects.
 
-Strings are kept as the bytes of the file, in any encoding.
+A string is the bytes in its file, in any encoding.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 
 def packed(texts: Iterable[str | bytes]) -> pa.LargeBinaryArray:
-    """Pack Python strings. A surrogate that stands for a byte, as in names of files, becomes that byte."""
+    """Pack Python strings. A surrogate that stands for a byte, as in file names, becomes that byte."""
     return pa.array([text if isinstance(text, bytes) else _encoded(text) for text in texts], pa.large_binary())
 
 
@@ -24,18 +24,12 @@ def packed_column(column: pa.Array | pa.ChunkedArray) -> pa.LargeBinaryArray:
 
 
 def text_of(array: pa.LargeBinaryArray, index: int) -> str:
-    """One string as a name of a file: bytes that are not UTF-8 become surrogates, as Python's `os` has them."""
+    """One string as a file name: bytes that are not UTF-8 become surrogates, as in Python's `os`."""
     return array[index].as_py().decode("utf-8", "surrogateescape")
 
 
 def grouped(values: pa.LargeBinaryArray, owners: np.ndarray, count: int) -> pa.LargeListArray:
-    """A list of strings for each of `count` records.
-
-    Args:
-      values: all strings, n.
-      owners: int [n], the record of each string. A list keeps the order of `values`.
-      count: number of records; one without strings has an empty list.
-    """
+    """The strings of each of `count` records, in the order of `values`; `owners`, int [n]: the record of each one."""
     if (np.diff(owners) < 0).any():
         order = np.argsort(owners, kind="stable")
         values, owners = values.take(pa.array(order)), owners[order]
@@ -58,5 +52,5 @@ def update(sha: "hashlib._Hash", array: pa.LargeBinaryArray | pa.LargeListArray)
 def _encoded(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a surrogate pair, possible in JSON: kept invalid, `captions_of` refuses it
+    except UnicodeEncodeError:  # half of a surrogate pair, possible in JSON: `captions_of` rejects it
         return text.encode("utf-8", "surrogatepass")

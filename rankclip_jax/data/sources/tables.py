@@ -1,4 +1,4 @@
-"""Pairs of image paths and captions, as all tables of paths give them."""
+"""Pairs of image paths and captions: the common part of all tables of paths."""
 
 import hashlib
 import logging
@@ -19,17 +19,12 @@ from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
-MAX_BROKEN = 0.01  # fraction of unreadable rows above which a table is refused
+MAX_BROKEN = 0.01  # a table with a larger fraction of unreadable rows is rejected
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Captions of n rows.
-
-    Attributes:
-      values: the captions, m.
-      rows: int [m], the row of each caption.
-    """
+    """The m captions of n rows; `rows`, int [m], is the row of each caption."""
 
     values: pa.LargeBinaryArray
     rows: np.ndarray
@@ -37,13 +32,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Rows:
-    """The n rows of one or several tables.
-
-    Attributes:
-      images: paths or URLs, n.
-      captions: their captions.
-      second_captions: their second captions; None if the tables have none.
-    """
+    """The n rows of one or several tables: paths or URLs of n images, and their captions."""
 
     images: pa.LargeBinaryArray
     captions: Texts
@@ -56,7 +45,7 @@ class TablePairs(PairSource):
     def __init__(self, rows: Rows, folder: str):
         self._images, image_of_row = _distinct(rows.images)
         self._folder = folder
-        # A list of texts per image for the captions, and perhaps for the second captions.
+        # The captions, and the second captions if there are any: each a list of texts per image.
         self._lists = [
             grouped(texts.values, image_of_row[texts.rows], len(self._images))
             for texts in (rows.captions, rows.second_captions)
@@ -92,7 +81,7 @@ class TablePairs(PairSource):
 
 
 def _distinct(names: pa.LargeBinaryArray) -> tuple[pa.LargeBinaryArray, np.ndarray]:
-    """The distinct names in the order of their first rows, and int [n], the distinct name of each row."""
+    """The distinct names in the order of their first rows, and int [n]: the index of each row's name among them."""
     encoded = names.dictionary_encode()
     of_row = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     if len(encoded.dictionary) < len(names):
@@ -103,17 +92,13 @@ def _distinct(names: pa.LargeBinaryArray) -> tuple[pa.LargeBinaryArray, np.ndarr
 
 
 def _as_bytes(key: str) -> set[bytes]:
-    """The names in the file whose `TablePairs.key` may be `key`."""
+    """The names that the file may have for a key of `TablePairs`."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), key.encode())
     return {key.encode(), raw}
 
 
 def folder_of(files: Sequence[str], options: PairOptions) -> str:
-    """The folder that image paths in these tables are relative to.
-
-    Raises:
-      UserError: the tables are in several folders, and `image_root` names none.
-    """
+    """The folder that image paths are relative to; `UserError` for tables in several folders without `image_root`."""
     folders = sorted({os.path.dirname(file) for file in files})
     folder = image_folder(options, folders[0] if len(folders) == 1 else "")
     if not folder:
@@ -125,15 +110,15 @@ def folder_of(files: Sequence[str], options: PairOptions) -> str:
 
 
 def check_broken(where: str, broken: Sequence[str], rows: int) -> None:
-    """Log the rows that cannot be read and are left out.
+    """Log the unreadable rows of a file, which are left out.
 
     Args:
-      where: file.
-      broken: for each of these rows its line and what is wrong.
-      rows: number of sound rows.
+      where: path of the file.
+      broken: line and problem of each unreadable row.
+      rows: number of readable rows.
 
     Raises:
-      UserError: more than `MAX_BROKEN` of all rows are broken.
+      UserError: more than `MAX_BROKEN` of all rows are unreadable.
     """
     if not broken:
         return

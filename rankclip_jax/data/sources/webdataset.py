@@ -3,11 +3,11 @@
     00000.tar: 000000000.jpg  000000000.txt  000000000.json  000000001.jpg ...
 
 Members with the same name up to the first dot are one sample. Tars are indexed once (`tars.build`) and then read in
-any order, so every shuffle covers all pairs, and a run resumes at any step.
+any order: every shuffle covers all pairs, and a run resumes at any step.
 
 Keys of `config.data`: ``image_key`` is the extension of the image, such as "png". ``caption_key`` and
 ``second_caption_key`` are the extension of the caption, such as "txt", or a field of a JSON member: "json.caption" is
-the field "caption" of KEY.json, "json.a.b" the field "b" in its object "a". A list of strings gives several captions.
+the field "caption" of KEY.json, "json.a.b" the field "b" in its object "a". The field may be a list of captions.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 IMAGES: Part = ("jpg", "jpeg", "png", "webp")
 CAPTION = "txt"
-NEAR = 1 << 18  # unused bytes to read over a network, rather than send a second request
+NEAR = 1 << 18  # reading this many unused bytes over a network is better than a second request
 
 
 class Caption(NamedTuple):
@@ -47,12 +47,12 @@ class Caption(NamedTuple):
 
 
 class WebDataset(PairSource):
-    """The pairs of some tars. The index is memory-mapped, and nothing else is in memory.
+    """The pairs of some tars. Only the index is in memory, memory-mapped.
 
     Args:
       tars: the tars with their indexes.
       parts: extensions of the parts of a sample; part 0 is the image.
-      captions: where the captions are, and perhaps the second captions.
+      captions: locations of the captions and, optionally, of the second captions.
     """
 
     def __init__(self, tars: Sequence[Indexed], parts: Sequence[Part], captions: Sequence[Caption]):
@@ -99,7 +99,7 @@ class WebDataset(PairSource):
         return self._part(index, file, row, 0)
 
     def digest(self) -> str:
-        """Covers names and sizes of members, but not their content."""
+        """Covers the names and sizes of members, but not their content."""
         covered = [self._parts, self._captions, self._digests]
         return hashlib.sha256(json.dumps(covered).encode()).hexdigest()
 
@@ -122,21 +122,21 @@ class WebDataset(PairSource):
         return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])
 
     def _bytes(self, index: int, file: str, row: Sequence[int], begin: int, size: int) -> bytes:
-        """Part of a sample. Over a network the whole sample is read, and kept for the next call of this thread."""
+        """Bytes of a sample. A remote sample is read completely, and cached for the next call of this thread."""
         if not locations.is_url(file):
             return locations.read_range(file, begin, size)
         of, start, data = getattr(self._near, "fetched", (None, 0, b""))
         if of != index:
             start, length = _extent(row)
             if length > sum(row[FIRST + 1 :: 2]) + NEAR:
-                return locations.read_range(file, begin, size)  # its members are too far apart
+                return locations.read_range(file, begin, size)  # the members are too far apart
             data = locations.read_range(file, start, length)
             self._near.fetched = index, start, data
         return data[begin - start : begin - start + size]
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
-    """Open tars; those without an index are indexed first.
+    """Open tars, and index them if necessary.
 
     Raises:
       UserError: a file is compressed or not a tar, or no sample has both image and caption.
@@ -148,7 +148,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
 
 
 def index(files: Sequence[str], options: PairOptions, rebuild: bool = False) -> str:
-    """Index tars and return a table of what was found. `rebuild` indexes tars again that have an index."""
+    """Index tars and return a summary. With `rebuild`, tars that have an index are indexed again."""
     began = time.monotonic()
     tars, _, _ = _open(files, options, rebuild)
     return summary(tars, time.monotonic() - began)
@@ -170,7 +170,7 @@ def _open(files: Sequence[str], options: PairOptions, rebuild: bool) -> tuple[li
 
 
 def _caption_of(key: str) -> Caption:
-    """Parse a key: "txt" names a member, "json.caption" and "meta.json.caption" a field of a member."""
+    """Parse a key: "txt" is a member; "json.caption" and "meta.json.caption" are fields of a member."""
     extension, found, field = key.lstrip(".").partition("json.")
     if found:
         return Caption(extension.lower() + "json", tuple(field.split(".")))
@@ -199,7 +199,7 @@ def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
 
 
 def _extent(row: Sequence[int]) -> tuple[int, int]:
-    """First byte of a sample, including the headers of its image, and number of bytes up to its end."""
+    """Offset and number of bytes of a sample, including the headers of its image."""
     begins = [block * BLOCK for block in row[FIRST::2]]
     ends = [begin + size for begin, size in zip(begins, row[FIRST + 1 :: 2], strict=True)]
     start = min(begins[0] - row[HEADERS] * BLOCK, *begins)

@@ -1,1 +1,1 @@
-"""Data files in local folders, on web servers and in buckets: their names, and reading parts of them."""
+"""Data files in local folders, on web servers and in buckets: finds them, and reads them or parts of them."""

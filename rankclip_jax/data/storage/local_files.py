@@ -1,7 +1,7 @@
 """Reads parts of many local files, from many threads.
 
-A file is opened at its first read and stays open; above a limit, the file not read for the longest time is closed.
-``pread`` has no shared file position, so threads and forked processes do not disturb each other.
+A file is opened at its first read and stays open. If too many files are open, the least recently used one is closed.
+``pread`` uses no shared file position, so threads and forked processes do not disturb each other.
 """
 
 import os
@@ -13,7 +13,7 @@ MAX_OPEN = 4096
 
 
 class _Descriptor:
-    """Closed with its last reference, so that a thread can finish reading after `_Descriptors` drops it."""
+    """Closed with its last reference: a thread can finish reading after `_Descriptors` has dropped it."""
 
     def __init__(self, handle: int):
         self.handle = handle
@@ -35,7 +35,7 @@ class _Descriptors:
             if path in self.open:
                 self.open.move_to_end(path)
                 return self.open[path]
-        opened = _Descriptor(os.open(path, os.O_RDONLY))  # without the lock: a network file system can be slow
+        opened = _Descriptor(os.open(path, os.O_RDONLY))  # without the lock, because a network file system can be slow
         with self.lock:
             opened = self.open.setdefault(path, opened)
             while len(self.open) > self.limit:
@@ -44,7 +44,7 @@ class _Descriptors:
 
 
 def _limit() -> int:
-    """Half of the files that this process may open; the rest is for other code."""
+    """Half of the files that this process may open; other code may open the rest."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_OPEN if allowed < 0 else max(16, min(MAX_OPEN, allowed // 2))
 
@@ -55,7 +55,7 @@ def _begin() -> None:
 
 
 _begin()
-os.register_at_fork(after_in_child=_begin)  # the lock may be held by a thread that the child does not have
+os.register_at_fork(after_in_child=_begin)  # a thread that does not exist in the child may hold the lock
 
 
 def read(path: str) -> bytes:
@@ -70,7 +70,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     data = os.pread(descriptor.handle, length, offset)
     if len(data) == length or not data:
         return data
-    parts = [data]  # interrupted by a signal, or longer than the system reads at once
+    parts = [data]  # a signal interrupted the call, or the system does not read that much at once
     while data:
         offset, length = offset + len(data), length - len(data)
         data = os.pread(descriptor.handle, length, offset)
@@ -79,12 +79,12 @@ def read_range(path: str, offset: int, length: int) -> bytes:
 
 
 def stamp(path: str) -> tuple[int, str]:
-    """Size in bytes, and the time of the last change in nanoseconds as text."""
+    """Size in bytes, and time of the last change in nanoseconds, as text."""
     status = os.stat(path)
     return status.st_size, str(status.st_mtime_ns)
 
 
 def forget(path: str) -> None:
-    """Drop the open descriptor, so that the next read opens the file that is then at `path`."""
+    """Drop the open descriptor: the next read opens `path` again, as the file may have been replaced."""
     with _descriptors.lock:
         _descriptors.open.pop(path, None)

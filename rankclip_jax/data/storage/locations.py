@@ -1,4 +1,4 @@
-"""Expands locations with globs and ranges into lists of files, and reads files wherever they are.
+"""Expands locations with globs and ranges into lists of files, and reads local and remote files.
 
 A file is a local path, or a URL such as ``https://...``, ``gs://...``, ``s3://...``, ``hf://...``.
 """
@@ -15,27 +15,26 @@ from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
 SEPARATOR = "::"  # between several locations, as in open_clip's --train-data
-MAX_FILES = 1_000_000  # a longer range is taken for a typing error
+MAX_FILES = 1_000_000  # a longer range must be a typing error
 WILD = re.compile(r"[*?\[]")
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?")
 
 
 def expand(location: str, root: str = "", extensions: Sequence[str] = ()) -> list[str]:
-    """Return the files that a location names, as absolute paths or URLs.
+    """Return the files of a location, as absolute paths or URLs.
 
-    A location is one or several of these, joined by ``::``: a path, a glob (``*``, ``?``, ``[ab]``, ``**`` for any
+    A location has one or several of these, joined by ``::``: a path, a glob (``*``, ``?``, ``[ab]``, ``**`` for any
     depth; the files are sorted), or a name with ranges ``{00000..00331}`` or lists ``{a,b}``, whose order is kept.
-    If a file has exactly the given name, special characters included, that file is meant. ``~`` is the home folder.
+    A file with exactly the given name, including special characters, has priority. ``~`` is the home folder.
 
     Args:
       location: see above; relative paths start from `root`.
       root: folder or URL; "" for the current folder.
-      extensions: file name endings, such as (".tar",): a folder stands for its files with one of them. If empty, a
-        folder stands for itself.
+      extensions: a folder stands for its files with these endings, such as (".tar",). If (), it stands for itself.
 
     Raises:
-      UserError: no file is found, or a range is invalid. If only some files of a range are missing, that is a
-        warning. URLs from ranges are not checked.
+      UserError: no file is found, or a range is invalid. If only some files of a range are missing, a warning is
+        logged. URLs from ranges are not checked.
     """
     if not location.strip():
         raise UserError("a data location is empty: name a file, a folder, a glob or a range such as {0..9}.tar.")
@@ -44,17 +43,12 @@ def expand(location: str, root: str = "", extensions: Sequence[str] = ()) -> lis
 
 
 def is_url(path: str) -> bool:
-    """Whether `path` is a URL, read by `remote_files`, rather than a path of the file system."""
+    """Whether `path` is a URL, which `remote_files` reads."""
     return "://" in path
 
 
 def read(path: str) -> bytes:
-    """The whole file.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      OSError: it cannot be read; temporary network failures have been retried.
-    """
+    """The whole file; `FileNotFoundError`, or another `OSError` after retries of temporary network failures."""
     return remote_files.read(path) if is_url(path) else local_files.read(path)
 
 
@@ -124,7 +118,7 @@ def _local(name: str, root: str, extensions: Sequence[str]) -> list[str]:
         return [path]
     if not WILD.search(name):
         return []
-    # The root is not part of the pattern: special characters in its name stand for themselves.
+    # The root is not part of the pattern: its name may have special characters.
     found = glob.glob(os.path.expanduser(name), root_dir=_absolute("", root), recursive=True)
     return sorted(_absolute(file, root) for file in found)
 
@@ -154,16 +148,15 @@ def _hint(path: str, location: str, root: str) -> str:
 
 
 def _braces(text: str) -> Iterator[str]:
-    """All expansions of ``{1..3}`` and ``{a,b}`` in `text`, the last one varying fastest."""
+    """All expansions of ``{1..3}`` and ``{a,b}`` in `text`; the last braces vary fastest."""
     found = _first_braces(text)
     if not found:
         yield text
         return
     begin, end = found
-    before, inside, after = text[:begin], text[begin + 1 : end], text[end + 1 :]
-    for value in _values(inside, text):
-        for rest in _braces(after):
-            yield before + value + rest
+    for value in _values(text[begin + 1 : end], text):
+        for rest in _braces(text[end + 1 :]):
+            yield text[:begin] + value + rest
 
 
 def _first_braces(text: str) -> tuple[int, int] | None:
@@ -188,7 +181,7 @@ def _values(inside: str, text: str) -> Iterator[str]:
         low, high = int(first), int(last)
         if step == 0 or low > high:
             raise UserError(f"{text}: the range {{{inside}}} is empty; the smaller number comes first.")
-        # As in a shell: with a leading zero all numbers have the same width.
+        # As in a shell: if one number has a leading zero, all numbers get the same width.
         padded = any(number.lstrip("-").startswith("0") and len(number) > 1 for number in (first, last))
         width = max(len(first), len(last)) if padded else 0
         return (f"{number:0{width}d}" for number in range(low, high + 1, step))

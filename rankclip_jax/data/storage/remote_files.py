@@ -1,17 +1,17 @@
 """Reads parts of files over a network, from many threads.
 
-``http(s)://`` is read by `requests`, every other scheme by fsspec and the client library it names: ``gs://`` needs
-gcsfs, ``s3://`` s3fs (``pip install -e '.[gs]'``, ``'.[s3]'``), ``hf://`` comes with huggingface_hub.
+`requests` reads ``http(s)://``. fsspec reads every other scheme by a client library: ``gs://`` needs gcsfs
+(``pip install -e '.[gs]'``), ``s3://`` needs s3fs (``'.[s3]'``), ``hf://`` needs huggingface_hub.
 
-Temporary failures are retried, with random pauses so that processes which failed together do not retry together:
+Temporary failures are retried. The pauses are random: processes that failed together must not retry together.
 
-  HTTP request  a lost connection or a busy server (429, 500 to 504): up to 8 retries after 0, 1, 2, 4, 8, 16, 30 and
-                30 s, 1.5 minutes in all. A longer pause that the server demands by Retry-After is kept, up to 60 s
-                each, 8 minutes in all.
-  HTTP answer   one that ends early: the request is sent again, up to 5 times within about 8 s.
-  fsspec        up to 5 retries within about 8 s, beside those of the client library.
+  HTTP request   a lost connection or a busy server (429, 500 to 504): up to 8 retries after 0, 1, 2, 4, 8, 16, 30 and
+                 30 s, 1.5 minutes in total. Longer pauses that the server asks for by Retry-After are kept, up to 60 s
+                 each, 8 minutes in total.
+  HTTP response  if it ends early, the request is sent again, up to 5 times within about 8 s.
+  fsspec         up to 5 retries within about 8 s, in addition to the retries of the client library.
 
-Each attempt waits at most 10 s for a connection and 60 s between two parts of an answer.
+Each attempt waits at most 10 s for a connection and 60 s between two parts of a response.
 """
 
 import functools
@@ -31,10 +31,10 @@ from rankclip_jax.errors import UserError, install_hint
 
 T = TypeVar("T")
 RETRIES = 8
-BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds: the unit of the pauses, which double, and the longest one
+BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds: the unit of the pauses, which double, and the longest pause
 RETRY_AFTER_MAX = 60.0  # seconds
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-TIMEOUT = (10, 60)  # seconds to connect, and between two parts of an answer
+TIMEOUT = (10, 60)  # seconds to connect, and between two parts of a response
 PAUSES = (0.25, 0.5, 1, 2, 4)  # seconds between attempts of `_repeat`
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 TAGS = ("etag", "ETag", "md5Hash", "generation", "LastModified", "mtime")  # by client library of fsspec
@@ -43,11 +43,11 @@ _local = threading.local()  # sessions of requests must not be shared between th
 
 
 class _EndedEarly(OSError):
-    """The connection ended before the answer did."""
+    """The connection ended before the response was complete."""
 
 
 class _Retry(Retry):
-    """Waits as long as the server demands by Retry-After, but no shorter than without it, and not without limit."""
+    """Waits as long as the server asks for by Retry-After, but at least the usual pause and at most a limit."""
 
     def get_retry_after(self, response) -> float | None:
         seconds = super().get_retry_after(response)
@@ -79,7 +79,7 @@ def stamp(url: str) -> tuple[int, str]:
 
 
 def glob(pattern: str) -> list[str]:
-    """URLs of the files that match, if the storage can list files."""
+    """URLs of the files that match; the storage must be able to list files."""
     system = _filesystem_of(pattern)
     return [system.unstrip_protocol(name) for name in _repeat(lambda: system.glob(pattern))]
 
@@ -93,7 +93,7 @@ def _short(tag: str) -> str:
 
 
 def _repeat(attempt: Callable[[], T], temporary: type[Exception] = OSError) -> T:
-    """Return `attempt()`, repeated after temporary errors; the last error is raised."""
+    """Return `attempt()`, repeated after temporary errors; raise the last error."""
     for pause in PAUSES:
         try:
             return attempt()
@@ -118,45 +118,44 @@ def _session() -> requests.Session:
         session = requests.Session()
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
-        session.headers["Accept-Encoding"] = "identity"  # a compressed answer would have other offsets
+        session.headers["Accept-Encoding"] = "identity"  # offsets in a compressed response would differ
         _local.session, _local.process = session, os.getpid()
     return _local.session
 
 
-def _answer(url: str, headers: dict[str, str]) -> requests.Response:
-    """The answer to a request, its content not yet read."""
-    answer = _session().get(url, headers=headers, timeout=TIMEOUT, stream=True)
-    if answer.status_code in (200, 206, 416):
-        return answer
-    answer.close()
-    problem = f"{url}: the server answers {answer.status_code} {answer.reason}"
-    if answer.status_code in (404, 410):
+def _response(url: str, headers: dict[str, str]) -> requests.Response:
+    """The response to a request; its content is not read yet."""
+    response = _session().get(url, headers=headers, timeout=TIMEOUT, stream=True)
+    if response.status_code in (200, 206, 416):
+        return response
+    response.close()
+    problem = f"{url}: the server answers {response.status_code} {response.reason}"
+    if response.status_code in (404, 410):
         raise FileNotFoundError(problem)
-    raise OSError(problem) if answer.status_code in BUSY else PermissionError(problem)
+    raise OSError(problem) if response.status_code in BUSY else PermissionError(problem)
 
 
 def _get(url: str, headers: dict[str, str]) -> bytes:
-    """The content of an answer; b"" for a range beyond the end of the file."""
-    with _answer(url, headers) as answer:
-        if answer.status_code == 416:
+    """The content of a response; b"" for a range beyond the end of the file."""
+    with _response(url, headers) as response:
+        if response.status_code == 416:
             return b""
-        if answer.status_code == 200 and "Range" in headers:
+        if response.status_code == 200 and "Range" in headers:
             raise UserError(f"{url}: the server sends whole files only (no range requests): download the files first.")
         try:
-            data = answer.content
+            data = response.content
         except requests.RequestException as error:
             raise _EndedEarly(f"{url}: the connection ended early ({error})") from error
     return data
 
 
 def _http_stamp(url: str) -> tuple[int, str]:
-    # A request for the first byte: signed URLs and some servers refuse HEAD.
-    with _answer(url, {"Range": "bytes=0-0"}) as answer:
-        headers = answer.headers
+    # Request the first byte, because signed URLs and some servers reject HEAD.
+    with _response(url, {"Range": "bytes=0-0"}) as response:
+        headers = response.headers
     total = headers.get("Content-Range", "").rpartition("/")[2]
-    if not total.isdigit():
-        total = headers.get("Content-Length", "0")
-    return int(total), _short(headers.get("ETag", "") or headers.get("Last-Modified", ""))
+    size = int(total if total.isdigit() else headers.get("Content-Length", "0"))
+    return size, _short(headers.get("ETag", "") or headers.get("Last-Modified", ""))
 
 
 @functools.lru_cache(16)

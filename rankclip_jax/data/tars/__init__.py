@@ -1,9 +1,9 @@
-"""Random access to the members of tar files: their byte ranges, found once and kept in an index.
+"""Random access to the members of tar files: an index stores their byte ranges.
 
-headers   the members of one tar
-shard     which members make up the samples of one tar
-index     the byte ranges of a folder of tars, in one mapped file
-location  where that file is
-build     indexes of many tars, opened or made
-report    what was found, as text
+headers   lists the members of one tar
+shard     groups the members of one tar into samples
+index     reads and writes the index file of a folder of tars
+location  chooses the path of the index file
+build     opens and builds the indexes of many tars
+report    describes the tars and their problems as text
 """

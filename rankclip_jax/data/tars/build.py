@@ -1,7 +1,7 @@
-"""Opens the indexes of tars and builds what is missing or out of date, in threads, with a progress bar.
+"""Opens the indexes of tars; builds missing and outdated ones in threads, with a progress bar.
 
-Several processes may start at once. Where the file system has locks, one of them builds the index and the others
-wait for it; elsewhere each builds it, and the file of the last one stays.
+Several processes may start at once. If the file system has locks, one process builds the index and the others wait.
+Otherwise each process builds it, and the last file replaces the others.
 """
 
 import os
@@ -20,15 +20,15 @@ from rankclip_jax.data.tars.location import IndexLocation
 from rankclip_jax.data.tars.shard import Entry, Part, scan
 from rankclip_jax.errors import UserError
 
-THREADS = 8  # that read tars
-CONNECTIONS = 32  # that request file sizes over a network
+THREADS = 8  # for reading tars
+CONNECTIONS = 32  # for requesting the sizes of remote files
 CHUNK, REMOTE_CHUNK = 1 << 20, 1 << 23  # bytes read at a time
 COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # first bytes of gzip, bzip2, xz, zstd
-SAVE_SECONDS = 60  # between saves: the most work that a kill can cost
+SAVE_SECONDS = 60  # between saves: a killed process loses at most this much work
 
 
 class Indexed(NamedTuple):
-    """A tar and its part of the index; `index` is the path of the index file, the rest is as in `Shard`."""
+    """A tar and its part of the index file at path `index`; `entry` and `rows` are as in `Shard`."""
 
     file: str
     entry: Entry
@@ -39,13 +39,13 @@ class Indexed(NamedTuple):
 def open_indexes(
     files: Sequence[str], parts: Sequence[Part], index_dir: str = "", rebuild: bool = False
 ) -> list[Indexed]:
-    """Return the index of every file, in their order; build what is missing.
+    """Return the index of every file, in the order of `files`; build missing indexes.
 
     Args:
       files: tars, paths or URLs.
       parts: extensions of each part of a sample; the image is the first.
-      index_dir: folder for the index files; "" for beside the tars.
-      rebuild: build all of them anew.
+      index_dir: folder for the index files; "" for a folder beside the tars.
+      rebuild: whether to build all indexes again.
 
     Raises:
       UserError: a file is missing or not a tar, or no index file can be written.
@@ -61,7 +61,7 @@ def open_indexes(
         index, path = ({}, "") if rebuild else location.read(wanted)
         if len(index) < len(wanted):
             with location.locked() as path:
-                # Another process may have written the file by now. Its other shards stay in it.
+                # Another process may have written the file in the meantime. Its other shards are kept.
                 known = {} if rebuild else location.read(wanted)[0]
                 index = {} if rebuild else read_index(path, parts) | known
                 missing = {name: stamp for name, stamp in wanted.items() if name not in known}
@@ -80,7 +80,7 @@ class _Build:
         self._refused = []
 
     def run(self, missing: Mapping[str, tuple[int, str]]) -> Index:
-        """Add the shards with these names, sizes and stamps; what was finished is saved also after an error."""
+        """Add the shards with these names, sizes and stamps; finished shards are saved even after an error."""
         total, title = sum(size for size, _ in missing.values()), f"indexing {len(missing)} tars"
         pool = ThreadPoolExecutor(THREADS)
         with tqdm(total=total, desc=title, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
@@ -92,7 +92,7 @@ class _Build:
                 write_index(self._path, self._index, self._parts)
         if self._refused:
             raise UserError(_refusal(self._refused))
-        return read_index(self._path, self._parts)  # mapped: the arrays made here can be freed
+        return read_index(self._path, self._parts)  # mapped, so the arrays in memory can be freed
 
     def _collect(self, waiting: Sequence[Future]) -> None:
         saved = time.monotonic()
@@ -108,7 +108,7 @@ class _Build:
         file = f"{self._folder}/{name}"
         is_remote, progress = locations.is_url(file), SharedProgress(bar)
         if not is_remote:
-            local_files.forget(file)  # the open descriptor may be that of the file before it was replaced
+            local_files.forget(file)  # the file may have been replaced, and its old descriptor may still be open
 
         def read(offset: int, length: int) -> bytes:
             if self._stop.is_set():
@@ -128,7 +128,7 @@ class _Build:
 
 
 class SharedProgress:
-    """The progress of one file in a bar that several threads share."""
+    """The progress of one file, in a bar for all files and threads."""
 
     _lock = threading.Lock()
 
@@ -136,7 +136,7 @@ class SharedProgress:
         self._bar, self._at = bar, 0
 
     def to(self, at: int) -> None:
-        """Say that the file has been read up to byte `at`."""
+        """Report that the file has been read up to byte `at`."""
         with self._lock:
             self._bar.update(max(0, at - self._at))
             self._at = max(at, self._at)
@@ -151,7 +151,7 @@ def _refusal(files: list[str]) -> str:
 
 
 def _stamps(files: Sequence[str]) -> list[tuple[int, str]]:
-    """Size and stamp of each file; many requests at a time for URLs."""
+    """Size and stamp of each file; URLs are requested in parallel."""
     if not any(map(locations.is_url, files)):
         return [_stamp(file) for file in files]
     with ThreadPoolExecutor(CONNECTIONS) as pool:

@@ -1,11 +1,11 @@
-"""Lists the members of a tar from its headers alone, several times faster than `tarfile`.
+"""Lists the members of a tar from its headers only, several times faster than `tarfile`.
 
 A member is a header of 512 bytes (name at 0, size in octal at 124, checksum at 148, type at 156, prefix of the
-name at 345), then its content, padded to a multiple of 512 bytes. Two empty blocks end the tar. Before a member
-there may be a pax header (type x), as Python's `tarfile` writes for times, or a GNU header (type L) for long names.
+name at 345), then its content, padded to a multiple of 512 bytes. Two empty blocks end the tar. A member may follow a
+pax header (type x), which Python's `tarfile` writes for times, or a GNU header (type L), for long names.
 
-Plain headers are parsed here, also those after a pax header that changes neither name nor size. Their names and
-checksums are read by NumPy for many headers at once. `tarfile` parses all other headers.
+This module parses plain headers, also after a pax header that changes neither name nor size. NumPy reads the names and
+checksums of many headers at once. `tarfile` parses all other headers.
 """
 
 import io
@@ -27,8 +27,8 @@ PREFIX = 345
 CHECKSUM = slice(148, 156)
 OCTAL = 8 ** np.arange(5, -1, -1)
 
-# A regular file in a tar: offset of its first header, offset of its content, size of the content, name. A named
-# tuple would double the time of a walk.
+# A regular file in a tar: offset of its first header, offset of its content, size of the content, name. Named tuples
+# would take twice the time.
 Member = tuple[int, int, int, bytes]
 
 
@@ -42,7 +42,7 @@ class TarHeaders:
     Files that are cut off, and all files after an invalid header, are skipped.
 
     Attributes:
-      problem: after the iteration, what is wrong with the tar, in words; "" for nothing.
+      problem: after the iteration, the problem of the tar in words; "" if it has none.
       members: number of members returned so far.
     """
 
@@ -75,11 +75,11 @@ class TarHeaders:
             yield found
 
     def _walk_chunk(self, at: int) -> tuple[list[tuple], dict[int, bytes], int | None]:
-        """Read the headers that begin in the chunk.
+        """Read the headers in the chunk.
 
         Returns:
-          Members, those of plain headers with the index of the header instead of the name; the plain headers by
-          their offset; the offset of the next header, None at the end.
+          Members (with a plain header: its index in place of the name); the plain headers by offset; the offset of the
+          next header, or None at the end.
         """
         found, headers, chunk, base, size = [], {}, self._chunk, self._base, self._size
         last = base + len(chunk) - BLOCK
@@ -109,7 +109,7 @@ class TarHeaders:
         return found, headers, None
 
     def _after_pax(self, at: int, header: bytes, headers: dict[int, bytes]) -> tuple | None:
-        """The member of a plain header after a pax header without relevant records; None for anything else."""
+        """The member, if its header is plain and follows a pax header without relevant records; None otherwise."""
         length = int(header[124:135], 8) if header[156] == PAX and header[124] in DIGITS else MAX_EXTENSION + 1
         if length > MAX_EXTENSION or RELEVANT_PAX.search(self._peek(at + BLOCK, length)):
             return None
@@ -121,7 +121,7 @@ class TarHeaders:
         return (at, second + BLOCK, int(plain[124:135], 8), len(headers) - 1)
 
     def _by_tarfile(self, at: int) -> Member:
-        """The next member, parsed by `tarfile`; its name is b"" if it is no regular file or a sparse one."""
+        """The next member, parsed by `tarfile`; its name is b"" if the file is sparse or not regular."""
         tar, info = _first_member(_Window(self._peek, at))
         start, begin = info.offset, info.offset_data
         if not info.isreg() or info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers):
@@ -129,7 +129,7 @@ class TarHeaders:
         return start, begin, info.size, _name(self._peek(start, BLOCK)) if begin - start == BLOCK else _encoded(info)
 
     def _peek(self, at: int, length: int) -> bytes:
-        """Bytes that may lie beyond the chunk; fewer at the end of the tar."""
+        """Bytes inside or outside the chunk; fewer at the end of the tar."""
         begin = at - self._base
         if begin + length <= len(self._chunk):
             return self._chunk[begin : begin + length]
@@ -142,7 +142,7 @@ class TarHeaders:
 
 
 class _Window:
-    """The bytes of a tar from an offset on, as a file for `tarfile`."""
+    """A file for `tarfile`: the bytes of a tar, starting at an offset."""
 
     def __init__(self, peek: Callable[[int, int], bytes], at: int):
         self._peek, self._at = peek, at
@@ -161,7 +161,7 @@ class _Window:
 
 
 def member_name(headers: bytes) -> bytes:
-    """The name of a member from all its headers, the bytes from its first header to its content."""
+    """The name of a member. `headers` are all bytes from its first header to its content."""
     if len(headers) == BLOCK or (headers[156] == PAX and not RELEVANT_PAX.search(headers, BLOCK, len(headers) - BLOCK)):
         return _name(headers[-BLOCK:])
     return _encoded(_first_member(io.BytesIO(headers))[1])
@@ -190,16 +190,16 @@ def _encoded(info: tarfile.TarInfo) -> bytes:
 
 def _name(header: bytes) -> bytes:
     name = header[:NAME].split(b"\0")[0]
-    if header[PREFIX] and header[257:263] == b"ustar\0":  # headers of GNU tar have times there
+    if header[PREFIX] and header[257:263] == b"ustar\0":  # GNU tar stores times at this position
         return header[PREFIX:500].split(b"\0")[0] + b"/" + name
     return name
 
 
 def _first_invalid(header_NB: np.ndarray) -> int | None:
-    """Index of the first header whose checksum is not the sum of its bytes, the checksum itself taken as spaces."""
+    """Index of the first header with a wrong checksum: the sum of its bytes, with spaces in place of the checksum."""
     stated_N8 = header_NB[:, CHECKSUM]
     sums = header_NB.sum(1, dtype=np.uint32).astype(np.int64) - stated_N8.sum(1, dtype=np.uint32) + 8 * ord(" ")
-    # `tarfile` also knows other ways to write it: fewer digits, sums of signed bytes.
+    # `tarfile` also accepts other forms: fewer digits, sums of signed bytes.
     suspect = np.flatnonzero((stated_N8[:, :6].astype(np.int64) - ord("0")) @ OCTAL != sums)
     return next((int(i) for i in suspect if not _is_header(header_NB[i].tobytes())), None)
 
@@ -213,9 +213,9 @@ def _is_header(block: bytes) -> bool:
 
 
 def _with_names(found: list[tuple], header_NB: np.ndarray) -> list[Member]:
-    """Members with their names, without those that are not regular files."""
+    """Regular files only, with their names."""
     name_NC = np.ascontiguousarray(header_NB[:, :NAME])
-    names = name_NC.view(f"S{NAME}").ravel().tolist()  # without zeros at the end
+    names = name_NC.view(f"S{NAME}").ravel().tolist()  # without trailing zeros
     ended_early = (name_NC[:, :-1] == 0) & (name_NC[:, 1:] != 0)
     for i in np.flatnonzero(ended_early.any(1) | (header_NB[:, PREFIX] != 0)):
         names[i] = _name(header_NB[i].tobytes())

@@ -1,11 +1,11 @@
-"""An index file: the byte ranges of all samples of the tars in one folder, mapped into memory.
+"""Index files: the byte ranges of all samples of the tars in one folder, mapped into memory.
 
     rows   uint32, little-endian, one shard after another: `shard.Shard.rows`
     table  JSON: {"parts": [[extension, ...], ...], "shards": {name: entry, ...}}, in the order of the rows
     end    length of the table in bytes as uint64, little-endian, and `MAGIC`
 
-A new file replaces the old one by a rename: readers always find a complete file, and those that have mapped the
-old one keep it. An entry holds the shard's size and stamp: if these have changed, the entry is ignored.
+A new file replaces the old file by a rename: readers always find a complete file, and can still use an old file that
+they have mapped. An entry holds the shard's size and stamp. If the shard has changed, the entry is ignored.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from rankclip_jax.files import PARTIAL, replaced_file
 
 MAGIC = b"rcjtar01"
 END = 8 + len(MAGIC)
-SMALL = 1 << 20  # bytes; a smaller file is read, because a mapping keeps its file open
+SMALL = 1 << 20  # bytes; a smaller file is read instead of mapped, because a mapping keeps its file open
 
 Index = dict[str, Shard]  # by the shard's file name
 
 
 def fresh(index: Index, stamps: Mapping[str, tuple[int, str]]) -> Index:
-    """The named shards that are in the index and have not changed since."""
+    """The named shards that are in the index and have not changed."""
     entries = {name: index[name].entry for name in stamps if name in index}
     return {name: index[name] for name, entry in entries.items() if (entry.size, entry.stamp) == stamps[name]}
 
@@ -46,7 +46,7 @@ def write_index(path: str, index: Index, parts: Sequence[Part]) -> None:
 
 
 def remove_partials(path: str) -> None:
-    """Remove what killed writers of `path` left behind; the caller makes sure that no other process writes it."""
+    """Remove partial files of killed writers of `path`. The caller ensures that no other process writes it."""
     folder, name = os.path.split(path)
     for file in os.listdir(folder):
         if file.startswith(f"{name}.") and file.endswith(PARTIAL):
@@ -55,7 +55,7 @@ def remove_partials(path: str) -> None:
 
 
 def read_index(path: str, parts: Sequence[Part]) -> Index:
-    """Open an index; an empty one if the file is missing, damaged or has other parts."""
+    """Open an index; it is empty if the file is missing, damaged or has other parts."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

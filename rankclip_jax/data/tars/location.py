@@ -1,7 +1,6 @@
-"""Where the index of the tars in one folder is.
+"""The path of the index of the tars in one folder: in `index_dir`, or by default in a folder `FOLDER` beside the tars.
 
-It is in `index_dir` if that is set, otherwise in a folder `FOLDER` beside the tars. If that folder cannot be
-written, or the tars have URLs, it is in the user's cache.
+If that folder cannot be written, or the tars have URLs, it is in the user's cache.
 """
 
 import contextlib
@@ -25,25 +24,25 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIS
 
 
 class IndexLocation:
-    """The paths that the index of a folder may have, the preferred one first."""
+    """The possible paths of the index of a folder, the preferred path first."""
 
     def __init__(self, folder: str, parts: Sequence[Part], index_dir: str):
         self._folder, self._parts, self._index_dir = folder, parts, index_dir
         kind = "+".join(part[0] if len(part) == 1 else "image" for part in parts) + SUFFIX
         beside = [] if locations.is_url(folder) else [os.path.join(folder, FOLDER, kind)]
-        # Away from the tars the name must identify their folder.
+        # If the index is not beside the tars, its name must identify their folder.
         name = f"{os.path.basename(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}-{kind}"
         chosen = os.path.join(os.path.abspath(os.path.expanduser(index_dir)), name)
         self._paths = [chosen] if index_dir else [*beside, os.path.join(_cache(), name)]
 
     def read(self, wanted: Mapping[str, tuple[int, str]]) -> tuple[Index, str]:
-        """The wanted shards that have not changed, from the index file that has most of them, and its path."""
+        """The unchanged shards among the wanted ones, from the index file that has most of them; and its path."""
         found = [(fresh(read_index(path, self._parts), wanted), path) for path in self._paths]
         return max(found, key=lambda pair: len(pair[0]))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[str]:
-        """Lock the first path that can be written; `UserError` if there is none."""
+        """Lock the first writable path; `UserError` if there is none."""
         path, lock = self._open_lock()
         try:
             if _wait_for(lock, path):
@@ -72,13 +71,13 @@ class IndexLocation:
 
 
 def _cache() -> str:
-    """This user's cache folder, by the XDG base directory specification."""
+    """The user's cache folder, by the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(base, "rankclip_jax", "tars")
 
 
 def _wait_for(lock: int, path: str) -> bool:
-    """Wait for the lock; False if the file system has no locks. The end of the process releases it."""
+    """Wait for the lock; False if the file system has no locks. It is released when the process ends."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

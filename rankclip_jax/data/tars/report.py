@@ -1,4 +1,4 @@
-"""What was found in tars, as text: a table, and one line for each kind of problem."""
+"""Describes indexed tars as text: a table, and one line for each kind of problem."""
 
 import os
 import re
@@ -37,10 +37,8 @@ def problems(tars: Sequence[Indexed]) -> list[str]:
     gaps = gaps_in([tar.file for tar in tars])
     lines = []
     if damaged:
-        lines.append(
-            f"{len(damaged)} of {len(tars)} shards have problems; the pairs before the problem are used: "
-            f"{_first(damaged)}"
-        )
+        found = f"{len(damaged)} of {len(tars)} shards have problems; the pairs before the problem are used"
+        lines.append(f"{found}: {_first(damaged)}")
     if gaps:
         lines.append(f"{len(gaps)} shard numbers are missing: {_first(gaps)}")
     lines += _skipped(tars, [tar.entry.incomplete for tar in tars], "samples without image or caption")
@@ -48,7 +46,7 @@ def problems(tars: Sequence[Indexed]) -> list[str]:
 
 
 def gaps_in(files: Sequence[str]) -> list[str]:
-    """Names of missing shards: files that differ in their last number only, between the first and the last."""
+    """Names of missing shards: gaps between the files whose names differ in their last number only."""
     series = {}
     for file in files:
         folder, name = os.path.split(file)

@@ -1,7 +1,7 @@
-"""The samples of one tar: members whose names are equal up to the first dot of the base name are one sample.
+"""Finds the samples of one tar. A sample has the members whose names are equal up to the first dot of the base name.
 
-The `webdataset` library has the same rule, with two differences: here the members of a sample need not be
-neighbours, and of members with the same name the first one counts.
+The rule of the `webdataset` library differs in two points: it needs members of a sample next to each other, and if
+members have the same name, here the first one is used.
 """
 
 import hashlib
@@ -14,8 +14,7 @@ import numpy as np
 
 from rankclip_jax.data.tars.headers import BLOCK, Member, TarHeaders
 
-# Extensions that can be one part of a sample, such as the image; the preferred one first.
-Part = tuple[str, ...]
+Part = tuple[str, ...]  # the possible extensions of one part of a sample, such as the image; the preferred one first
 MISSING = 255  # rank of a part that has not been found
 MAX_SHOWN = 20  # extensions kept for messages
 MAX_SIZE = 1 << 32
@@ -27,14 +26,14 @@ class Entry:
     """Facts about one tar.
 
     Attributes:
-      size: of the file, in bytes.
-      stamp: text that changes when the file does, see `locations.stamp`.
+      size: size of the file in bytes.
+      stamp: text that changes with the file, see `locations.stamp`.
       pairs: number of samples that have all parts.
       members: number of regular files.
       incomplete: number of samples skipped because a part is missing.
-      duplicates: number of members skipped because an earlier one has the same name.
-      problem: what is wrong with the tar, in words; "" for nothing.
-      extensions: of its members, sorted; at most 20.
+      duplicates: number of members skipped because an earlier member has the same name.
+      problem: the problem of the tar in words; "" if it has none.
+      extensions: extensions of the members, sorted; at most 20.
       digest: sha256 hex of keys and sizes.
     """
 
@@ -50,15 +49,13 @@ class Entry:
 
 
 class Shard(NamedTuple):
-    """One tar and the byte ranges of its samples.
-
-    Letters: N samples that have all P parts.
+    """One tar and the byte ranges of its N samples that have all P parts.
 
     Attributes:
       entry: facts about the tar.
-      rows: uint32 [N, 3 + 2 P], samples in the order of their first members: two halves of `key_hash`, the number
-        of header blocks before the first part, and for each part its first content block (of 512 bytes) and its
-        size in bytes.
+      rows: uint32 [N, 3 + 2 P], samples in the order of their first members. Columns: two halves of `key_hash`, the
+        number of header blocks before the first part, and for each part the index of its first content block (of 512
+        bytes) and its size in bytes.
     """
 
     entry: Entry
@@ -76,7 +73,7 @@ def key_hash(keys: Sequence[bytes]) -> np.ndarray:
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes]:
-    """Key and extension of a member: ``a.b/c.seg.PNG`` is (``a.b/c``, ``seg.PNG``). (b"", b"") if it has no key."""
+    """Key and extension of a member, (``a.b/c``, ``seg.PNG``) of ``a.b/c.seg.PNG``; (b"", b"") if it has no key."""
     base = name.rfind(b"/") + 1
     cut = name.find(b".", base)
     return (name[:cut], name[cut + 1 :]) if cut > base else (b"", b"")
@@ -85,13 +82,9 @@ def split_name(name: bytes) -> tuple[bytes, bytes]:
 def scan(
     read: Callable[[int, int], bytes], stamp: tuple[int, str], parts: Sequence[Part], chunk: int = 1 << 20
 ) -> Shard:
-    """Find the samples of a tar.
+    """Find the samples of a tar of size and stamp `stamp`.
 
-    Args:
-      read: ``read(offset, length)`` returns bytes of the tar; it is called for `chunk` bytes at a time.
-      stamp: size in bytes and stamp of the file.
-      parts: the extensions of each part of a sample.
-      chunk: bytes to read at a time.
+    ``read(offset, length)`` returns bytes of the tar; it is called for `chunk` bytes at a time.
     """
     headers, samples = TarHeaders(read, stamp[0], chunk), _Samples(parts)
     for members in headers:
@@ -110,8 +103,8 @@ class _Samples:
             for part, extensions in enumerate(parts)
             for rank, extension in enumerate(extensions)
         }
-        self._role_of = {}  # by extension as it is written; None for an unused one
-        self._index_of = {}  # of a sample, by its key
+        self._role_of = {}  # by extension in its original letter case; None for an unused extension
+        self._index_of = {}  # index of a sample by its key
         self._rows = array("I")
         self._ranks = bytearray()
         self._duplicates = 0
@@ -120,7 +113,7 @@ class _Samples:
         new_row, new_ranks = array("I", bytes(4 * self._width)), bytes([MISSING] * self._num_parts)
         index_of, role_of, last_key, index = self._index_of, self._role_of, None, 0
         for start, begin, size, name in members:
-            base = name.rfind(b"/") + 1  # `split_name` inlined: the call would take a tenth of the time
+            base = name.rfind(b"/") + 1  # `split_name`, inlined because a call costs a tenth of the total time
             cut = name.find(b".", base)
             if cut <= base:
                 continue

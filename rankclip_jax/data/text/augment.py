@@ -4,8 +4,8 @@
     (Wei and Zou 2019, arXiv 1901.11196)
 
 A caption is reduced to lower-case letters and spaces. One of four operations is drawn with equal probability:
-synonym replacement, random insertion of a synonym, random swap, random deletion. Every visit of a caption draws
-anew; CyCLIP's released code draws once, when it reads its table.
+synonym replacement, random insertion of a synonym, random swap, random deletion. The draw is new each time a caption
+is used; CyCLIP's released code draws once per caption, when it reads its table.
 """
 
 from collections.abc import Callable
@@ -21,24 +21,18 @@ TextAugment = Callable[[str, np.random.Generator], str]
 
 
 def eda(caption: str, rng: np.random.Generator, *, alpha: float = 0.1, synonyms: float = 1) -> str:
-    """Change a caption by one of EDA's operations.
+    """Change a caption by one of EDA's operations; a caption without letters is returned unchanged.
 
     Args:
-      caption: any text.
-      rng: source of the draw.
       alpha: fraction of the words to replace, insert or swap (at least one word); for deletion, the probability
         that a word is deleted.
       synonyms: 0 leaves out the two operations that need WordNet.
-
-    Returns:
-      Words joined by spaces, or `caption` itself if it contains no letters.
     """
     words = letters(caption).split()
     if not words:
         return caption
     operations = OPERATIONS if synonyms else WITHOUT_SYNONYMS
-    changed = operations[rng.integers(len(operations))](words, alpha, rng)
-    return " ".join(changed)
+    return " ".join(operations[rng.integers(len(operations))](words, alpha, rng))
 
 
 def swap(words: Words, alpha: float, rng: np.random.Generator) -> Words:
@@ -76,7 +70,7 @@ def make_text_augment(pipeline: str) -> TextAugment | None:
         if not 0 <= options["alpha"] <= 1:
             raise UserError(f"eda(alpha={options['alpha']:g}): alpha is a fraction of the words, from 0 to 1.")
         if options["synonyms"]:
-            wordnet.synonyms_of("image")  # a missing dependency stops the run here instead of counting as bad records
+            wordnet.synonyms_of("image")  # raises now if a dependency is missing; later it would cause bad records
 
     def augment(caption: str, rng: np.random.Generator) -> str:
         for augmentation in augmentations:

@@ -1,13 +1,14 @@
-"""Tokenizers: CLIP's byte-level BPE, a small BPE trained on the captions of a run, or that of imported weights.
+"""Tokenizers: CLIP's byte-level BPE, a small BPE trained on a run's captions, or the tokenizer of imported weights.
 
-The first two clean text like CLIP and return ``SOT ids EOT`` padded with 0. A text that is too long is cut so that
-the last token is EOT. SOT and EOT are the two largest ids, so that the position of the largest id is the position of
-the first EOT. (Text towers pool at one or the other.) The tokenizer of imported weights has its own `SpecialTokens`.
+The first two clean text like CLIP and return ``SOT ids EOT`` padded with 0. A text that is too long is cut, and its
+last token is then EOT. SOT and EOT are the two largest ids. Text towers pool at the largest id or at the first EOT:
+this is the same position. The tokenizer of imported weights has its own `SpecialTokens`.
 """
 
 import gzip
 import hashlib
 import html
+import itertools
 import json
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,6 @@ def canonical(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-# Cleaning of a text before tokenization.
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
     "clip": clean,
     "canonical": canonical,
@@ -73,8 +73,7 @@ class Tokenizer:
     Attributes:
       context_length: ids per text, including special tokens.
       vocab_size: number of ids; the number of rows of the text tower's embedding table.
-      is_foreign: whether the tokenizer belongs to imported weights and has its own special tokens.
-      special: the special tokens.
+      is_foreign: whether the tokenizer belongs to imported weights and has its own special tokens, `special`.
       eot_id: id of the end-of-text token; ``vocab_size - 1`` unless `is_foreign`.
     """
 
@@ -109,17 +108,13 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> str:
-        """Digest of everything that determines ids. Token embeddings are valid for one such digest only."""
+        """Digest of everything that determines ids. Token embeddings are valid for one digest only."""
         model = json.loads(self._bpe.to_str())["model"]
         parts = {"model": model, "added": self._bpe.get_vocab(), "special_tokens": asdict(self.special)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Tokenize N texts, or one text (N = 1).
-
-        Returns:
-          int32 [N, context_length]; texts that are too long are cut.
-        """
+        """Tokenize N texts, or one text (N = 1), to int32 [N, context_length]; texts that are too long are cut."""
         rows = self._ids([texts] if isinstance(texts, str) else texts)
         before, after = self.special.before, self.special.after
         tokens = np.full((len(rows), self.context_length), self.special.pad, np.int32)
@@ -130,17 +125,12 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the cleaned text of one row of ids, up to the first EOT and without SOT."""
+        ids = np.asarray(ids).tolist()
         if self.is_foreign:
-            ids = np.asarray(ids).tolist()
             return self._bpe.decode(ids[len(self.special.before) : ids.index(self.eot_id)])
-        pieces = []
-        for token_id in np.asarray(ids).tolist():
-            if token_id == self.eot_id:
-                break
-            if token_id != self.sot_id:
-                pieces.append(self._bpe.id_to_token(token_id))
-        # In both vocabularies a character stands for a byte; the end of a word becomes the byte of a space.
-        characters = "".join(pieces).replace(WORD_END, _byte_characters()[ord(" ")])
+        kept = [i for i in itertools.takewhile(lambda i: i != self.eot_id, ids) if i != self.sot_id]
+        # In both vocabularies a character stands for a byte. The end of a word becomes the byte of a space.
+        characters = "".join(map(self._bpe.id_to_token, kept)).replace(WORD_END, _byte_characters()[ord(" ")])
         values = {character: value for value, character in enumerate(_byte_characters())}
         return bytes(values[c] for c in characters).decode("utf-8", errors="replace").strip()
 
@@ -165,17 +155,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Read what `save` wrote.
-
-        Raises:
-          UserError: a file is missing or damaged.
-        """
+        """Read the files of `save`; `UserError` if one is missing or damaged."""
         folder = Path(folder)
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             text = (folder / "tokenizer.json").read_text(encoding="utf-8")
             context_length = settings["context_length"]
-            special = _special_tokens(settings["special_tokens"]) if "special_tokens" in settings else None
+            special = None
+            if (saved := settings.get("special_tokens")) is not None:
+                special = SpecialTokens(tuple(saved["before"]), tuple(saved["after"]), saved["pad"], saved["cleaning"])
             bpe = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception on damaged JSON
             raise UserError(f"cannot read the tokenizer in {folder} ({error}); restore it.") from error
@@ -194,25 +182,21 @@ class Tokenizer:
         return [encoding.ids for encoding in self._bpe.encode_batch(cleaned, add_special_tokens=False)]
 
 
-def _special_tokens(saved: Mapping) -> SpecialTokens:
-    return SpecialTokens(tuple(saved["before"]), tuple(saved["after"]), saved["pad"], saved["cleaning"])
-
-
 def clip_tokenizer(context_length: int = 77) -> Tokenizer:
     """Return CLIP's tokenizer: 49,408 ids, equal to open_clip's with one exception.
 
-    The literal text ``<start_of_text>`` or ``<end_of_text>`` in a caption is ordinary text here. open_clip turns it
-    into the special token, which ends the caption early.
+    If a caption has the literal text ``<start_of_text>`` or ``<end_of_text>``, it is ordinary text here. open_clip
+    turns it into the special token, which ends the caption early.
     """
     return Tokenizer(tokenizers.Tokenizer.from_str(_clip_bpe()), context_length)
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
-    """Train a byte-level BPE on captions; the same captions give the same tokenizer.
+    """Train a byte-level BPE on cleaned captions. The same captions, in any order, result in the same tokenizer.
 
     Args:
-      captions: texts; they are cleaned first. Their order does not matter.
-      vocab_size: largest number of ids, including SOT and EOT. Few captions may give fewer; see the result.
+      captions: texts.
+      vocab_size: largest number of ids, including SOT and EOT; few captions may result in fewer.
       context_length: ids per text.
 
     Raises:
@@ -221,8 +205,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     if vocab_size < 258:
         raise UserError(f"vocab_size is {vocab_size}; a byte-level tokenizer needs at least 258.")
     bpe = tokenizers.Tokenizer(models.BPE())
-    # No end-of-word suffix: the trainer would assign ids to suffixed letters in an order that varies from run to run.
-    # A leading space marks the start of a word instead.
+    # A leading space marks the start of a word. With an end-of-word suffix instead, the trainer would assign ids to
+    # letters in an order that varies from run to run.
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
@@ -237,14 +221,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(description)), context_length)
 
 
-def _build_clip(captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
-    del captions, vocab_size  # both are fixed
-    return clip_tokenizer(context_length)
-
-
 # name -> (captions, vocab_size, context_length) -> Tokenizer
 TOKENIZERS: dict[str, Callable[[Iterable[str], int, int], Tokenizer]] = {
-    "clip": _build_clip,
+    "clip": lambda captions, vocab_size, context_length: clip_tokenizer(context_length),
     "bpe": train_tokenizer,
 }
 
@@ -263,10 +242,10 @@ def _clip_bpe() -> str:
     packed = VOCABULARY.read_bytes()
     if hashlib.sha256(packed).hexdigest() != VOCABULARY_SHA256:
         raise UserError(f"{VOCABULARY} is damaged; restore it from the repository.")
-    # Line 0 is a header. CLIP uses the first merges only, so that there are 49,408 ids.
+    # Line 0 is a header. CLIP uses only as many merges as result in 49,408 ids.
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : CLIP_VOCAB_SIZE - 2 * 256 - 2 + 1]
     merges = [tuple(line.split()) for line in lines]
-    letters = sorted(_byte_characters())  # ids follow the order of the characters, not of the bytes
+    letters = sorted(_byte_characters())  # ids are in the order of the characters, not of the bytes
     tokens = [*letters, *(letter + WORD_END for letter in letters), *map("".join, merges), SOT, EOT]
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     bpe = tokenizers.Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix=WORD_END))

@@ -1,4 +1,4 @@
-"""The two operations of EDA that need synonyms, which come from WordNet through NLTK.
+"""The two operations of EDA that need synonyms. NLTK reads them from WordNet.
 
 NLTK is an optional dependency: `errors.install_hint("text")`, then `python -m nltk.downloader wordnet`.
 """
@@ -13,11 +13,11 @@ from rankclip_jax.errors import UserError, install_hint
 
 CACHED_WORDS = 65_536
 TRIES = 10  # draws of a word until one has synonyms
-_READING = threading.Lock()  # NLTK's reader seeks in files that all threads share
+_READING = threading.Lock()  # NLTK's reader seeks in files, which all threads share
 
 
 def replace_by_synonyms(words: Words, alpha: float, rng: np.random.Generator) -> Words:
-    """Replace `change_count` different words by synonyms, at every position where they occur."""
+    """Replace `change_count` different words by synonyms, wherever they occur."""
     candidates = sorted(set(words) - STOP_WORDS)
     left = change_count(words, alpha)
     for i in rng.permutation(len(candidates)):
@@ -42,18 +42,14 @@ def insert_synonyms(words: Words, alpha: float, rng: np.random.Generator) -> Wor
 
 @lru_cache(CACHED_WORDS)
 def synonyms_of(word: str) -> tuple[str, ...]:
-    """Return all other lemmas of all senses of `word` in WordNet, as lower-case letters and spaces, sorted.
-
-    Raises:
-      UserError: NLTK or its WordNet data are not installed.
-    """
+    """Return all other lemmas of all senses of `word` in WordNet, as lower-case letters and spaces, sorted."""
     with _READING:
         lemmas = [lemma for sense in _wordnet().synsets(word) for lemma in sense.lemma_names()]
     return tuple(sorted({letters(lemma.replace("_", " ")) for lemma in lemmas} - {word, ""}))
 
 
 def _wordnet():
-    """Return NLTK's WordNet reader."""
+    """Return NLTK's WordNet reader; `UserError` if NLTK or its WordNet data are not installed."""
     instead = "or use eda(synonyms=0), which needs no synonyms"
     try:
         from nltk.corpus import wordnet

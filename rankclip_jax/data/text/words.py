@@ -4,7 +4,7 @@ import re
 
 Words = list[str]
 
-# Words that carry grammar, not content: they are not replaced.
+# Words of grammar, not of content: they are not replaced.
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -22,14 +22,11 @@ STOP_WORDS = frozenset(
 
 
 def letters(text: str) -> str:
-    """Return `text` as lower-case a to z and single spaces.
-
-    Hyphens and white space separate words. All other characters are dropped.
-    """
+    """Return `text` as lower-case a to z and single spaces, which replace hyphens and white space."""
     spaced = re.sub(r"[-\s]+", " ", text.lower())
     return re.sub(r" +", " ", re.sub(r"[^a-z ]", "", spaced)).strip()
 
 
 def change_count(words: Words, alpha: float) -> int:
-    """Return how many words to change: the fraction `alpha` of them, rounded down, at least 1."""
+    """Return the number of words to change: the fraction `alpha` of them, rounded down, at least 1."""
     return max(1, int(alpha * len(words)))

@@ -14,7 +14,7 @@ from tests.support.data_commands import config_of
 def test_captions_by_keywords_are_second_captions(run_data, pairs_folder, tmp_path):
     out = tmp_path / "second.jsonl"
     text = run_data("captions", config_of(pairs_folder), f"--out={out}", "--template=this shows {}.", "--batch=5")
-    assert "24 second captions written" in text and "2 pairs cannot be read" in text
+    assert "24 second captions written" in text and "2 pairs are unreadable" in text
     train = SOURCES["csv"](config_of(pairs_folder, second_captions=str(out)).data).train
     indices = {train.key(i): i for i in range(len(train))}
     assert train.second_captions(indices["cmyk.jpg"]) == ("this shows printed.",)
@@ -53,7 +53,7 @@ def test_captions_never_change_another_file(run_data, pairs_folder, tmp_path):
     with pytest.raises(UserError, match="is not a file of second captions"):
         run_data("captions", config_of(pairs_folder), f"--out={other}")
     assert other.read_text() == "my notes\n"
-    with pytest.raises(UserError, match="'emoji' have captions already"):
+    with pytest.raises(UserError, match="'emoji' has second captions"):
         run_data("captions", emoji.get_config("mu"))
 
 

@@ -35,7 +35,7 @@ def test_stats(run_data, pairs_folder):
     assert f"captions: {readable}, 1.00 per image (at most 1)" in lines
     assert f"repeated captions: {repeats / readable:.2%} ({repeats} equal the caption of another pair)" in lines
     assert "unreadable captions: 2; see `validate`" in lines
-    assert "of 26 pairs, 5 of them unreadable:" in lines
+    assert "sample of 26 pairs, 5 unreadable:" in lines
     assert any(line.startswith("images: JPEG 76.2%, PNG 19.0%, GIF 4.8%") for line in lines), text
     assert any(
         line.split() == ["width", "min", "1,", "5%", "40,", "median", "120,", "95%", "120,", "max", "120"]

@@ -115,9 +115,9 @@ def test_a_smaller_limit_is_part_of_a_larger_one(folder):
     [
         ({"train_limit": -1}, "config.data.train_limit is -1; use 0"),
         ({"val_pairs": -1}, "config.data.val_pairs is -1; use 0"),
-        ({"train_limit": 101}, "train_limit=101 and val_pairs=0 are more than the 100 sound pairs"),
-        ({"train_limit": 99, "val_pairs": 2}, "are more than the 100 sound pairs"),
-        ({"val_pairs": 100}, "val_pairs=100 are more than the 100 sound pairs"),
+        ({"train_limit": 101}, "train_limit=101 and val_pairs=0 exceed the 100 usable pairs"),
+        ({"train_limit": 99, "val_pairs": 2}, "exceed the 100 usable pairs"),
+        ({"val_pairs": 100}, "val_pairs=100 exceed the 100 usable pairs"),
         ({"val_pairs": 5, "val": "b.csv"}, "config.data.val and config.data.val_pairs both define the split `val`"),
         ({"val": "0.5 b.csv | 0.5 c.csv"}, "config.data.val has weights, but every split is evaluated on its own"),
         ({"quarantine": "/none.jsonl"}, "cannot read config.data.quarantine=/none.jsonl"),

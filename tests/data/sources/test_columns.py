@@ -101,7 +101,7 @@ def test_classes_of_hugging_face(tmp_path):
     pairs = open_parquet(file, templates=("a {}.", "the {}"))
     assert pairs.class_names == ("red fox", "cat")
     assert pairs.label(0) == 1 and pairs.captions(1) == ("a red fox.", "the red fox")
-    with pytest.raises(ValueError, match="its label is -1, of 2 classes"):
+    with pytest.raises(ValueError, match="label -1 is invalid for 2 classes"):
         pairs.captions(2)
     assert pairs.digest() != open_parquet(file, templates=("{}",)).digest()
 

@@ -192,21 +192,21 @@ def test_problems_are_logged_and_the_rest_is_used(tmp_path, caplog):
     assert captions == [f"number {i}" for i in (0, 1, 2, 3, 4, 5, 6, 8, 10)]
     cut = f"{os.path.getsize(files[1]):,}"
     assert [record.message for record in caplog.records] == [
-        f"1 of 4 shards have trouble; what is before it is used: 00001.tar (cut off at byte {cut})",
+        f"1 of 4 shards have problems; the pairs before the problem are used: 00001.tar (cut off at byte {cut})",
         "2 shard numbers are missing: 00003.tar, 00004.tar",
-        "2 samples without image or caption are left out, in 00001.tar, 00005.tar",
-        "2 members of a name that was there before are left out, in 00005.tar",
+        "2 samples without image or caption are skipped, in 00001.tar, 00005.tar",
+        "2 members with a repeated name are skipped, in 00005.tar",
     ]
 
 
 def test_the_table_of_the_index_command(tmp_path):
     table = webdataset.index(messy(tmp_path), PairOptions())
-    rows = dict(line.rsplit(None, 1) for line in table.splitlines()[:11] if "a pair" not in line)
+    rows = dict(line.rsplit(None, 1) for line in table.splitlines()[:11] if "per pair" not in line)
     assert rows["shards"] == "4" and rows["pairs"] == "9" and rows["shards without pairs"] == "1"
-    assert rows["incomplete samples, left out"] == "2" and rows["missing shard numbers"] == "2"
-    assert rows["shards with trouble"] == "1"
-    assert rows["members of a name that was there before, left out"] == "2"
-    assert "(28 a pair)" in table and f"index: {tmp_path}" in table and "00003.tar, 00004.tar" in table
+    assert rows["incomplete samples, skipped"] == "2" and rows["missing shard numbers"] == "2"
+    assert rows["shards with problems"] == "1"
+    assert rows["members with a repeated name, skipped"] == "2"
+    assert "(28 per pair)" in table and f"index: {tmp_path}" in table and "00003.tar, 00004.tar" in table
 
 
 @pytest.mark.parametrize("name", ["0.tar.gz", "0.tgz", "0.TAR.GZ", "0.tar.zst"])
