@@ -30,14 +30,7 @@ from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.evaluate_dataset import evaluate_splits, references, shown_split
 from rankclip_jax.evals.probe_dataset import linear_probe
-from rankclip_jax.evals.results import (
-    EMBEDDINGS_FILE,
-    EVAL_FILE,
-    PROBE_FILE,
-    write_embeddings,
-    write_eval,
-    write_probe,
-)
+from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, PROBE_FILE, write_embeddings, write_eval, write_probe
 from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.text_table import text_table

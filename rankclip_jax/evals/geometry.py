@@ -27,11 +27,7 @@ def geometry(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[str, flo
     distances = np.full(len(valid), FARTHEST_SQUARED)
     distances[valid] = ((v - t) ** 2).sum(axis=1)
     gap = float(np.linalg.norm(v.mean(axis=0) - t.mean(axis=0))) if len(v) else 2.0
-    return {
-        "alignment": float(distances.mean()),
-        "uniformity": _uniformity(v, t),
-        "modality_gap": gap,
-    }
+    return {"alignment": float(distances.mean()), "uniformity": _uniformity(v, t), "modality_gap": gap}
 
 
 def _uniformity(v: np.ndarray, t: np.ndarray) -> float:

@@ -16,12 +16,7 @@ from rankclip_jax.evals.similarity import STEPS, ScoreRows, Scores, finite_rows,
 
 MAX_ANCHORS = 256
 SEED = 0
-CORRELATIONS = (
-    "in_modal_kendall_tau",
-    "in_modal_spearman",
-    "cross_modal_kendall_tau",
-    "cross_modal_spearman",
-)
+CORRELATIONS = ("in_modal_kendall_tau", "in_modal_spearman", "cross_modal_kendall_tau", "cross_modal_spearman")
 OWN_GAIN, SHARED_GAIN = 3, 1  # 2^relevance - 1: the query's concept has relevance 2, its label relevance 1
 _KEY_STEP = 4  # an integer above the largest gain
 _OUT_OF_RANGE = 4 * STEPS  # beyond any cosine, so that NaN is ranked first or last

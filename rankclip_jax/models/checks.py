@@ -26,8 +26,8 @@ def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim
     Args:
       side: "image" or "text".
       tower: a key of `two_towers.TOWERS`.
-      options: the fields of the tower's class that the config sets. Towers have different options.
-      embed_dim: size of the embeddings, which the tower's features must have if they are not projected.
+      options: fields of the tower's class. Towers have different options.
+      embed_dim: size of the embeddings; features that are not projected must have this size.
 
     Raises:
       UserError: an invalid value, or one that contradicts another option.

@@ -41,11 +41,7 @@ def write_report(run_dir: str | os.PathLike) -> Path:
 def render(run: Run) -> str:
     """Return the page as text."""
     environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = tables.percent
     # The license of uPlot asks for its text in every copy.
