@@ -10,17 +10,22 @@ IMAGE_DEFAULTS = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD,
 TEXT_DEFAULTS = {"dtype": ""}
 # CLIP's defaults for the options of transformer towers. An mlp_width of 0 means 4 times the width.
 CLIP_BLOCKS = {"activation": "quick_gelu", "mlp_width": 0, "ln_eps": 1e-5, "remat": "none"}
-CLIP_IMAGE = CLIP_BLOCKS | {
-    "pool": "class",
-    "pre_norm": True,
-    "patch_bias": False,
-    "projection": True,
-    "patch_dropout": 0.0,
-}
-CLIP_TEXT = CLIP_BLOCKS | {"causal": True, "pool": "first_eot", "projection_bias": False}
 SIGLIP_BLOCKS = {"activation": "gelu_tanh", "ln_eps": 1e-6}
-SIGLIP_IMAGE = SIGLIP_BLOCKS | {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False}
-SIGLIP_TEXT = SIGLIP_BLOCKS | {"causal": False, "pool": "last", "projection_bias": True}
+# Options in which the architectures of CLIP and SigLIP differ.
+TRAITS = {
+    "clip": {
+        "image": {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True},
+        "text": {"causal": True, "pool": "first_eot", "projection_bias": False},
+    },
+    "siglip": {
+        "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
+        "text": {"causal": False, "pool": "last", "projection_bias": True},
+    },
+}
+CLIP_IMAGE = CLIP_BLOCKS | TRAITS["clip"]["image"] | {"patch_dropout": 0.0}
+CLIP_TEXT = CLIP_BLOCKS | TRAITS["clip"]["text"]
+SIGLIP_IMAGE = SIGLIP_BLOCKS | TRAITS["siglip"]["image"]
+SIGLIP_TEXT = SIGLIP_BLOCKS | TRAITS["siglip"]["text"]
 SIGLIP_PIXELS = {"pixel_mean": (0.5, 0.5, 0.5), "pixel_std": (0.5, 0.5, 0.5), "resize": "squash"}
 
 

@@ -1,4 +1,4 @@
-"""The same weights in the library that their format belongs to: transformers or open_clip, with torch."""
+"""Open exported weights in the library of their format, transformers or open_clip, with torch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ class ReferenceModel(NamedTuple):
 
 
 def open_reference(folder: Path, model: Model) -> ReferenceModel:
-    """Open a folder in the library of its format.
+    """Open an exported or downloaded folder in the library of its format.
 
     Args:
-      folder: an exported or downloaded folder.
+      folder: the folder.
       model: the same weights in this package; its context length is used.
 
     Raises:

@@ -3,20 +3,10 @@
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.models.presets import TRAITS
 from rankclip_jax.weights.formats.mapping import Rule, dense_rules, norm_rules, rule
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-# Options of our towers in a model of each kind.
-TRAITS = {
-    "clip": {
-        "image": {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True},
-        "text": {"causal": True, "pool": "first_eot", "projection_bias": False},
-    },
-    "siglip": {
-        "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
-        "text": {"causal": False, "pool": "last", "projection_bias": True},
-    },
-}
 
 
 def config_kind(config: ConfigDict) -> str:

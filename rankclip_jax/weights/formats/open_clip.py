@@ -1,8 +1,8 @@
 """Read state dicts of OpenAI's CLIP and of open_clip: ViT and ResNet.
 
-Both have the same keys; open_clip's ``CustomTextCLIP`` adds the prefix ``text.`` to those of the text tower. Shapes
-determine the architecture, together with the config for open_clip. A state dict without config does not determine
-the activation. OpenAI's archives are recognised by extra entries; for other files the user must give it.
+Both have the same keys; open_clip's ``CustomTextCLIP`` adds the prefix ``text.`` to the keys of the text tower. Shapes
+determine the architecture, together with open_clip's config. Shapes alone do not determine the activation: OpenAI's
+archives are recognised by extra entries, and for other files without config the user must name it.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ WEIGHTS = (
 # Entries of OpenAI's archives that are not weights.
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (*OPENAI_ONLY, "attn_mask", "text.attn_mask")
-# OpenAI's heads have width 64. Some wider towers of open_clip have wider heads, and shapes do not determine them.
+# OpenAI's heads have width 64. Some wider towers of open_clip have wider heads, which shapes do not show.
 WIDEST_TOWER_WITH_64 = 1024
 # Settings of open_clip for which our towers support only one value.
 VISION_ONLY = {
@@ -188,10 +188,7 @@ def _image_options(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     return _tower("vit", vision, quick, heads=vision["width"] // head_width) | {
         "image_size": vision["image_size"],
         "patch_size": vision["patch_size"],
-        "pool": "class",
         "pre_norm": not vision.get("no_ln_pre", False),
-        "patch_bias": False,
-        "projection": True,
     }
 
 
