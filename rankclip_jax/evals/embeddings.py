@@ -1,4 +1,4 @@
-"""The embeddings of one split, which every evaluation reads."""
+"""The embeddings of one split: the input of every evaluation."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class SplitEmbeddings:
     Attributes:
       image_embeds: float [N, D].
       text_embeds: float [M, D].
-      class_embeds: float [K, D] of every labelling, by its name.
+      class_embeds: float [K, D] by the name of the labelling.
     """
 
     image_embeds: np.ndarray

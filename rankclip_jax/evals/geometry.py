@@ -19,8 +19,7 @@ def geometry(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[str, flo
     * ``modality_gap`` = |mean(v) - mean(t)| (Liang et al. 2022); without a finite pair it is 2, its largest value.
 
     Args:
-      image_embeds: float [N, D].
-      text_embeds: float [N, D].
+      image_embeds, text_embeds: float [N, D].
     """
     valid = finite_rows(image_embeds, text_embeds)
     v, t = np.asarray(image_embeds[valid], np.float64), np.asarray(text_embeds[valid], np.float64)

@@ -16,7 +16,7 @@ def facts(run: Run) -> list[tuple[str, str, str]]:
 
 
 def seconds_trained(run: Run) -> float | None:
-    """Return the duration of the training in seconds: the logged clock, or else the sum of the gaps between rows.
+    """Return the seconds of training: the logged clock, or else the sum of the gaps between rows.
 
     Gaps in which the run was stopped are excluded.
     """
@@ -95,7 +95,7 @@ def duration(seconds: float) -> str:
 
 
 def _parameters(params: Any) -> int:
-    """Return the total number of parameters, from a total or a count per tower."""
+    """Return the total number of parameters, from a total or from one count for each tower."""
     if not isinstance(params, Mapping):
         return 0
     if "total" in params:
