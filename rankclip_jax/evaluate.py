@@ -13,8 +13,8 @@ folder or a hub id), whose results are only printed. The sections `data` and `ev
 data of such weights are unknown and may contain these images.
 
 With --linear_probe, the command instead fits a linear classifier on features of the labelled training images
-(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. Here --config may name other data for a
-run too.
+(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. A run then accepts --config too, to probe
+it on other data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def probe(
 ) -> dict:
     """Fit and evaluate linear probes; if no splits are named, add the results to ``linear_probe.json`` too.
 
-    Arguments, result and errors are those of `evaluate`, but a run may have a `config` too, with other data. With a
+    Arguments, result and errors are those of `evaluate`, but `config` may also give other data for a run. With
     `config`, splits are named ``<data>/<split>``, after the folder of the data.
     """
     prefix = ""

@@ -59,9 +59,7 @@ def evaluate_splits(
     """Encode and evaluate some splits; every process gets the same metrics.
 
     Args:
-      encoder: the model.
-      dataset: the data set that has the splits.
-      splits: names of splits.
+      splits: names of splits of `dataset`.
       names: names of evaluations, keys of `EVALS`.
 
     Returns:
@@ -90,7 +88,6 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
     """Evaluate every split and write ``eval.json`` and ``embeddings.npz`` into `workdir`.
 
     Args:
-      encoder: the model.
       dataset: its training images are used for the pixel baseline.
       config: `config.eval`.
       workdir: run folder; only the main process writes.

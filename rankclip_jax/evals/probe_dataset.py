@@ -43,8 +43,7 @@ def linear_probe(
     """Fit a probe for each labelling of the training images, and evaluate it on the splits with the same labelling.
 
     Args:
-      encoder: the model whose features are probed.
-      dataset: training images, read without augmentation, and evaluation splits.
+      dataset: its training images are read without augmentation.
       splits: names of the splits to evaluate on.
       options: changes to `evals.linear_probe.DEFAULTS`.
       data: `config.data`, for `num_threads` and `max_bad_fraction`.

@@ -1,4 +1,4 @@
-"""Metrics of what RankCLIP trains for: whether images and texts rank each other consistently.
+"""How consistently images and texts rank each other, which is what RankCLIP trains.
 
 Letters: N pairs (one image and one text of a concept), A anchors, D embedding, Q queries, C candidates, k cut-off.
 
@@ -19,7 +19,7 @@ SEED = 0
 CORRELATIONS = ("in_modal_kendall_tau", "in_modal_spearman", "cross_modal_kendall_tau", "cross_modal_spearman")
 OWN_GAIN, SHARED_GAIN = 3, 1  # 2^relevance - 1: the query's concept has relevance 2, its label relevance 1
 _KEY_STEP = 4  # an integer above the largest gain
-_OUT_OF_RANGE = 4 * STEPS  # beyond any cosine, so that NaN is ranked first or last
+_OUT_OF_RANGE = 4 * STEPS  # beyond any cosine: ranks NaN first or last
 
 
 def rank_consistency(
@@ -34,7 +34,7 @@ def rank_consistency(
     Args:
       image_embeds, text_embeds: float [N, D], unit norm; row n of both is pair n.
       max_anchors: largest number of anchors A.
-      seed: of the random subset of anchors.
+      seed: draws the random subset of anchors.
     """
     n_pairs = len(image_embeds)
     valid = finite_rows(image_embeds, text_embeds)

@@ -20,8 +20,7 @@ def _zero_shot(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
     found = {}
     for name, classes in split.classes.items():
         scores = Scores(embeds.scores.queries, embeds.class_embeds[name])
-        tops = zero_shot(scores, classes.image_labels)
-        found |= {f"zero_shot_{name}_{key}": value for key, value in tops.items()}
+        found |= {f"zero_shot_{name}_{key}": value for key, value in zero_shot(scores, classes.image_labels).items()}
     return found
 
 

@@ -102,10 +102,7 @@ def write_embeddings(
 
 
 def _thumbnails(images: Sequence) -> np.ndarray:
-    """Return uint8 [N, h, w, 3]: the images, reduced so that the longer side is at most `THUMBNAIL_SIDE`.
-
-    Images of different sizes are cropped to squares.
-    """
+    """Return uint8 [N, h, w, 3], sides at most `THUMBNAIL_SIDE`. Images of different sizes are cropped to squares."""
     if not isinstance(images, np.ndarray):
         return np.stack([resize_and_crop(np.asarray(image), THUMBNAIL_SIDE) for image in images])
     height, width = images.shape[1:3]

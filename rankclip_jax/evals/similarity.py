@@ -1,4 +1,4 @@
-"""Cosine scores on a grid, so that equal embeddings have exactly equal scores.
+"""Cosine scores rounded to a grid: equal embeddings have exactly equal scores.
 
 Letters: Q queries, C candidates, D embedding.
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 STEPS = 1e9  # score steps per unit of cosine, an integer
-BLOCK_ELEMENTS = 2**22  # most scores in memory at a time, for splits of any size: 32 MB of float64
+BLOCK_ELEMENTS = 2**22  # largest number of scores in memory at a time: 32 MB of float64
 
 ScoreRows = Callable[[slice], np.ndarray]
 

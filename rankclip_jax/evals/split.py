@@ -18,7 +18,7 @@ def evaluate_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[
 
 
 def embed_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[str]) -> SplitEmbeddings:
-    """Encode the images and texts of a split, and the class prompts if one of the evaluations ``names`` needs them.
+    """Encode the images and texts of a split, and the class prompts if ``names`` include zero-shot classification.
 
     Raises:
       UserError: the split is empty, or an evaluation is unknown.
@@ -81,7 +81,7 @@ def evaluate_embeddings(embeds: SplitEmbeddings, split: EvalSplit, names: Sequen
 
 
 def chance_levels(split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
-    """Return the chance levels of metrics that have one (a random ranking's values), under `evaluate_split`'s keys."""
+    """Return the chance level of each metric that has one (for a random ranking), under `evaluate_split`'s keys."""
     found = {}
     for name in names:
         found |= lookup(CHANCE, name, "evaluation")(split)

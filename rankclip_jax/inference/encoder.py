@@ -78,8 +78,8 @@ class Encoder:
     def encode_image(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Return unit-norm embeddings of images, float32 [N, D].
 
-        Other sizes than S x S are resized like the model's preprocessing: CLIP resizes the shorter side (bicubic) and
-        crops the centre, SigLIP resizes both sides.
+        Images of other sizes than S x S are resized like the model's preprocessing: CLIP resizes the shorter side
+        (bicubic) and crops the centre, SigLIP resizes both sides.
 
         Args:
           images: uint8 [N, H, W, 3]; or one image or a sequence of images, each uint8 [H, W, 3], a PIL image or a

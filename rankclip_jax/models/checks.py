@@ -90,7 +90,9 @@ def check_sizes(config: ConfigDict) -> None:
 def _check_resnet(image: ConfigDict) -> None:
     reduction = resnet.REDUCTION
     if len(image.layers) != 4 or min(image.layers) < 1:
-        raise UserError(f"model.image.layers={tuple(image.layers)} must be the blocks of four stages, at least 1 each.")
+        raise UserError(
+            f"model.image.layers={tuple(image.layers)} must be the numbers of blocks of four stages, at least 1 each."
+        )
     if image.image_size % reduction:
         raise UserError(f"model.image.image_size={image.image_size} must be a multiple of {reduction} for a ResNet.")
     if image.width % 2:

@@ -53,7 +53,7 @@ def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, c
 
 
 def fit_text_positions(positions_LD: Array, context_length: int) -> np.ndarray:
-    """The first `context_length` rows of float [L, D]: a shorter context uses the first positions.
+    """The first `context_length` rows of float [L, D].
 
     Raises:
       UserError: `context_length` is larger than L.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rankclip_jax.models.transformer import Transformer, layer_norm, text_block_init
 
-# Which token becomes the text's features: the first end-of-text token, or the last token of the context.
+# The token that represents the text: the first end-of-text token, or the last token of the context.
 POOLS = ("first_eot", "last")
 
 

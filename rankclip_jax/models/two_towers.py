@@ -1,4 +1,4 @@
-"""The image tower and the text tower together: images and token ids in, unit-norm float32 embeddings out.
+"""The dual encoder: an image tower and a text tower map images and token ids to unit-norm float32 embeddings.
 
 Letters: B batch, S image side, L context length, D embedding, K prototypes.
 """
@@ -22,7 +22,7 @@ from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.vit import VisionTransformer
 
 TOWERS = {"vit": VisionTransformer, "convnet": ConvNet, "resnet": ModifiedResNet, "text_transformer": TextTransformer}
-# Keys of `config.model.image` and `config.model.text` that every tower has. The other keys are fields of its class.
+# Keys of `config.model.image` and `config.model.text` for every tower. The other keys are fields of the tower's class.
 COMMON_KEYS = {"image": ("tower", "dtype", "pixel_mean", "pixel_std", "resize"), "text": ("tower", "dtype")}
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -192,7 +192,7 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int 
 
 
 def dtype_of(config: ConfigDict, side: str) -> jnp.dtype:
-    """The compute dtype of a tower: `model.SIDE.dtype`, or `model.dtype` where that is ""."""
+    """The compute dtype of a tower: `model.SIDE.dtype`, or `model.dtype` if the former is ""."""
     shared = lookup(DTYPES, config.dtype, "model.dtype")
     own = config[side].dtype
     return lookup(DTYPES, own, f"model.{side}.dtype") if own else shared

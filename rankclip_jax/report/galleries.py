@@ -1,4 +1,4 @@
-"""Example queries in both directions, drawn with a fixed seed and whatever their ranks."""
+"""Example queries in both directions, drawn with a fixed seed, independently of their ranks."""
 
 from dataclasses import dataclass
 

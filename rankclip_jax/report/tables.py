@@ -1,4 +1,4 @@
-"""The result tables and the headline: the model beside chance and the pixel baseline, for every split."""
+"""The result tables and the headline: the model next to chance and the pixel baseline, for every split."""
 
 import re
 from collections.abc import Mapping, Sequence

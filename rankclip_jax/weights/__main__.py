@@ -52,7 +52,7 @@ def _check(source: str) -> None:
     print(table(rows))
     wrong = [row.what for row in rows if not row.holds]
     if wrong:
-        raise UserError(f"the other library computes something else from {source}: {', '.join(wrong)}; see the table.")
+        raise UserError(f"the other library computes other results from {source}: {', '.join(wrong)}; see the table.")
 
 
 COMMANDS: dict[str, Callable[[str], None]] = {"import": _import, "export": _export, "check": _check}

@@ -1,9 +1,9 @@
 """Check that another library computes the same as this package from the same weights.
 
 transformers or open_clip opens the folder with its own code, tokenizer and preprocessing. Images and texts come from
-the embedded data set. Embeddings and logits are compared on the same pixels and tokens; then each library computes
-pixels and tokens, and these are compared. Other libraries do not clean texts (mojibake, HTML), so clean texts are
-compared; raw texts with different tokens are counted for information only.
+the embedded data set. Embeddings and logits are compared on the same pixels and tokens. The pixels and tokens that each
+library computes are compared too. Other libraries do not clean texts (mojibake, HTML), so texts are cleaned first; raw
+texts with different tokens are counted for information only.
 """
 
 from collections.abc import Sequence

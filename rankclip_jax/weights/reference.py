@@ -29,11 +29,7 @@ class ReferenceModel(NamedTuple):
 
 
 def open_reference(folder: Path, model: Model) -> ReferenceModel:
-    """Open an exported or downloaded folder in the library of its format.
-
-    Args:
-      folder: the folder.
-      model: the same weights in this package; its context length is used.
+    """Open an exported or downloaded folder in the library of its format; `model` has the same weights.
 
     Raises:
       UserError: the library is not installed or cannot open the folder, or no library opens this format.

@@ -18,7 +18,7 @@ def config_kind(config: ConfigDict) -> str:
     if (config.image.tower, config.text.tower) != ("vit", "text_transformer"):
         raise UserError(
             f"transformers has no model with an image tower {config.image.tower!r}: --format=hf supports only vit"
-            + (", --format=open_clip also ResNets." if config.image.tower == "resnet" else ".")
+            + ("; --format=open_clip supports ResNets too." if config.image.tower == "resnet" else ".")
         )
     kind = "siglip" if config.image.pool == "map" else "clip"
     for side, traits in TRAITS[kind].items():

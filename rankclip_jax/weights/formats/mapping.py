@@ -43,7 +43,7 @@ FORMS: dict[str, Form] = {
         lambda one: [x.T for x in np.split(one[0], 3, axis=1)],
     ),
     "fused_bias": Form(_stacked_rows, lambda one: np.split(one[0], 3)),
-    # torch.nn.MultiheadAttention's in_proj: one tensor in theirs; two in ours, queries, and keys with values.
+    # torch.nn.MultiheadAttention's in_proj: one tensor in theirs; queries apart from keys and values in ours.
     "query_apart": Form(
         lambda one: [np.split(_rank(one[0], 2), 3)[0].T, np.concatenate(np.split(one[0], 3)[1:]).T],
         lambda two: [np.concatenate([x.T for x in two])],

@@ -63,7 +63,7 @@ def locate(source: str) -> Path:
     """The path of weights on this machine. Weights on the hub are downloaded, or found in its cache.
 
     Raises:
-      UserError: found neither here nor on the hub, or the hub cannot be reached.
+      UserError: the weights are neither here nor on the hub, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -74,7 +74,7 @@ def locate(source: str) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    """Download the weights in one format only: hub folders often hold the same weights in three formats."""
+    """Download the weights in one format: hub folders often hold the same weights in several formats."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

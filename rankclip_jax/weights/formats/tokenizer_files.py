@@ -25,7 +25,7 @@ CLEANING_OF_CLASS = {
     "GemmaTokenizer": "lower",  # SigLIP 2
     "Siglip2Tokenizer": "lower",
 }
-# CLIPTokenizer's own pipeline. Clean texts get the same tokens as from ours.
+# CLIPTokenizer's own pipeline. For clean texts, it returns the same tokens as ours.
 SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPACES = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
 
@@ -34,7 +34,6 @@ def read_tokenizer(folder: Path, context_length: int, vocab_size: int, kind: str
     """Read the tokenizer of a Hugging Face folder.
 
     Args:
-      folder: holds the files.
       context_length: ids per text.
       vocab_size: rows of the model's token embedding.
       kind: "clip" or "siglip"; its conventions apply where the files have no setting.
@@ -188,9 +187,9 @@ def _special_names(vocabulary: Mapping[str, int]) -> tuple[str, str]:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` for transformers. Clean texts get the same ids there.
+    """Write ``tokenizer.json`` and ``tokenizer_config.json`` for transformers.
 
-    transformers neither repairs mojibake nor unescapes HTML.
+    Clean texts get the same ids in transformers, which neither repairs mojibake nor unescapes HTML.
     """
     description = json.loads(tokenizer.describe())
     if tokenizer.is_foreign:
@@ -221,7 +220,7 @@ def _foreign_files(description: dict[str, Any], tokenizer: Tokenizer) -> tuple[d
 def _clip_files(
     description: dict[str, Any], tokenizer: Tokenizer, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same for CLIP's vocabulary. Also write ``vocab.json`` and ``merges.txt``, which CLIPTokenizer may read."""
+    """`_foreign_files` for CLIP's vocabulary; writes ``vocab.json`` and ``merges.txt`` too, for CLIPTokenizer."""
     ids = {token: i for token, i in description["model"]["vocab"].items() if token not in (SOT, EOT)}
     ids |= {HF_SOT: tokenizer.sot_id, HF_EOT: tokenizer.eot_id}
     merges = _merges(description["model"])

@@ -71,7 +71,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     training is removed.
 
     Raises:
-      UserError: the file has another format or the format before PyTorch 1.6, is truncated, or holds code.
+      UserError: PyTorch 1.6 or newer did not write the file, or it is truncated or holds code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
