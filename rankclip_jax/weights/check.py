@@ -76,7 +76,7 @@ def _examples(count: int) -> tuple[list[Image.Image], list[str]]:
 def compare(
     encoder: Encoder, model: Model, reference: ReferenceModel, images: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[Row]:
-    """Return the rows of the table; arguments as in `check`."""
+    """Return the rows of the table."""
     config = model.config.image
     resized = np.stack([RESIZES[config.resize](np.asarray(image), config.image_size) for image in images])
     normalized = normalize_pixels(jnp.asarray(resized), tuple(config.pixel_mean), tuple(config.pixel_std))
