@@ -1,20 +1,20 @@
-"""Evaluate a run on its own data, or imported or foreign weights on data that you name.
+"""Evaluate a run on its own data, or imported or foreign weights on data of your choice.
 
     python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style]
     python -m rankclip_jax.evaluate WEIGHTS --config=configs/emoji.py [--config.data.KEY=VALUE] [--splits=...]
     python -m rankclip_jax.evaluate RUN_DIR|WEIGHTS --linear_probe [--config=FILE] [--splits=...]
 
-Prints one table for each kind of metric, with the chance level and the pixel baseline. Without --splits it also writes
-``eval.json`` and ``embeddings.npz`` into the folder, as the end of training does. With --splits the results are only
-printed, because these files always hold a complete evaluation.
+The command prints one table for each kind of metric, with the chance level and the pixel baseline. Without --splits it
+also writes ``eval.json`` and ``embeddings.npz`` into the folder, like training at its end. With --splits it only prints
+the results, because these files always hold a complete evaluation.
 
 WEIGHTS is an imported folder, which gets the same files, or weights of OpenAI, open_clip or transformers (a file, a
 folder or a hub id), whose results are only printed. The sections `data` and `eval` of --config are used. The training
-data of such weights are unknown, and may contain these images.
+data of such weights are unknown and may contain these images.
 
---linear_probe instead fits a linear classifier on features of the labelled training images
-(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. A run can then be probed on other data
-too, given by --config.
+With --linear_probe, the command instead fits a linear classifier on features of the labelled training images
+(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. A run then accepts --config too, to probe
+it on other data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,7 @@ from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.evaluate_dataset import evaluate_splits, references, shown_split
 from rankclip_jax.evals.probe_dataset import linear_probe
-from rankclip_jax.evals.results import (
-    EMBEDDINGS_FILE,
-    EVAL_FILE,
-    PROBE_FILE,
-    write_embeddings,
-    write_eval,
-    write_probe,
-)
+from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, PROBE_FILE, write_embeddings, write_eval, write_probe
 from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.text_table import text_table
@@ -53,7 +46,7 @@ def evaluate(
       path: a run folder, its ``checkpoints`` folder, or one step in it; or imported or foreign weights.
       step: the number of a step, "best" (by the run's validation metric), or None for the newest.
       splits: names of evaluation splits.
-      config: for imported or foreign weights: its `data` and `eval` are used. A run has its own config.
+      config: for imported or foreign weights only; its `data` and `eval` are used. A run has its own config.
 
     Returns:
       the content of ``eval.json``: {"step", "metrics", "chance", "pixels"}.
@@ -79,12 +72,12 @@ def probe(
 ) -> dict:
     """Fit and evaluate linear probes; if no splits are named, add the results to ``linear_probe.json`` too.
 
-    Arguments, result and errors are those of `evaluate`, except that a run may also have a `config`, which names other
-    data to probe it on. With a `config`, splits are named ``<data>/<split>``, after the folder of the data.
+    Arguments, result and errors are those of `evaluate`, but `config` may also give other data for a run. With
+    `config`, splits are named ``<data>/<split>``, after the folder of the data.
     """
+    prefix = ""
     if config is None:
         folder, config, dataset = _folder_and_data(path, None)
-        prefix = ""
     else:
         folder, dataset = _folder_of(path), _load_data(config)
         prefix = f"{Path(config.data.root).name or dataset.name}/"
@@ -99,19 +92,19 @@ def probe(
 
 
 def _chosen(dataset: Dataset, splits: Sequence[str]) -> Sequence[str]:
-    """Return the names of the splits to evaluate: all if none are named; raise `UserError` for an unknown name."""
+    """Return `splits`, or all splits if it is empty; raise `UserError` for an unknown name."""
     for name in splits:
         lookup(dataset.evals, name, "evaluation split")
     return splits or tuple(dataset.evals)
 
 
 def _folder_of(path: str | Path) -> Path | None:
-    """Return the run folder or imported folder that results are written into; None for foreign weights."""
+    """Return the run folder or imported folder, into which results are written; None for foreign weights."""
     return None if not is_run(path) and is_source(path) else find_run(Path(path).expanduser())[0]
 
 
 def _folder_and_data(path: str | Path, config: ConfigDict | None) -> tuple[Path | None, ConfigDict, Dataset]:
-    """Return the folder that results are written into (None for foreign weights), the config, and its data set."""
+    """Return the folder for the results (None for foreign weights), the config, and the data set."""
     folder = _folder_of(path)
     record = load_run_config(str(folder)) if folder is not None else None
     if record is None or is_imported(record):
@@ -132,8 +125,7 @@ def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
     """Return the data set of a run's config.
 
     Raises:
-      UserError: the data have changed since training. Their splits may now contain training images, and a score does
-        not show that; so nothing is computed.
+      UserError: the data have changed since training: their splits may now contain training images.
     """
     dataset = _load_data(config)
     if dataset.digest != saved["digest"]:

@@ -1,4 +1,4 @@
-"""The embeddings of one split, which every evaluation reads."""
+"""The embeddings of one split: the input of every evaluation."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class SplitEmbeddings:
     Attributes:
       image_embeds: float [N, D].
       text_embeds: float [M, D].
-      class_embeds: float [K, D] of every labelling, by its name.
+      class_embeds: float [K, D] by the name of the labelling.
     """
 
     image_embeds: np.ndarray
@@ -41,7 +41,7 @@ class SplitEmbeddings:
 
 
 def paired_rows(image_ids: np.ndarray, text_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return int [P] image rows and int [P] text rows: the first image and the first text of each shared concept."""
+    """Return the rows of P pairs, int [P] of images and of texts: the first image and text of each shared concept."""
     images, image_rows = np.unique(image_ids, return_index=True)
     texts, text_rows = np.unique(text_ids, return_index=True)
     _, in_images, in_texts = np.intersect1d(images, texts, return_indices=True)

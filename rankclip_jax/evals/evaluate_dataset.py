@@ -1,4 +1,4 @@
-"""Evaluate a model on the splits of a data set: on some of them during training, on all of them at the end."""
+"""Evaluate a model on the splits of a data set: on some splits during training, on all splits at the end."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,11 +20,7 @@ from rankclip_jax.parallel import processes
 
 
 def check_names(config: ConfigDict, dataset: Dataset) -> None:
-    """Check the names of splits, evaluations and metrics in the config, before anything is trained.
-
-    Args:
-      config: the whole config; its sections `eval` and `checkpoint` are read.
-      dataset: the data set with the evaluation splits.
+    """Check the names of splits, evaluations and metrics in `config.eval` and `config.checkpoint` before training.
 
     Raises:
       UserError: a name is unknown; the message names the config key and the known names.
@@ -51,10 +47,7 @@ def check_names(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def shown_split(dataset: Dataset, name: str) -> EvalSplit | None:
-    """Return the split whose images the report shows: `config.eval.report_split`, or the last split if that is "".
-
-    None if the data set has no splits.
-    """
+    """Return the split that the report shows: `name`, or the last split if `name` is ""; None without splits."""
     if not name:
         return next(reversed(dataset.evals.values()), None)
     return lookup(dataset.evals, name, "config.eval.report_split split")
@@ -66,9 +59,7 @@ def evaluate_splits(
     """Encode and evaluate some splits; every process gets the same metrics.
 
     Args:
-      encoder: the model.
-      dataset: the data set with the evaluation splits.
-      splits: names of splits.
+      splits: names of splits of `dataset`.
       names: names of evaluations, keys of `EVALS`.
 
     Returns:
@@ -85,7 +76,7 @@ def evaluate_splits(
 
 
 def _unreadable(split: EvalSplit) -> dict[str, float]:
-    """Return the number of images that could not be decoded and were replaced by white, if it is not 0."""
+    """Return the number of images that could not be decoded and were replaced by white ones, if it is not 0."""
     if not isinstance(split.images, LazyImages):
         return {}
     # Each process decodes its own part of every batch.
@@ -97,8 +88,7 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
     """Evaluate every split and write ``eval.json`` and ``embeddings.npz`` into `workdir`.
 
     Args:
-      encoder: the model.
-      dataset: its evaluation splits, and training images for the pixel reference.
+      dataset: its training images are used for the pixel baseline.
       config: `config.eval`.
       workdir: run folder; only the main process writes.
       step: number of training steps of the encoder's weights.
@@ -120,7 +110,7 @@ def references(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the model-free baselines: the chance level, and pixel nearest neighbour.
 
-    Arguments as for `evaluate_splits`. The second is empty if the concepts of the training images are unknown.
+    Arguments as for `evaluate_splits`. The pixel baseline is empty if the concepts of the training images are unknown.
     """
     chance, pixels = {}, {}
     for split in (dataset.evals[name] for name in splits):

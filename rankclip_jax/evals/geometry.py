@@ -19,19 +19,14 @@ def geometry(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[str, flo
     * ``modality_gap`` = |mean(v) - mean(t)| (Liang et al. 2022); without a finite pair it is 2, its largest value.
 
     Args:
-      image_embeds: float [N, D].
-      text_embeds: float [N, D].
+      image_embeds, text_embeds: float [N, D].
     """
     valid = finite_rows(image_embeds, text_embeds)
     v, t = np.asarray(image_embeds[valid], np.float64), np.asarray(text_embeds[valid], np.float64)
     distances = np.full(len(valid), FARTHEST_SQUARED)
     distances[valid] = ((v - t) ** 2).sum(axis=1)
     gap = float(np.linalg.norm(v.mean(axis=0) - t.mean(axis=0))) if len(v) else 2.0
-    return {
-        "alignment": float(distances.mean()),
-        "uniformity": _uniformity(v, t),
-        "modality_gap": gap,
-    }
+    return {"alignment": float(distances.mean()), "uniformity": _uniformity(v, t), "modality_gap": gap}
 
 
 def _uniformity(v: np.ndarray, t: np.ndarray) -> float:

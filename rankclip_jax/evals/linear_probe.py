@@ -1,12 +1,13 @@
 """The classifier of a linear probe: one linear layer on image features, and its accuracies.
 
-Protocol of CyCLIP's and RankCLIP's released code: a linear layer with a bias, on features after the projection,
-without normalisation, of images without augmentation. Cross-entropy, AdamW with weight decay on the kernel
-only, learning rate 0.005 with cosine decay to 0 and no warm-up, 32 epochs of shuffled batches of 128 (the last batch of
-an epoch is smaller), no validation and no choice of an epoch. Initial values as in PyTorch: uniform within 1/sqrt(D).
+The protocol is that of CyCLIP's and RankCLIP's released code. A linear layer with a bias reads projected features,
+without normalisation, of images without augmentation. Loss: cross-entropy. Optimizer: AdamW with weight decay on the
+kernel only; learning rate 0.005, cosine decay to 0, no warm-up. Training: 32 epochs of shuffled batches of 128 (the
+last batch of an epoch is smaller), no validation; the last epoch is used. Initial values as in PyTorch: uniform within
+1/sqrt(D).
 
 For Aircraft, Caltech-101, Flowers-102 and Pets, CyCLIP's code reports the mean accuracy over classes, not over images.
-It is not known which of the two the tables of RankCLIP report, so both are computed.
+Which of the two RankCLIP's tables report is unknown, so both are computed.
 
 Letters: N training images, M images, D features, K classes.
 """
@@ -113,8 +114,8 @@ def logits_of(params: Mapping[str, jax.Array], features_MD: jax.Array) -> jax.Ar
 def accuracies(scores_MK: np.ndarray, labels_M: np.ndarray) -> dict[str, float]:
     """Return ``top1``, the fraction of images whose true class has the highest score, and ``per_class``.
 
-    ``per_class`` is the mean of that fraction over the classes that have images. Ties and NaN count against the model.
-    So do images with a negative label: their class has no column.
+    ``per_class`` is the mean of that fraction over the classes that have images. Ties, NaN, and images with a negative
+    label (their class has no column) count against the model.
 
     Args:
       scores_MK: float [M, K].

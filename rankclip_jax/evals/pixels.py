@@ -2,8 +2,8 @@
 
 Letters: N images, T training images, C concepts of the training images, M texts, P pixel values.
 
-A model that only recognises near-copies of its training images reaches about these values, so results must be compared
-with them. This baseline needs training images with known concepts, which web data do not have.
+A model that only recognises near-copies of its training images reaches about these values, so compare results with
+them. This baseline needs training images with known concepts, which web data do not have.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.evals.retrieval import KS, both_directions
 from rankclip_jax.evals.similarity import STEPS, quantise, row_blocks
 
-SIDE = 16  # images are averaged down to about this side: blur tolerates small shifts, so the baseline is stronger
+SIDE = 16  # images are averaged down to about this side: the blur tolerates shifts, which makes the baseline stronger
 
 
 def pixel_reference(
@@ -23,7 +23,7 @@ def pixel_reference(
     """Return `retrieval`'s metrics for a nearest-neighbour search in pixel space.
 
     score(image n, text m) = the largest cosine of image n and any training image of m's concept, between flattened
-    pixels with mean 0 and norm 1 (the order is that of L2 distance). A concept without training images ranks last,
+    pixels with mean 0 and norm 1 (L2 distance gives the same order). A concept without training images ranks last,
     and ties count against it as in `retrieval`.
 
     Args:
@@ -33,8 +33,8 @@ def pixel_reference(
       ks: cut-offs.
 
     Returns:
-      `retrieval`'s metrics under ``<split>/<metric>``; empty if no image's concept has a training image, because the
-      baseline does not apply then.
+      `retrieval`'s metrics under ``<split>/<metric>``; empty if no image's concept has a training image: the baseline
+      does not apply then.
     """
     if not np.isin(split.image_ids, train_ids).any():
         return {}

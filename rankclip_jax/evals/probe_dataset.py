@@ -22,13 +22,7 @@ Metrics = dict[str, float]
 
 
 class Labelled(NamedTuple):
-    """The training images that have a label of one labelling.
-
-    Attributes:
-      rows: int [N], indices of their records.
-      labels: int [N], indices into `names`.
-      names: K class names.
-    """
+    """The labelled training images: int [N] record indices, int [N] labels (indices into `names`), K class names."""
 
     rows: np.ndarray
     labels: np.ndarray
@@ -36,7 +30,7 @@ class Labelled(NamedTuple):
 
 
 class Test(NamedTuple):
-    """One labelling of a split, with the column of the probe's logits for the class of each image (`columns_of`)."""
+    """One labelling of a split; ``columns`` has the column of each image's class in the logits (`columns_of`)."""
 
     split: EvalSplit
     labelling: str
@@ -49,16 +43,15 @@ def linear_probe(
     """Fit a probe for each labelling of the training images, and evaluate it on the splits with the same labelling.
 
     Args:
-      encoder: the model whose features are probed.
-      dataset: training images, read without augmentation, and evaluation splits.
+      dataset: its training images are read without augmentation.
       splits: names of the splits to evaluate on.
       options: changes to `evals.linear_probe.DEFAULTS`.
       data: `config.data`, for `num_threads` and `max_bad_fraction`.
 
     Returns:
-      {"metrics", "chance", "pixels"}, each flat: ``<split>/linear_probe_<labelling>_top1`` and ``_per_class``. Chance
-      is the accuracy of the majority class. Pixels is the same probe fitted on downsampled pixels; it is empty if the
-      training images are not in memory.
+      {"metrics", "chance", "pixels"}, each flat: ``<split>/linear_probe_<labelling>_top1`` and ``_per_class``.
+      "chance" is the accuracy of the majority class. "pixels" is the same probe fitted on downsampled pixels; it is
+      empty if the training images are not in memory.
 
     Raises:
       UserError: the training images have no labels, or no split has a class with training images.
@@ -85,7 +78,7 @@ def linear_probe(
 
 
 def _tests(dataset: Dataset, splits: Sequence[str]) -> list[Test]:
-    """Return the labellings of the splits that have at least one class with training images."""
+    """Return those labellings of the splits that have a class with training images."""
     trained = {labelling: labelled(dataset, labelling) for labelling in dataset.train.classes}
     tests = [
         Test(split, labelling, columns_of(split, labelling, trained[labelling].names))
@@ -129,13 +122,8 @@ def readable(part: Labelled, kept: np.ndarray) -> Labelled:
 def columns_of(split: EvalSplit, labelling: str, names: Sequence[str]) -> np.ndarray:
     """Return, for each image of a split, the index of its class in `names`; negative if `names` lacks the class.
 
-    Args:
-      split: M images.
-      labelling: a labelling of the split.
-      names: K class names of the training images.
-
     Raises:
-      UserError: the two lists of classes differ, and one of them has a duplicate name.
+      UserError: the classes of the split differ from `names`, and one of the lists has a duplicate.
     """
     classes: Classes = split.classes[labelling]
     if tuple(classes.names) == tuple(names):
@@ -176,7 +164,7 @@ def training_features(encoder: Encoder, train: RecordSource, data: Any) -> tuple
 
 
 def _chunks(encoder: Encoder, train: RecordSource, threads: int) -> Iterator[tuple[int, list]]:
-    """Yield (index of the first record, images as the tower takes them), in order; an exception for a bad image."""
+    """Yield (index of the first record, inputs of the image tower) in order, with an exception for each bad image."""
 
     def image(index: int) -> np.ndarray | Exception:
         try:

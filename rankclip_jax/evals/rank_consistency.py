@@ -1,10 +1,10 @@
-"""Whether images and texts rank each other consistently: what RankCLIP trains for, measured.
+"""How consistently images and texts rank each other, which is what RankCLIP trains.
 
 Letters: N pairs (one image and one text of a concept), A anchors, D embedding, Q queries, C candidates, k cut-off.
 
 In-modal: an anchor image's similarities to the other N - 1 images are compared with its text's similarities to the
 other N - 1 texts. Cross-modal: the image's similarities to the other texts are compared with its text's similarities
-to the other images (a row with its column). Graded retrieval: NDCG with relevance from a labelling.
+to the other images: a row of the matrix with its column. Graded retrieval: NDCG with relevance from a labelling.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,10 @@ from rankclip_jax.evals.similarity import STEPS, ScoreRows, Scores, finite_rows,
 
 MAX_ANCHORS = 256
 SEED = 0
-CORRELATIONS = (
-    "in_modal_kendall_tau",
-    "in_modal_spearman",
-    "cross_modal_kendall_tau",
-    "cross_modal_spearman",
-)
+CORRELATIONS = ("in_modal_kendall_tau", "in_modal_spearman", "cross_modal_kendall_tau", "cross_modal_spearman")
 OWN_GAIN, SHARED_GAIN = 3, 1  # 2^relevance - 1: the query's concept has relevance 2, its label relevance 1
 _KEY_STEP = 4  # an integer above the largest gain
-_OUT_OF_RANGE = 4 * STEPS  # beyond any cosine, so that NaN is ranked first or last
+_OUT_OF_RANGE = 4 * STEPS  # beyond any cosine: ranks NaN first or last
 
 
 def rank_consistency(
@@ -32,15 +27,14 @@ def rank_consistency(
 ) -> dict[str, float]:
     """Return the mean Kendall tau-a and Spearman's rho over anchors, in-modal and cross-modal.
 
-    Pass each concept once: duplicates would add items that are trivially equal to both lists. With more than
-    ``max_anchors`` pairs, a random subset of anchors is used; lists always hold all N - 1 items. Tied items, and pairs
-    with a NaN embedding, contribute 0. With fewer than 3 pairs there is no order to compare, and all values are 0.
+    Pass each concept once: a duplicate is a trivially equal item in both lists. With more than ``max_anchors`` pairs,
+    a random subset of anchors is used; lists always hold all N - 1 items. Tied items, and pairs with a NaN embedding,
+    contribute 0. With fewer than 3 pairs all values are 0.
 
     Args:
-      image_embeds: float [N, D], unit norm.
-      text_embeds: float [N, D], unit norm; row n belongs to image n.
+      image_embeds, text_embeds: float [N, D], unit norm; row n of both is pair n.
       max_anchors: largest number of anchors A.
-      seed: of the random subset of anchors.
+      seed: draws the random subset of anchors.
     """
     n_pairs = len(image_embeds)
     valid = finite_rows(image_embeds, text_embeds)
@@ -83,33 +77,25 @@ def ndcg(
     """Return mean NDCG@k with gain 3 for the query's own concept, 1 for the same label, 0 otherwise.
 
     DCG@k = sum_{r=1..k} gain_r / log2(r + 1), divided by its largest possible value (Jarvelin & Kekalainen 2002;
-    gain 2^relevance - 1 with relevance 2, 1, 0). Among tied candidates the least relevant rank first; a relevant
-    candidate with a NaN score earns nothing, an irrelevant one ranks first. Queries without a relevant candidate are
-    left out; without any other query the result is 0.
+    gain 2^relevance - 1 with relevance 2, 1, 0). Among tied candidates the least relevant rank first. With a NaN score,
+    a relevant candidate earns nothing and an irrelevant one ranks first. Queries without a relevant candidate are left
+    out; if no query remains, the result is 0.
 
     Args:
       rows: ``rows(slice) -> float [., C]``, quantised scores.
-      query_ids: int [Q].
-      candidate_ids: int [C].
-      query_labels: int [Q].
-      candidate_labels: int [C].
+      query_ids, query_labels: int [Q].
+      candidate_ids, candidate_labels: int [C].
       k: cut-off.
     """
-
-    def dcg(block: slice, gains: np.ndarray) -> np.ndarray:
-        return _dcg(_pessimistic_top(rows(block), gains, k))
-
-    return _mean_ndcg(dcg, (query_ids, candidate_ids, query_labels, candidate_labels), k)
+    judged = (query_ids, candidate_ids, query_labels, candidate_labels)
+    return _mean_ndcg(lambda block, gains: _dcg(_pessimistic_top(rows(block), gains, k)), judged, k)
 
 
 def ndcg_chance(query_ids, candidate_ids, query_labels, candidate_labels, k: int = 10) -> float:
     """Return the expected `ndcg` of a random ranking: every rank then has the query's mean gain."""
     discounts = _discounts(min(k, len(candidate_ids))).sum()
-
-    def dcg(block: slice, gains: np.ndarray) -> np.ndarray:
-        return gains.mean(axis=1) * discounts
-
-    return _mean_ndcg(dcg, (query_ids, candidate_ids, query_labels, candidate_labels), k)
+    judged = (query_ids, candidate_ids, query_labels, candidate_labels)
+    return _mean_ndcg(lambda block, gains: gains.mean(axis=1) * discounts, judged, k)
 
 
 def _mean_ndcg(dcg: Callable[[slice, np.ndarray], np.ndarray], judged: tuple[np.ndarray, ...], k: int) -> float:

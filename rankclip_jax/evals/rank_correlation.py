@@ -1,9 +1,9 @@
-"""Kendall's tau and Spearman's rho of many pairs of lists, where tied items count as no agreement.
+"""Kendall's tau and Spearman's rho of many pairs of lists; tied items count as no agreement.
 
 Letters: A pairs of lists, n items of a list.
 
-Both are "a" forms: the denominator is that of lists without ties. Tied items therefore contribute 0, and a constant
-list scores 0, never NaN. Without ties they equal tau-b and the usual rho.
+Both use the denominator of lists without ties (as in tau-a). So tied items contribute 0, and a constant list scores 0,
+never NaN. Without ties they equal tau-b and the usual rho.
 """
 
 import numpy as np
@@ -13,12 +13,11 @@ from scipy.stats import kendalltau, rankdata
 def kendall_tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return tau-a, float64 [A]: (concordant - discordant) / (n (n - 1) / 2) pairs of items.
 
-    scipy computes tau-b = (concordant - discordant) / sqrt(u_x u_y), where u is the number of pairs of items that
-    are not tied in x or in y; so tau-a = tau-b sqrt(u_x u_y) / (n (n - 1) / 2).
+    scipy computes tau-b = (concordant - discordant) / sqrt(u_x u_y), where u_x is the number of pairs of items that
+    are not tied in x; so tau-a = tau-b sqrt(u_x u_y) / (n (n - 1) / 2).
 
     Args:
-      x: finite values [A, n].
-      y: finite values [A, n].
+      x, y: finite values [A, n].
     """
     n = x.shape[-1]
     if n < 2:
@@ -31,8 +30,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return float64 [A]: the sum of products of centred average ranks, divided by (n^3 - n) / 12.
 
     Args:
-      x: finite values [A, n].
-      y: finite values [A, n].
+      x, y: finite values [A, n].
     """
     n = x.shape[-1]
     centre = (n + 1) / 2

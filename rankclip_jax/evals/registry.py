@@ -1,4 +1,4 @@
-"""The evaluations by name: `EVALS` computes metrics, `CHANCE` their values for a random ranking, under the same names.
+"""The evaluations by name: `EVALS` computes metrics, and `CHANCE` the values of the same metrics for a random ranking.
 
 An evaluation is a pure function of `SplitEmbeddings` and the split. Every metric is finite, whatever the model returns.
 """
@@ -16,20 +16,11 @@ from rankclip_jax.evals.zeroshot import zero_shot, zero_shot_chance
 GRADED_BY = "subgroup"  # the labelling that defines relevance in NDCG; splits without it have no NDCG
 
 
-def _retrieval(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
-    return retrieval(embeds.scores, split.image_ids, split.text_ids)
-
-
-def _retrieval_chance(split: EvalSplit) -> dict[str, float]:
-    return retrieval_chance(split.image_ids, split.text_ids)
-
-
 def _zero_shot(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
     found = {}
     for name, classes in split.classes.items():
         scores = Scores(embeds.scores.queries, embeds.class_embeds[name])
-        tops = zero_shot(scores, classes.image_labels)
-        found |= {f"zero_shot_{name}_{key}": value for key, value in tops.items()}
+        found |= {f"zero_shot_{name}_{key}": value for key, value in zero_shot(scores, classes.image_labels).items()}
     return found
 
 
@@ -71,19 +62,15 @@ def _geometry(embeds: SplitEmbeddings, split: EvalSplit) -> dict[str, float]:
     return geometry(embeds.image_embeds[images], embeds.text_embeds[texts])
 
 
-def _no_chance_level(split: EvalSplit) -> dict[str, float]:
-    return {}
-
-
 EVALS: dict[str, Callable[[SplitEmbeddings, EvalSplit], dict[str, float]]] = {
-    "retrieval": _retrieval,
+    "retrieval": lambda embeds, split: retrieval(embeds.scores, split.image_ids, split.text_ids),
     "zero_shot": _zero_shot,
     "rank_consistency": _rank_consistency,
     "geometry": _geometry,
 }
 CHANCE: dict[str, Callable[[EvalSplit], dict[str, float]]] = {
-    "retrieval": _retrieval_chance,
+    "retrieval": lambda split: retrieval_chance(split.image_ids, split.text_ids),
     "zero_shot": _zero_shot_chance,
     "rank_consistency": _rank_consistency_chance,
-    "geometry": _no_chance_level,
+    "geometry": lambda split: {},  # no chance level
 }

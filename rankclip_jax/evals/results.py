@@ -1,10 +1,9 @@
-"""The result files that an evaluation writes into the run folder, and that the report reads.
+"""The result files in the run folder: evaluations write them, the report reads them.
 
 Letters: N images, M texts, D embedding, K classes, h x w pixels of a thumbnail.
 
-* ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``; the last three are flat dicts of floats under
-  ``<split>/<metric>``.
-* ``linear_probe.json``: the same for linear probes; splits of data other than the run's are ``<data>/<split>``.
+* ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``; the last three map ``<split>/<metric>`` to floats.
+* ``linear_probe.json``: the same for linear probes; splits of other data than the run's are ``<data>/<split>``.
 * ``embeddings.npz``, for one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
   ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP image that holds the N
   thumbnails row by row; ``columns``, the number of thumbnails in a row; ``cell``, their size (h, w); ``labellings``,
@@ -80,8 +79,7 @@ def write_embeddings(
     """
     n_images = len(split.images)
     kept = np.sort(np.random.default_rng(0).permutation(n_images)[:max_kept])
-    every_text = np.ones(len(split.texts), bool)
-    texts = np.flatnonzero(every_text if n_images <= max_kept else np.isin(split.text_ids, split.image_ids[kept]))
+    texts = np.flatnonzero((n_images <= max_kept) | np.isin(split.text_ids, split.image_ids[kept]))
     arrays = {
         "split": np.asarray(split.name),
         "image_embeds": np.asarray(embeds.image_embeds)[kept].astype(np.float16),
@@ -104,10 +102,7 @@ def write_embeddings(
 
 
 def _thumbnails(images: Sequence) -> np.ndarray:
-    """Return uint8 [N, h, w, 3]: the images, reduced so that the longer side is at most `THUMBNAIL_SIDE`.
-
-    Images of different sizes are cropped to squares.
-    """
+    """Return uint8 [N, h, w, 3], sides at most `THUMBNAIL_SIDE`. Images of different sizes are cropped to squares."""
     if not isinstance(images, np.ndarray):
         return np.stack([resize_and_crop(np.asarray(image), THUMBNAIL_SIDE) for image in images])
     height, width = images.shape[1:3]
@@ -119,7 +114,7 @@ def _thumbnails(images: Sequence) -> np.ndarray:
 
 
 def _sheet(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the images as one WebP image, which takes a sixth of the space of an array of pixels."""
+    """Return the images as one WebP image: it takes a sixth of the space of an array of pixels."""
     n, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

@@ -3,8 +3,8 @@
 Letters: N images, M texts, Q queries, C candidates of one direction.
 
 The standard protocol (Karpathy splits): an image with several captions is a hit if *any* of them is among the first K;
-every caption is a query. A rank is found by counting, in blocks of rows, so nothing is sorted. Ties and NaN count
-against the model: a constant model scores 0, not 1.
+every caption is a query. Ranks are counted in blocks of rows, without sorting. Ties and NaN count against the model: a
+constant model scores 0, not 1.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,13 @@ KS = (1, 5, 10)
 def retrieval(scores: Scores, image_ids: np.ndarray, text_ids: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
     """Return R@K, median rank and number of queries, for both directions.
 
-    Image n and text m match iff ``image_ids[n] == text_ids[m]``. The rank of a query is one plus the number
-    of non-matching candidates that score at least as high as its best match. Queries without any match are
-    left out of the averages; ``*_queries`` counts the other queries.
+    Image n and text m match iff ``image_ids[n] == text_ids[m]``. The rank of a query is one plus the number of
+    candidates that do not match and score at least as high as its best match. Queries without any match are left out;
+    ``*_queries`` counts the others.
 
     Args:
       scores: N images and M texts.
-      image_ids: int [N].
-      text_ids: int [M].
+      image_ids, text_ids: int [N] and int [M].
       ks: cut-offs K.
 
     Returns:
@@ -102,7 +101,7 @@ def _direction_chance(query_ids: np.ndarray, candidate_ids: np.ndarray, ks: Sequ
     """Return the exact chance level of one direction.
 
     With m matches among C candidates, P(rank <= k) = 1 - binom(C - m, k) / binom(C, k) (hypergeometric),
-    averaged over the queries; the median rank is the first k at which that average reaches one half.
+    averaged over the queries; the median rank is the first k at which this average reaches one half.
     """
     matches = _matches_per_query(np.asarray(query_ids), np.asarray(candidate_ids))
     n_candidates = len(candidate_ids)

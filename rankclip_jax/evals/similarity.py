@@ -1,11 +1,11 @@
-"""Cosine scores on a grid, so that equal embeddings have exactly equal scores.
+"""Cosine scores rounded to a grid: equal embeddings have exactly equal scores.
 
 Letters: Q queries, C candidates, D embedding.
 
-Equal columns of a matrix product need not be equal to the bit: the kernel for the last few columns may add in another
-order. The rounding noise of a collapsed model could then decide its ties. Scores are therefore computed in float64 and
-rounded to multiples of 1e-9: far coarser than the noise of that sum (1e-16), and far finer than the resolution of
-float32 embeddings (1e-7).
+Equal embeddings may get different bits in a matrix product: the kernel for the last few columns may add in another
+order. This rounding noise could decide the ties of a collapsed model. Scores are therefore computed in float64 and
+rounded to multiples of 1e-9: far coarser than the noise (1e-16), and far finer than the resolution of float32
+embeddings (1e-7).
 """
 
 import functools
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 STEPS = 1e9  # score steps per unit of cosine, an integer
-BLOCK_ELEMENTS = 2**22  # scores in memory at a time, whatever the size of the split: 32 MB of float64
+BLOCK_ELEMENTS = 2**22  # largest number of scores in memory at a time: 32 MB of float64
 
 ScoreRows = Callable[[slice], np.ndarray]
 
@@ -22,8 +22,8 @@ ScoreRows = Callable[[slice], np.ndarray]
 class Scores:
     """Quantised inner products of unit-norm embeddings, read in blocks of rows or of columns.
 
-    At most `BLOCK_ELEMENTS` scores are kept: a smaller matrix is computed once for all its readers. Of a larger one,
-    each block is computed when it is read.
+    A matrix of at most `BLOCK_ELEMENTS` scores is computed once and kept. The blocks of a larger one are computed when
+    they are read.
 
     Attributes:
       queries: float64 [Q, D].

@@ -18,7 +18,7 @@ def evaluate_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[
 
 
 def embed_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[str]) -> SplitEmbeddings:
-    """Encode the images and texts of a split, and the class prompts if one of the evaluations ``names`` needs them.
+    """Encode the images and texts of a split, and the class prompts if ``names`` include zero-shot classification.
 
     Raises:
       UserError: the split is empty, or an evaluation is unknown.
@@ -30,19 +30,17 @@ def embed_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[str
             f"evaluation split {split.name!r} has {len(split.images)} images and {len(split.texts)} texts: "
             "it needs at least one of each. Leave the split out or check the data."
         )
-    labellings = split.classes if "zero_shot" in names else {}
-    return SplitEmbeddings(
-        image_embeds=np.asarray(encoder.encode_image(split.images)),
-        text_embeds=np.asarray(encoder.encode_text(list(split.texts))),
-        class_embeds={
-            name: class_embeddings(encoder.encode_text, classes.names, classes.templates)
-            for name, classes in labellings.items()
-        },
-    )
+    image_embeds = np.asarray(encoder.encode_image(split.images))
+    text_embeds = np.asarray(encoder.encode_text(list(split.texts)))
+    class_embeds = {
+        name: class_embeddings(encoder.encode_text, classes.names, classes.templates)
+        for name, classes in (split.classes.items() if "zero_shot" in names else ())
+    }
+    return SplitEmbeddings(image_embeds, text_embeds, class_embeds)
 
 
 def metric_names(split: EvalSplit, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that `evaluate_split` will return; found with a few rows of the split, without a model."""
+    """Return the keys of `evaluate_split`'s result; this needs a few rows of the split, and no model."""
     rows = [np.union1d(found[:8], 0).astype(int) for found in paired_rows(split.image_ids, split.text_ids)]
     return tuple(evaluate_split(_Constant(), _some_rows(split, *rows), names))
 
@@ -50,11 +48,10 @@ def metric_names(split: EvalSplit, names: Sequence[str]) -> tuple[str, ...]:
 class _Constant:
     """Encodes every image and text to the same value, which is enough to find the names of metrics."""
 
-    def encode_image(self, images: np.ndarray) -> np.ndarray:
-        return np.ones((len(images), 1), np.float32)
+    def encode_image(self, inputs: np.ndarray | list[str]) -> np.ndarray:
+        return np.ones((len(inputs), 1), np.float32)
 
-    def encode_text(self, texts: list[str]) -> np.ndarray:
-        return np.ones((len(texts), 1), np.float32)
+    encode_text = encode_image
 
 
 def _some_rows(split: EvalSplit, images: np.ndarray, texts: np.ndarray) -> EvalSplit:
@@ -84,7 +81,7 @@ def evaluate_embeddings(embeds: SplitEmbeddings, split: EvalSplit, names: Sequen
 
 
 def chance_levels(split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of a random ranking under `evaluate_split`'s keys, for metrics that have a chance level."""
+    """Return the chance level of each metric that has one (for a random ranking), under `evaluate_split`'s keys."""
     found = {}
     for name in names:
         found |= lookup(CHANCE, name, "evaluation")(split)

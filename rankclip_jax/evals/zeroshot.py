@@ -25,7 +25,7 @@ def class_embeddings(
     Args:
       encode_text: list of texts -> float [., D].
       names: K class names.
-      templates: P prompt templates; `fill_template` puts the class name in.
+      templates: P prompt templates; `fill_template` inserts the class name.
     """
     prompts = [fill_template(template, name) for name in names for template in templates]
     embeds = _normalise(np.asarray(encode_text(prompts), np.float64))
@@ -33,7 +33,7 @@ def class_embeddings(
 
 
 def zero_shot(scores: Scores, labels: np.ndarray, ks: Sequence[int] = TOP_KS) -> dict[str, float]:
-    """Return the accuracies ``top1``, ``top3``, ... for every k below K; for larger k they are 1 by definition.
+    """Return the accuracies ``top1``, ``top3``, ... for every k below K; for larger k they would be 1.
 
     Args:
       scores: N images and K classes.

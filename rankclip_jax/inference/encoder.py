@@ -1,6 +1,6 @@
 """Encode images and texts with a trained two-tower model.
 
-Letters: N images or texts, L context length, D embedding, S side of the images that the image tower takes.
+Letters: N images or texts, L context length, D embedding, S side of the image tower's input.
 """
 
 import os
@@ -23,7 +23,7 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.parallel.mesh import block_if_cpu_collectives, put_batch, replicated
 
 THREADS = min(16, os.cpu_count() or 1)
-AHEAD = 2  # batches whose results are still on the device while the next one is read
+AHEAD = 2  # number of batches that the device may compute while the next one is read
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
 
@@ -34,9 +34,8 @@ class Encoder:
 
     Attributes:
       weights: replace them to evaluate a later step with the same compiled programs.
-      tokenizer: texts to int32 [N, L].
-      image_size: S.
       step: number of training steps of a loaded model; None for a model in training.
+      image_size: S.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Encoder:
         self._resize = RESIZES[towers.resize]
         self._mesh = mesh
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
-        everywhere = NamedSharding(mesh, P())  # so that every process can read the whole result
+        everywhere = NamedSharding(mesh, P())  # every process can read the whole result
 
         def compiled(method):
             def apply(variables, x):
@@ -79,12 +78,12 @@ class Encoder:
     def encode_image(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Return unit-norm embeddings of images, float32 [N, D].
 
-        Images that are not S x S are resized like the model's preprocessing: CLIP resizes the shorter side (bicubic)
-        and crops the centre, SigLIP resizes both sides.
+        Images of other sizes than S x S are resized like the model's preprocessing: CLIP resizes the shorter side
+        (bicubic) and crops the centre, SigLIP resizes both sides.
 
         Args:
           images: uint8 [N, H, W, 3]; or one image or a sequence of images, each uint8 [H, W, 3], a PIL image or a
-            path. A lazy sequence is read a few batches at a time.
+            path. Lazy sequences are read a few batches at a time.
 
         Raises:
           UserError: a file is missing or is not an image, an array has another shape or dtype, or there is no image.
@@ -92,10 +91,9 @@ class Encoder:
         return self._encode_images(self._image, images)
 
     def image_features(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """Return the image features that a linear probe is fitted on, float32 [N, D].
+        """Return the features for linear probes, float32 [N, D]; arguments and errors as for `encode_image`.
 
-        They are the embeddings of `encode_image` before L2 normalisation; for distribution models, the input of the
-        head. Arguments and errors as for `encode_image`.
+        They are the embeddings of `encode_image` before L2 normalisation; for distribution models, the head's input.
         """
         return self._encode_images(self._features, images)
 
@@ -119,7 +117,7 @@ class Encoder:
             return self._encode(encode, len(images), read)
 
     def pixels(self, image: ImageLike) -> np.ndarray:
-        """Return one image as the image tower takes it, uint8 [S, S, 3]; errors as for `encode_image`."""
+        """Return one image as input of the image tower, uint8 [S, S, 3]; errors as for `encode_image`."""
         if isinstance(image, str | os.PathLike):
             image = _open(Path(image))
         if isinstance(image, Image.Image):
@@ -131,7 +129,7 @@ class Encoder:
         return self._resize(image, self.image_size)
 
     def _encode(self, encode, count: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Encode `count` rows; `read` returns the rows of some indices, and is called when their batch is due."""
+        """Encode `count` rows; `read` maps indices to rows, and is called once for each batch."""
         variables = {"params": self.weights.params["towers"], **self.weights.model_state}
         done, running = [], deque()
         for start in range(0, count, self._batch_size):

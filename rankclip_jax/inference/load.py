@@ -26,7 +26,7 @@ def load(path: str | Path, step: int | str | None = None) -> Encoder:
 
     Args:
       path: a run folder (the `--workdir` of training), its ``checkpoints`` folder, or one step in it; an imported
-        folder; or weights of OpenAI, open_clip or transformers, given as a file, a folder or a hub id.
+        folder; or weights of OpenAI, open_clip or transformers (a file, a folder or a hub id).
       step: for a run: the number of a step, "best" (by the run's validation metric), or None for the newest.
 
     Returns:
@@ -45,7 +45,7 @@ def encoder_of(model: Model) -> Encoder:
 
 
 def read_model(path: str | Path, step: int | str | None = None) -> Model:
-    """Read the model that `load` loads, without building its towers; arguments and errors as for `load`."""
+    """Read a model without building its towers; arguments and errors as for `load`."""
     if is_run(path) or not is_source(path):
         return _read_run(path, step)
     if step is not None:
@@ -54,7 +54,7 @@ def read_model(path: str | Path, step: int | str | None = None) -> Model:
 
 
 def read_model_config(path: str | Path) -> ConfigDict:
-    """Return `config.model` of the model that `load` loads, without initialising JAX's devices or processes."""
+    """Return `config.model` of the model at `path`, without initialising JAX's devices or processes."""
     if not is_run(path) and is_source(path):
         return read_foreign(locate(str(path))).config
     run, _ = find_run(Path(path))
@@ -86,17 +86,17 @@ def is_run(path: str | Path) -> bool:
 
 
 def is_imported(record: dict[str, Any]) -> bool:
-    """Return whether ``config.json`` belongs to an imported folder, which does not know its training data."""
+    """Return whether ``config.json`` belongs to an imported folder, whose training data are unknown."""
     return "imported" in record
 
 
 def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
-    """Return the run folder that `path` is or lies in, and the step: the one in the path, otherwise `step`.
+    """Return the run folder that `path` is or lies in, and the step in the path, or else `step`.
 
     Raises:
       UserError: there is no run.
     """
-    path = path.expanduser().absolute()  # so that parents of "." and "20" have names
+    path = path.expanduser().absolute()  # the parents of "." and "20" then have names
     if path.name.isdigit() and path.parent.name == CHECKPOINTS:
         path, step = path.parent, int(path.name)
     if path.name == CHECKPOINTS:

@@ -1,4 +1,4 @@
-"""A model in memory: every format is read into this value, and written from it."""
+"""A model in memory: every reader returns it, every writer takes it."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,14 @@ from rankclip_jax.data.text.tokenizer import Tokenizer
 
 
 class Model(NamedTuple):
-    """The weights of a model, with everything that is needed to use them.
+    """The weights of a model, with config and tokenizer.
 
     Attributes:
       config: `config.model`.
       weights: numpy arrays.
-      tokenizer: the tokenizer of the text tower.
       step: number of training steps; 0 for foreign weights, whose number of steps is unknown.
-      origin: the path or hub id that the model was read from.
-      format: name of the format it was read from, for messages.
-      notes: what the reader of the format changed or could not know, one line each.
+      origin, format: the path or hub id that the model was read from, and the name of its format, for messages.
+      notes: what was changed while the model was read, one line each.
     """
 
     config: ConfigDict

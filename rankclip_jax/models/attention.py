@@ -2,12 +2,12 @@
 
 It differs from `jax.nn.dot_product_attention` in four ways:
 
-* Heads are the leading axis, so that every product is a batch of plain matrix products. On CPUs JAX's function,
-  with heads after tokens, takes up to twice the time.
+* Heads precede tokens, so every product is a batch of plain matrix products. JAX's function has tokens before heads,
+  and takes up to twice the time on CPUs.
 * Only the input is stored for the backward pass, which computes the attention weights again.
-* Only first-order derivatives in reverse mode exist.
-* Scores are an array in memory, float32 [B, N, T, T], in both passes: 1.9 GB per layer for ViT-B/16 at B = 1024.
-  On GPUs a fused kernel would not need it; this function has not been compared with one.
+* It has first-order derivatives only, in reverse mode.
+* Both passes hold the scores in memory, float32 [B, N, T, T]: 1.9 GB per layer for ViT-B/16 at B = 1024. A fused GPU
+  kernel would not need this array; this function has not been compared with one.
 
 Letters: B batch, T queries, S keys (T = S), D width, N heads, H head size.
 """
@@ -28,7 +28,7 @@ def attend(fused_BT3D: jax.Array, heads: int, causal: bool) -> jax.Array:
       causal: whether a token attends only to itself and earlier tokens.
 
     Returns:
-      [B, T, D] in the dtype of the input. Scores and softmax are computed in at least float32.
+      [B, T, D] in the input's dtype. Scores and softmax are computed in at least float32.
     """
     q, k, v = _by_head(fused_BT3D, heads)
     weights_BNTS = _attention_weights(q, k, causal).astype(v.dtype)
@@ -51,7 +51,7 @@ def _attend_backward(heads, causal, fused_BT3D, out_bar_BTD):
     q_bar = jnp.einsum("BNTS,BNSH->BNTH", scores_bar, k)
     k_bar = jnp.einsum("BNTS,BNTH->BNSH", scores_bar, q)
     v_bar = jnp.einsum("BNTS,BNTH->BNSH", weights.astype(v.dtype), out_bar)
-    # Autodiff would stack the three gradients, and read and write each of them once more.
+    # Autodiff would stack the three gradients, which reads and writes each of them once more.
     return (jnp.concatenate([_merged(q_bar), _merged(k_bar), _merged(v_bar)], axis=-1),)
 
 

@@ -15,13 +15,13 @@ MOMENTUM = 0.1  # weight of the newest batch in the running statistics
 class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + 1e-5) * scale + bias, for each channel.
 
-    In training, mean and biased variance are those of B/G rows and H W positions. They are computed in at least
-    float32 and in two passes. The running mean and the running *unbiased* variance (collection "batch_stats") move
-    a tenth of the way towards those of this batch, averaged over the groups. In evaluation the running values are used.
+    Training uses the mean and the biased variance over B/G rows and H W positions, computed in at least float32 and in
+    two passes. The running mean and the running *unbiased* variance (collection "batch_stats") move a tenth of the way
+    towards the batch's values, averaged over the groups. Evaluation uses the running values.
 
     Attributes:
-      groups: G, the number of consecutive equal parts of the batch that have their own statistics. With 1,
-        statistics are summed over all devices; with one group per device, devices do not communicate.
+      groups: G, the number of consecutive equal parts of the batch, each with its own statistics. With 1, statistics
+        are summed over all devices; with one group per device, devices do not communicate.
     """
 
     groups: int = 1

@@ -26,8 +26,8 @@ def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim
     Args:
       side: "image" or "text".
       tower: a key of `two_towers.TOWERS`.
-      options: the fields of the tower's class that the config sets. Towers have different options.
-      embed_dim: size of the embeddings, which the tower's features must have if they are not projected.
+      options: fields of the tower's class. Towers have different options.
+      embed_dim: size of the embeddings; features that are not projected must have this size.
 
     Raises:
       UserError: an invalid value, or one that contradicts another option.
@@ -90,7 +90,9 @@ def check_sizes(config: ConfigDict) -> None:
 def _check_resnet(image: ConfigDict) -> None:
     reduction = resnet.REDUCTION
     if len(image.layers) != 4 or min(image.layers) < 1:
-        raise UserError(f"model.image.layers={tuple(image.layers)} must be the blocks of four stages, at least 1 each.")
+        raise UserError(
+            f"model.image.layers={tuple(image.layers)} must be the numbers of blocks of four stages, at least 1 each."
+        )
     if image.image_size % reduction:
         raise UserError(f"model.image.image_size={image.image_size} must be a multiple of {reduction} for a ResNet.")
     if image.width % 2:

@@ -1,8 +1,8 @@
 """A small convolutional image tower for small images on CPUs.
 
 Its shape follows from measurements on the embedded data. XLA's CPU convolutions reach 130-180 GFLOP/s on small
-feature maps with many channels, and a third of that or less on the large maps with few channels of a ResNet's stem.
-So pixels are folded into channels first, and all convolutions run at 1/8 and 1/16 of the image side.
+feature maps with many channels, and at most a third of this speed in a ResNet's stem, where maps are large and have
+few channels. So pixels are folded into channels first, and all convolutions run at 1/8 and 1/16 of the image side.
 
 Letters: B batch, S image side, P patch side, C channels, E embedding.
 """
@@ -42,8 +42,7 @@ class ConvNet(nn.Module):
     The feature map is flattened, not averaged: in small, centred images the position of a shape matters.
 
     Attributes:
-      patch_size: side of the patches that are folded into channels. The 3 x 3 convolution of the first stage
-        reads neighbouring patches together.
+      patch_size: side of the patches that are folded into channels. The first 3 x 3 convolution mixes neighbours.
       widths: channels of each stage.
       depths: residual convolutions of each stage, after the one that halves the side.
     """

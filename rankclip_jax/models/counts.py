@@ -7,14 +7,13 @@ import jax
 
 
 def parameter_counts(state: dict[str, Any]) -> dict[str, int]:
-    """Parameters of a train state: one count for each tower and head, and one for the objective's learned scalars."""
+    """Parameters of a train state: the counts of each tower, of each head, and of the objective's learned scalars."""
     return tower_counts(state["params"])
 
 
 def tower_counts(params: dict[str, Any]) -> dict[str, int]:
-    """The same for {"towers", "scalars"}."""
-    towers, scalars = params["towers"], params["scalars"]
-    return {name: size_of(tree) for name, tree in towers.items()} | {"scalars": size_of(scalars)}
+    """`parameter_counts` of a state's params, {"towers", "scalars"}."""
+    return {name: size_of(tree) for name, tree in (params["towers"] | {"scalars": params["scalars"]}).items()}
 
 
 def size_of(tree: Any) -> int:

@@ -15,16 +15,15 @@ from rankclip_jax.models.batch_norm import BatchNorm
 class DistributionHead(nn.Module):
     """An MLP whose softmax is a distribution over K prototypes. Every layer is batch-normalised.
 
-    No code was released, and the paper's text was not available: this is a reconstruction. The large presets have two
-    hidden layers of 4,096, K = 32,768 and batch normalisation, as remembered from the paper. Batch normalisation of
-    the logits is an addition. Without it nothing is learned: a new tower's features are almost equal for all rows, so
-    all rows have almost the same distribution, and training sharpens that common distribution. Statistics are those of
-    the global batch.
+    This is a reconstruction: no code was released, and the paper's text was not available. The sizes of the large
+    presets (two hidden layers of 4,096, K = 32,768) and the batch normalisation are from memory of the paper. Batch
+    normalisation of the logits is an addition. Without it nothing is learned: a new tower's features are almost equal
+    for all rows, so all rows have almost the same distribution, and training sharpens that common distribution.
+    Statistics are those of the global batch.
 
     Attributes:
       prototypes: K.
-      hidden_width: width of each hidden layer.
-      hidden_layers: number of hidden layers.
+      hidden_width: width of each of the `hidden_layers` hidden layers.
     """
 
     prototypes: int

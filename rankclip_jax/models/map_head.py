@@ -15,8 +15,8 @@ from rankclip_jax.models.transformer import ACTIVATIONS, layer_norm
 class MapHead(nn.Module):
     """y = attention(probe, tokens); the result is y + mlp(norm(y)).
 
-    It computes what transformers' SiglipMultiheadAttentionPoolingHead does: the attention has neither a residual
-    connection nor a norm before it. Kernels have Xavier's uniform initialisation, biases start at zero.
+    It equals transformers' SiglipMultiheadAttentionPoolingHead: the attention has neither a residual connection nor a
+    norm before it. Kernels have Xavier's uniform initialisation, biases start at zero.
 
     Attributes:
       mlp_width: hidden width of the MLP; 0 for 4 D.

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 def keep_some(x_BTD: jax.Array, share: float, key: jax.Array, first: int = 0) -> jax.Array:
     """Keep the first `first` tokens and a random subset of the others, drawn for each row.
 
-    Position embeddings must have been added before: the kept tokens are in random order.
+    Add position embeddings before: the kept tokens are in random order.
 
     Args:
       x_BTD: the tokens.
-      share: fraction of the other tokens to keep (rounded, at least 1).
+      share: fraction of the other tokens to keep; K is rounded and at least 1.
       key: the only source of randomness; rows differ by their index in the batch.
       first: number of leading tokens that are always kept, such as the class token.
 

@@ -28,10 +28,9 @@ def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, c
     """Fit the position embeddings of square images to another image size.
 
     Args:
-      positions_TD: float [T, D], a square grid row by row. With `class_token`, the first row belongs to the class
-        token and is not changed.
-      image_size, patch_size: of the tower that will use them; the patch size divides the image size.
-      class_token: whether the first row belongs to a class token.
+      positions_TD: float [T, D], a square grid row by row.
+      image_size, patch_size: the new sizes; the patch size divides the image size.
+      class_token: whether the first row belongs to a class token; this row is not changed.
 
     Returns:
       float [T', D]; the given values if the size is the same.
@@ -54,7 +53,7 @@ def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, c
 
 
 def fit_text_positions(positions_LD: Array, context_length: int) -> np.ndarray:
-    """The first `context_length` rows of float [L, D]: a shorter context uses the same positions.
+    """The first `context_length` rows of float [L, D].
 
     Raises:
       UserError: `context_length` is larger than L.

@@ -8,20 +8,24 @@ from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 # Keys of every tower, whatever its kind. A dtype of "" means `model.dtype`.
 IMAGE_DEFAULTS = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}
 TEXT_DEFAULTS = {"dtype": ""}
-# CLIP's defaults for the options in which SigLIP differs, and for other options of transformer towers. An
-# mlp_width of 0 means 4 times the width.
+# CLIP's defaults for the options of transformer towers. An mlp_width of 0 means 4 times the width.
 CLIP_BLOCKS = {"activation": "quick_gelu", "mlp_width": 0, "ln_eps": 1e-5, "remat": "none"}
-CLIP_IMAGE = CLIP_BLOCKS | {
-    "pool": "class",
-    "pre_norm": True,
-    "patch_bias": False,
-    "projection": True,
-    "patch_dropout": 0.0,
-}
-CLIP_TEXT = CLIP_BLOCKS | {"causal": True, "pool": "first_eot", "projection_bias": False}
 SIGLIP_BLOCKS = {"activation": "gelu_tanh", "ln_eps": 1e-6}
-SIGLIP_IMAGE = SIGLIP_BLOCKS | {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False}
-SIGLIP_TEXT = SIGLIP_BLOCKS | {"causal": False, "pool": "last", "projection_bias": True}
+# Options in which the architectures of CLIP and SigLIP differ.
+TRAITS = {
+    "clip": {
+        "image": {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True},
+        "text": {"causal": True, "pool": "first_eot", "projection_bias": False},
+    },
+    "siglip": {
+        "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
+        "text": {"causal": False, "pool": "last", "projection_bias": True},
+    },
+}
+CLIP_IMAGE = CLIP_BLOCKS | TRAITS["clip"]["image"] | {"patch_dropout": 0.0}
+CLIP_TEXT = CLIP_BLOCKS | TRAITS["clip"]["text"]
+SIGLIP_IMAGE = SIGLIP_BLOCKS | TRAITS["siglip"]["image"]
+SIGLIP_TEXT = SIGLIP_BLOCKS | TRAITS["siglip"]["text"]
 SIGLIP_PIXELS = {"pixel_mean": (0.5, 0.5, 0.5), "pixel_std": (0.5, 0.5, 0.5), "resize": "squash"}
 
 
@@ -36,7 +40,7 @@ def _text(context_length, width, layers, heads, **changes):
 
 
 def _remat(layers):
-    """Deep towers keep only the outputs of linear layers: on a CPU, ViT-B/32 needs 10 % less time, half the memory."""
+    """Deep towers keep only outputs of linear layers: on a CPU, ViT-B/32 then needs 10 % less time, half the memory."""
     return {"remat": "dots" if layers > 2 else "none"}
 
 
@@ -68,7 +72,7 @@ PRESETS = {
     "ViT-B/16": (512, _vit(224, 16, 768, 12, 12), _text(77, 512, 12, 8)),
     "ViT-L/14": (768, _vit(224, 14, 1024, 24, 16), _text(77, 768, 12, 12)),
     "ViT-L/14-336": (768, _vit(336, 14, 1024, 24, 16), _text(77, 768, 12, 12)),
-    # The sizes and activation of open_clip, with which LAION trained it.
+    # Sizes and activation as LAION trained it with open_clip.
     "ViT-H/14": (1024, _vit(224, 14, 1280, 32, 16, activation="gelu"), _text(77, 1024, 24, 16, activation="gelu")),
     "RN50": (1024, _resnet(224, 64, (3, 4, 6, 3), 32), _text(77, 512, 12, 8)),
     "RN101": (512, _resnet(224, 64, (3, 4, 23, 3), 32), _text(77, 512, 12, 8)),
@@ -84,9 +88,9 @@ PRESETS = {
 def get_preset(name: str) -> ConfigDict:
     """`config.model` of a named model: towers, embedding size, compute dtype, distribution heads.
 
-    `heads` has no effect unless the objective uses heads. `embeds` is what the trained model returns:
-    "projection" (CLIP's), "distribution" (of the heads), or "" for the kind that the objective trains.
-    `image.dtype` and `text.dtype` override `dtype` unless they are "".
+    `heads` has no effect unless the objective uses heads. `embeds` selects the embeddings of the trained model: the
+    "projection" (CLIP's), the heads' "distribution", or "" for the kind that the objective trains. `image.dtype` and
+    `text.dtype` override `dtype` unless they are "".
 
     Raises:
       UserError: an unknown name; the message lists the known ones.

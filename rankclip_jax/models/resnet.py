@@ -1,7 +1,7 @@
 """CLIP's ResNet: a stem of three convolutions, anti-aliased strides, attention pooling (arXiv 2103.00020, 2.4).
 
-Parameters have the names of OpenAI's state dict, with / instead of dots: layer2/0/downsample/1/scale is
-visual.layer2.0.downsample.1.weight there.
+Parameters have OpenAI's names, with / instead of dots: layer2/0/downsample/1/scale is
+visual.layer2.0.downsample.1.weight in OpenAI's state dict.
 
 Letters: B batch, S image side, H, W feature map, C channels, P positions, N heads, E embedding.
 """
@@ -17,23 +17,15 @@ from rankclip_jax.models.batch_norm import BatchNorm
 from rankclip_jax.models.transformer import uniform_fan_in
 
 BATCH_NORMS = ("global", "local")
-EXPANSION = 4  # channels of a block's output, divided by those of its 3 x 3 convolution
-REDUCTION = 32  # side of the images, divided by that of the last feature map
+EXPANSION = 4  # channels of a block's output / channels of its 3 x 3 convolution
+REDUCTION = 32  # side of the images / side of the last feature map
 
 
 def conv(name: str, features: int, x_BHWC: jax.Array, size: int = 1, stride: int = 1) -> jax.Array:
     """A convolution without bias, padded by half its size on all sides, with PyTorch's default initialisation."""
-    fan_in = size * size * x_BHWC.shape[-1]
-    return nn.Conv(
-        features,
-        (size, size),
-        (stride, stride),
-        padding=size // 2,
-        use_bias=False,
-        dtype=x_BHWC.dtype,
-        kernel_init=uniform_fan_in(fan_in),
-        name=name,
-    )(x_BHWC)
+    init = uniform_fan_in(size * size * x_BHWC.shape[-1])
+    options = {"padding": size // 2, "use_bias": False, "dtype": x_BHWC.dtype, "kernel_init": init}
+    return nn.Conv(features, (size, size), (stride, stride), **options, name=name)(x_BHWC)
 
 
 def average_pool(x_BHWC: jax.Array, side: int) -> jax.Array:
@@ -62,7 +54,7 @@ class Bottleneck(nn.Module):
     """x + 1x1, 3x3 and 1x1 convolutions, each normalised.
 
     The scale of the last norm starts at zero, so a block starts as its shortcut. The stride is an average pool after
-    the 3x3 convolution: nothing is subsampled without a filter.
+    the 3x3 convolution: the pool filters before it subsamples.
     """
 
     channels: int
@@ -129,8 +121,8 @@ class ModifiedResNet(nn.Module):
       width: channels of the stem's output; the last feature map has 32 times as many.
       layers: number of blocks of each of the four stages.
       heads: attention heads of the pooling.
-      batch_norm: "global" uses the statistics of the whole batch, which do not depend on the number of devices;
-        "local" those of each device's rows, as in the training of the paper's models.
+      batch_norm: "global" uses the statistics of the whole batch, whatever the number of devices; "local" uses those
+        of each device's rows, as the paper's models do.
       devices: number of devices that share the batch.
     """
 

@@ -1,4 +1,4 @@
-"""CLIP's text transformer, and with other options SigLIP's.
+"""CLIP's text transformer; other options make it SigLIP's.
 
 Letters: B batch, L context length, D width, E embedding.
 """
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rankclip_jax.models.transformer import Transformer, layer_norm, text_block_init
 
-# Which token becomes the text's features: the first end-of-text token, or the last token of the context.
+# The token that represents the text: the first end-of-text token, or the last token of the context.
 POOLS = ("first_eot", "last")
 
 
@@ -17,13 +17,12 @@ class TextTransformer(nn.Module):
     """Token and position embeddings, transformer, projection of one token. Initialised like CLIP's.
 
     Attributes:
-      eot_id: id of the end-of-text token. Tokens after its first occurrence are padding. With the causal mask
-        and `pool` "first_eot" padding has no effect on the features; otherwise it has.
+      eot_id: id of the end-of-text token. Tokens after its first occurrence are padding. Padding has no effect on the
+        features if `causal` is set and `pool` is "first_eot"; otherwise it has one.
       mlp_width: hidden width of the MLPs; 0 for 4 D.
       ln_eps: epsilon of every layer norm.
       causal: whether a token attends only to itself and earlier tokens.
       pool: one of `POOLS`.
-      projection_bias: whether the projection has a bias.
       remat: a key of `transformer.REMAT`.
     """
 
@@ -54,17 +53,10 @@ class TextTransformer(nn.Module):
         tokens = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
         x_BLD = (tokens[tokens_BL] + positions).astype(self.dtype)
+        block = {"activation": self.activation, "mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "dtype": self.dtype}
+        init = text_block_init(self.width, self.layers)
         x_BLD = Transformer(
-            layers=self.layers,
-            heads=self.heads,
-            causal=self.causal,
-            activation=self.activation,
-            initializers=text_block_init(self.width, self.layers),
-            remat=self.remat,
-            dtype=self.dtype,
-            mlp_width=self.mlp_width,
-            ln_eps=self.ln_eps,
-            name="transformer",
+            self.layers, self.heads, self.causal, initializers=init, remat=self.remat, **block, name="transformer"
         )(x_BLD)
         pooled_BD = layer_norm("ln_final", self.dtype, self.ln_eps)(self._pooled(x_BLD, tokens_BL))
         features_BE = self._projected(pooled_BD)

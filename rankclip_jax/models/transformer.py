@@ -48,7 +48,7 @@ def image_block_init(width: int, mlp_width: int = 0) -> dict[str, Initializer]:
 
 
 def text_block_init(width: int, layers: int) -> dict[str, Initializer]:
-    """Initializers of CLIP's text tower: normal, and smaller by sqrt(2 layers) in layers that add to the residual."""
+    """Initializers of CLIP's text tower: normal; layers that add to the residual are smaller by sqrt(2 layers)."""
     normal = nn.initializers.normal
     residual = width**-0.5 * (2 * layers) ** -0.5
     return {
@@ -69,8 +69,8 @@ def dense(
 ) -> Callable[[jax.Array], jax.Array]:
     """A linear layer for [B, T, .] that is computed as [B T, .].
 
-    With one leading axis, the kernel's gradient is a plain matrix product. With two, XLA transposes the activations
-    first, which costs a sixth of a train step of ViT-Ti/16 on a CPU.
+    With one leading axis, the kernel's gradient is a plain matrix product. With two, XLA first transposes the
+    activations: on a CPU, this takes a sixth of a train step of ViT-Ti/16.
     """
     layer = nn.Dense(width, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
@@ -125,11 +125,11 @@ class Block(nn.Module):
         return x_BTD + c_proj(ACTIVATIONS[self.activation](hidden)), None
 
 
-# How much of a block is kept for the backward pass. The rest is computed again there.
+# What a block keeps for the backward pass, which computes the rest again.
 REMAT: Mapping[str, Callable[[type[nn.Module]], type[nn.Module]]] = {
     "none": lambda block: block,  # everything is kept
     "block": functools.partial(nn.remat, prevent_cse=False),  # only the input is kept
-    "dots": functools.partial(  # outputs of linear layers are kept, not norms, attention and activations
+    "dots": functools.partial(  # only the outputs of linear layers are kept
         nn.remat, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
 }
@@ -157,14 +157,5 @@ class Transformer(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         block = REMAT[self.remat](Block)
         stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
-        blocks = stack(
-            self.heads,
-            self.causal,
-            self.activation,
-            self.initializers,
-            self.dtype,
-            self.mlp_width,
-            self.ln_eps,
-            name="blocks",
-        )
-        return blocks(x_BTD, None)[0]
+        options = (self.heads, self.causal, self.activation, self.initializers, self.dtype, self.mlp_width, self.ln_eps)
+        return stack(*options, name="blocks")(x_BTD, None)[0]

@@ -1,4 +1,4 @@
-"""The image tower and the text tower together: images and token ids in, unit-norm float32 embeddings out.
+"""The dual encoder: an image tower and a text tower map images and token ids to unit-norm float32 embeddings.
 
 Letters: B batch, S image side, L context length, D embedding, K prototypes.
 """
@@ -21,13 +21,8 @@ from rankclip_jax.models.resnet import ModifiedResNet
 from rankclip_jax.models.text import TextTransformer
 from rankclip_jax.models.vit import VisionTransformer
 
-TOWERS = {
-    "vit": VisionTransformer,
-    "convnet": ConvNet,
-    "resnet": ModifiedResNet,
-    "text_transformer": TextTransformer,
-}
-# Keys of `config.model.image` and `config.model.text` that every tower has. The other keys are fields of its class.
+TOWERS = {"vit": VisionTransformer, "convnet": ConvNet, "resnet": ModifiedResNet, "text_transformer": TextTransformer}
+# Keys of `config.model.image` and `config.model.text` for every tower. The other keys are fields of the tower's class.
 COMMON_KEYS = {"image": ("tower", "dtype", "pixel_mean", "pixel_std", "resize"), "text": ("tower", "dtype")}
 HEAD_OPTIONS = ("prototypes", "hidden_width", "hidden_layers")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -39,8 +34,8 @@ class Output(NamedTuple):
     Attributes:
       tower: "image" or "text".
       input: key of the batch.
-      kind: "embeds", the tower's projection, float32 [B, D] of unit norm; or "logits", the output of the
-        distribution head, float32 [B, K].
+      kind: "embeds", the tower's projection, unit-norm float32 [B, D]; or "logits" of the distribution head, float32
+        [B, K].
     """
 
     tower: str
@@ -58,18 +53,18 @@ OUTPUTS = {
     "image_logits": Output("image", "images", "logits"),
     "text_logits": Output("text", "tokens", "logits"),
 }
-# Kinds of embeddings that a trained model returns, and the array that its objective must train for each.
+# Kinds of embeddings that a trained model returns, and the array that the objective must train for each kind.
 EMBEDS = {"projection": "image_embeds", "distribution": "image_logits"}
 
 
 class TwoTowers(nn.Module):
     """A dual encoder. Embeddings are normalised in float32, whatever dtype the towers compute in.
 
-    `init` creates parameters only for the outputs it computes: the heads exist only for objectives that read logits.
+    `init` creates parameters only for the outputs it computes: heads exist only for objectives that read logits.
 
     Attributes:
       image, text: the towers.
-      image_head, text_head: from the features before a tower's projection to the logits of a distribution.
+      image_head, text_head: map the features before a tower's projection to the logits of a distribution.
       embeds: what `encode_image` and `encode_text` return, a key of `EMBEDS`.
       pixel_mean, pixel_std: image normalisation for red, green and blue, in [0, 1].
       resize: how images of other sizes are resized, a key of `data.images.transforms.RESIZES`.
@@ -91,14 +86,14 @@ class TwoTowers(nn.Module):
     def compute(
         self, inputs: Sequence[str], batch: Mapping[str, jax.Array], train: bool = False, locked: Sequence[str] = ()
     ) -> dict[str, jax.Array]:
-        """Compute the arrays that an objective reads. Each array of the batch passes its tower once.
+        """Compute the arrays that an objective reads. Each array of the batch passes through its tower once.
 
         Args:
           inputs: names of the arrays, keys of `OUTPUTS`.
           batch: uint8 [B, S, S, 3] images and int32 [B, L] token ids, by the names in `Output.input`.
-          train: use patch dropout, and normalise with the statistics of the batch. Running statistics are
-            updated once for each array of the batch, in the order of `inputs`.
-          locked: parts ("image", "text", "image_head", "text_head") that run as in evaluation although `train` is set.
+          train: use patch dropout and the batch's statistics. Running statistics are updated once for each array of
+            the batch, in the order of `inputs`.
+          locked: parts ("image", "text", "image_head", "text_head") that run as in evaluation even if `train` is set.
 
         Returns:
           a dict with the keys `inputs`; shapes and dtypes as in `Output.kind`.
@@ -151,9 +146,8 @@ class TwoTowers(nn.Module):
 def distribution_embeds(logits_BK: jax.Array) -> jax.Array:
     """Square roots of the probabilities, float32 [B, K] of unit norm.
 
-    The cosine of two of them is sum_k sqrt(p_k q_k), the Bhattacharyya coefficient: 1 for equal distributions,
-    0 for distributions without a common prototype. nCLIP's way of comparing distributions in evaluation is unknown:
-    this one is a choice of this package.
+    Their cosine is the Bhattacharyya coefficient sum_k sqrt(p_k q_k): 1 for equal distributions, 0 for distributions
+    without a common prototype. How nCLIP compares distributions in evaluation is unknown: this is our choice.
     """
     return jnp.exp(0.5 * jax.nn.log_softmax(logits_BK.astype(jnp.float32), axis=-1))
 
@@ -170,8 +164,7 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int 
 
     Args:
       config: `config.model`, a preset of `models/presets.py`, perhaps with changed fields.
-      vocab_size: of the tokenizer.
-      eot_id: the tokenizer's end-of-text id.
+      vocab_size, eot_id: the tokenizer's number of ids, and its end-of-text id.
       devices: number of devices that share a training batch. Only local batch normalisation uses it.
 
     Raises:
@@ -194,19 +187,19 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int 
         pixel_std=checked_pixels(config.image, "pixel_std"),
         resize=config.image.resize,
     )
-    check_sizes(config)  # the keys that it reads exist in the config of a tower that can be built
+    check_sizes(config)  # comes last: towers that can be built have all keys that it reads
     return towers
 
 
 def dtype_of(config: ConfigDict, side: str) -> jnp.dtype:
-    """The compute dtype of a tower: `model.SIDE.dtype`, or `model.dtype` where that is ""."""
+    """The compute dtype of a tower: `model.SIDE.dtype`, or `model.dtype` if the former is ""."""
     shared = lookup(DTYPES, config.dtype, "model.dtype")
     own = config[side].dtype
     return lookup(DTYPES, own, f"model.{side}.dtype") if own else shared
 
 
 def _build_tower(side: str, config: ConfigDict, given: Mapping[str, Any]) -> nn.Module:
-    """The tower named by `config.tower`. Its fields are the other keys of `config`, and `given`."""
+    """Build the tower `config.tower`; its fields are the other keys of `config`, and `given`."""
     name = config.tower
     tower = lookup(TOWERS, name, f"model.{side}.tower")
     options = {option: value for option, value in config.items() if option not in COMMON_KEYS[side]}

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer, and with other options SigLIP's.
+"""CLIP's vision transformer; other options make it SigLIP's.
 
 Letters: B batch, S image side, T tokens (the patches, and the class token if there is one), D width, E embedding.
 """
@@ -18,15 +18,14 @@ POOLS = ("class", "map")
 class VisionTransformer(nn.Module):
     """Patches, class token, pre-norm transformer, projection of the class token.
 
-    Initialised as in OpenAI's code, with all options: PyTorch's defaults in the blocks and the patch
-    convolution, and D^-0.5 N(0, 1) for the class token, the position embeddings and the projection.
+    All options are initialised as in OpenAI's code: PyTorch's defaults in the blocks and the patch convolution, and
+    D^-0.5 N(0, 1) for the class token, the position embeddings and the projection.
 
     Attributes:
       mlp_width: hidden width of the MLPs; 0 for 4 D.
       ln_eps: epsilon of every layer norm.
       pool: one of `POOLS`; only "class" adds a class token.
-      pre_norm: whether there is a layer norm before the first block.
-      patch_bias: whether the patch convolution has a bias.
+      pre_norm: whether a layer norm precedes the first block.
       projection: whether features are projected; if not, E must be D.
       patch_dropout: fraction of each image's patches that a training step drops.
       remat: a key of `transformer.REMAT`.
@@ -62,17 +61,10 @@ class VisionTransformer(nn.Module):
             x_BTD = keep_some(x_BTD, 1 - self.patch_dropout, self.make_rng("patch_dropout"), first)
         if self.pre_norm:
             x_BTD = layer_norm("ln_pre", self.dtype, self.ln_eps)(x_BTD)
+        block = {"activation": self.activation, "mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "dtype": self.dtype}
+        init = image_block_init(self.width, self.mlp_width)
         x_BTD = Transformer(
-            layers=self.layers,
-            heads=self.heads,
-            causal=False,
-            activation=self.activation,
-            initializers=image_block_init(self.width, self.mlp_width),
-            remat=self.remat,
-            dtype=self.dtype,
-            mlp_width=self.mlp_width,
-            ln_eps=self.ln_eps,
-            name="transformer",
+            self.layers, self.heads, causal=False, initializers=init, remat=self.remat, **block, name="transformer"
         )(x_BTD)
         pooled_BD = self._pooled(x_BTD)
         features_BE = self._projected(pooled_BD)
@@ -81,17 +73,9 @@ class VisionTransformer(nn.Module):
     def _tokens(self, images_BSSC: jax.Array) -> jax.Array:
         """The class token (if any) and the patches, with position embeddings added."""
         patch = (self.patch_size, self.patch_size)
-        uniform = uniform_fan_in(3 * self.patch_size**2)
+        init = dict.fromkeys(("kernel_init", "bias_init"), uniform_fan_in(3 * self.patch_size**2))
         x = nn.Conv(
-            self.width,
-            patch,
-            patch,
-            padding="VALID",
-            use_bias=self.patch_bias,
-            dtype=self.dtype,
-            kernel_init=uniform,
-            bias_init=uniform,
-            name="conv1",
+            self.width, patch, patch, padding="VALID", use_bias=self.patch_bias, dtype=self.dtype, **init, name="conv1"
         )(images_BSSC.astype(self.dtype))
         x = x.reshape(x.shape[0], -1, self.width)
         if self.pool == "class":

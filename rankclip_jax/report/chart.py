@@ -1,20 +1,17 @@
-"""One chart of the page as data; `charts.js` draws it with uPlot.
-
-Letters: P points of a line.
-"""
+"""One chart of the page as data; `charts.js` draws it with uPlot."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-MAX_POINTS = 400  # of a line on the page; longer histories are averaged over neighbouring points
+MAX_POINTS = 400  # longer lines are averaged over neighbouring points
 MIN_SMOOTHED = 12  # shorter lines are not smoothed
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line: int or float [P] steps, increasing, and float [P] values; NaN makes a gap."""
+    """A named line of P points: int or float [P] steps, increasing, and float [P] values; NaN makes a gap."""
 
     label: str
     steps: np.ndarray
@@ -27,7 +24,6 @@ class Chart:
 
     Attributes:
       key: unique id on the page.
-      title: heading.
       lines: up to six lines.
       percent: values are fractions, shown times 100.
       from_zero: the y axis starts at 0.
@@ -53,9 +49,9 @@ class Chart:
 
 def chart_data(chart: Chart) -> dict:
     """Return the chart as JSON values: lines ({"label", "kind", "colour", "steps", "values"}), axis options, and
-    "limits", the range that the y axis must show.
+    "limits", the range of the y axis.
 
-    The limits leave out the highest and lowest 0.5 %: a single extreme value must not flatten the rest of the line.
+    The limits exclude the highest and lowest 0.5 %, so a single extreme value does not flatten the line.
     """
     lines = [part for colour, line in enumerate(chart.lines) for part in _parts(line, colour, chart)]
     if chart.mark is not None:

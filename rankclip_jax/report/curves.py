@@ -8,7 +8,7 @@ import numpy as np
 from rankclip_jax.report.chart import Chart, Line
 
 TERMS = ("loss", "clip", "rank_cross", "rank_in_modal")
-CLAMP = 100.0  # CLIP's upper limit of exp(logit_scale); SigLIP has none, so it is drawn only if never exceeded
+CLAMP = 100.0  # CLIP's upper limit of exp(logit_scale); drawn only if never exceeded, because SigLIP has no limit
 TRAIN, DIAGNOSTICS = "train/", "diagnostics/"
 
 # Title and options of the metrics that a training step logs; any other metric is plotted under its own name.
@@ -40,7 +40,7 @@ FAMILIES = (
     (r"agreement_(\w+)", "Agreement of ranked lists", RAW),
     (r"loss_(\w+)", "Unweighted terms", RAW),
 )
-# Constant counts, and the clock.
+# Constant counts, and times.
 UNPLOTTED = re.compile(r"_queries$|^train/(eta|elapsed)_seconds$")
 WEIGHTS = re.compile(r"^train/weight_(\w+)$")
 MAX_LINES = 6
@@ -49,7 +49,7 @@ History = Sequence[dict[str, float]]
 
 
 def training_charts(history: History) -> list[Chart]:
-    """Return one chart for each metric under ``train/``, the known ones first; the term weights share one."""
+    """Return one chart for each metric under ``train/``, known metrics first; the term weights share a chart."""
     names = [name.removeprefix(TRAIN) for name in _names(history) if name.startswith(TRAIN) and not WEIGHTS.match(name)]
     order = {name: i for i, name in enumerate(KNOWN)}
     names.sort(key=lambda name: (order.get(name, len(order)), name))
@@ -67,14 +67,12 @@ def _training_chart(history: History, name: str) -> Chart:
 
 
 def _weight_charts(history: History) -> list[Chart]:
-    """Return one chart of the weights of the terms; equal lines are drawn once, with both names."""
-    labels: dict[tuple[float, ...], list[str]] = {}
-    names: dict[tuple[float, ...], str] = {}
+    """Return the chart of the term weights, if there are any; equal lines are drawn once, with all names."""
+    groups: dict[tuple[float, ...], dict[str, str]] = {}
     for name in filter(WEIGHTS.match, _names(history)):
         values = tuple(row[name] for row in history if name in row)
-        labels.setdefault(values, []).append(_readable(WEIGHTS.match(name)[1]).lower())
-        names.setdefault(values, name)
-    lines = tuple(_line(history, names[values], " = ".join(equal)) for values, equal in labels.items())
+        groups.setdefault(values, {})[name] = _readable(WEIGHTS.match(name)[1]).lower()
+    lines = tuple(_line(history, next(iter(equal)), " = ".join(equal.values())) for equal in groups.values())
     if not lines:
         return []
     return [Chart("chart-weights", "Term weights", lines[:MAX_LINES], from_zero=True, smooth=False)]

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from rankclip_jax.evals.embeddings import paired_rows
-from rankclip_jax.report.neighbours import Neighbours, top
+from rankclip_jax.report.neighbours import Neighbours
 from rankclip_jax.report.projection import pca, project
 from rankclip_jax.report.run_folder import Labelling, ReportSplit
 
@@ -32,7 +32,7 @@ class Gap:
 
 
 def map_data(near: Neighbours) -> dict:
-    """Return, as JSON values, the data with which the page's script draws the map and answers searches."""
+    """Return, as JSON values, the data from which the page's script draws the map and answers searches."""
     split = near.split
     method, points = project(split.image_embeds)
     points = _unit_box(points) * GRID
@@ -59,7 +59,7 @@ def _image_data(near: Neighbours, points: np.ndarray, labelling: Labelling | Non
         "rank": near.image_ranks.tolist(),
         "group": labelling.image_labels.tolist() if labelling else [0] * len(points),
         "texts": texts.tolist(),
-        "scores": np.round(1000 * np.take_along_axis(near.scores, texts, axis=1)).astype(int).tolist(),
+        "scores": _integers(1000 * np.take_along_axis(near.scores, texts, axis=1)),
         "floor": _integers(1000 * np.median(near.scores, axis=1)),
         "near": near.images_of_images(N_IMAGES).tolist(),
     }
@@ -78,16 +78,16 @@ def _text_data(near: Neighbours, points: np.ndarray, labelling: Labelling | None
 
 
 def colouring(split: ReportSplit) -> Labelling | None:
-    """Return the labelling with the most classes, at most `MAX_COLOURS`, with labels renumbered to the used classes."""
-    fitting = []
-    for name, labelling in split.labellings.items():
-        used = np.unique(np.concatenate([labelling.image_labels, labelling.text_labels]))
-        if 1 < len(used) <= MAX_COLOURS:
-            fitting.append((len(used), name, used))
+    """Return the labelling with the most used classes, 2 to `MAX_COLOURS`; its labels are renumbered to these."""
+    used_classes = {
+        name: np.unique(np.concatenate([labelling.image_labels, labelling.text_labels]))
+        for name, labelling in split.labellings.items()
+    }
+    fitting = [(len(used), name) for name, used in used_classes.items() if 1 < len(used) <= MAX_COLOURS]
     if not fitting:
         return None
-    _, name, used = max(fitting)
-    labelling = split.labellings[name]
+    name = max(fitting)[1]
+    labelling, used = split.labellings[name], used_classes[name]
     return Labelling(
         names=tuple(labelling.names[i] for i in used),
         image_labels=np.searchsorted(used, labelling.image_labels),
@@ -126,12 +126,12 @@ def _unit_box(points: np.ndarray) -> np.ndarray:
 
 def _text_points(near: Neighbours, points: np.ndarray) -> np.ndarray:
     """Return float [M, 2]: each text at the weighted mean of the images nearest to it."""
-    nearest = top(near.scores.T, CENTROID_IMAGES)
+    nearest = near.images_of_texts(CENTROID_IMAGES)
     scores = np.take_along_axis(near.scores.T, nearest, axis=1)
     weights = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
     weights /= weights.sum(axis=1, keepdims=True)
     return (weights[:, :, None] * points[nearest]).sum(axis=1)
 
 
-def _integers(values: np.ndarray) -> list[int]:
+def _integers(values: np.ndarray) -> list:
     return np.round(values).astype(int).tolist()

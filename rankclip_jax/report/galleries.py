@@ -1,4 +1,4 @@
-"""Example queries in both directions. A fixed seed draws them, and the draw ignores the ranks."""
+"""Example queries in both directions, drawn with a fixed seed, independently of their ranks."""
 
 from dataclasses import dataclass
 
@@ -98,6 +98,6 @@ def _image_query(near: Neighbours, n: int, top: np.ndarray) -> ImageQuery:
 
 
 def _draw(ranks: np.ndarray, count: int) -> np.ndarray:
-    """Return ``count`` indices of items with a match; the draw depends on the seed only."""
+    """Return at most ``count`` random indices of items with a match."""
     order = np.random.default_rng(SEED).permutation(len(ranks))
     return order[ranks[order] > 0][:count]

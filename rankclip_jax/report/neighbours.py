@@ -1,4 +1,4 @@
-"""Nearest neighbours in the report's split, computed once for all sections.
+"""Nearest neighbours in the report's split, computed once for all sections of the page.
 
 Letters: N images, M texts, k neighbours.
 """

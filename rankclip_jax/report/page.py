@@ -21,12 +21,9 @@ SCRIPTS = ("theme.js", "charts.js", "cutout.js", "map.js", "explorer.js")
 
 
 def write_report(run_dir: str | os.PathLike) -> Path:
-    """Write ``report.html`` into the run folder and return its path.
+    """Write ``report.html`` into the run folder (atomically) and return its path.
 
-    It may be called during a run: sections without data yet say so. The file is replaced atomically.
-
-    Args:
-      run_dir: a run folder; `run_folder` lists the files that are read.
+    It may be called during a run: sections without data say so.
 
     Raises:
       UserError: the folder holds no run, or a file is damaged.
@@ -41,14 +38,10 @@ def write_report(run_dir: str | os.PathLike) -> Path:
 def render(run: Run) -> str:
     """Return the page as text."""
     environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = tables.percent
-    # The license of uPlot asks for its text in every copy.
+    # uPlot's license must be part of every copy.
     uplot = f"/*\n{_read(UPLOT / 'LICENSE')}*/\n{_read(UPLOT / 'uPlot.iife.min.js')}"
     return environment.get_template("page.html").render(
         style=Markup(_read(UPLOT / "uPlot.min.css") + "\n" + _read(HERE / "page.css")),
@@ -78,7 +71,7 @@ def _header(run: Run) -> dict:
 
 
 def _probe_tables(run: Run, order: Sequence[str]) -> list[tables.Table]:
-    """Return the tables of the linear probes; their note names the step if the evaluation used another checkpoint."""
+    """Return the tables of the linear probes; their notes name the step if it is not the evaluation's."""
     found = tables.result_tables(run.probes, order)
     if not found or run.probes["step"] == run.results.get("step"):
         return found
@@ -114,7 +107,7 @@ def _images(run: Run) -> dict:
 
 
 def inline_json(value: object) -> Markup:
-    """Return JSON that is safe inside ``<script>``: ``<``, ``>`` and ``&``, which could end it, are escaped."""
+    """Return JSON for use inside ``<script>``: signs that could end the script, such as ``<``, are escaped."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

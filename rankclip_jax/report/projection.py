@@ -1,6 +1,6 @@
 """Embeddings in two dimensions, in plain numpy: exact t-SNE for small sets, PCA for larger ones.
 
-scikit-learn is not among the requirements, and its t-SNE is not faster at this size. PCA alone hides the clusters.
+scikit-learn is no requirement, and its t-SNE is not faster at this size. PCA alone hides the clusters.
 
 Letters: N points, D embedding.
 """
@@ -58,7 +58,7 @@ def _gradient(p: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _joint_probabilities(points: np.ndarray, perplexity: float) -> np.ndarray:
-    """Return float32 [N, N]: symmetric affinities; bisection finds the width of each row that gives the perplexity."""
+    """Return float32 [N, N]: symmetric affinities; bisection finds each row's width for the perplexity."""
     distances = _squared_distances(points.astype(np.float64))
     n, target = len(points), np.log(perplexity)
     off_diagonal = ~np.eye(n, dtype=bool)

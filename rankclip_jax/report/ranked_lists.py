@@ -1,6 +1,6 @@
 """Two ranked lists of one anchor: its nearest images and its nearest captions. RankCLIP trains their orders to agree.
 
-Letters: P pairs of an image and its first caption.
+An anchor is a pair of an image and its first caption.
 """
 
 from dataclasses import dataclass
@@ -79,10 +79,10 @@ def agreement(near: Neighbours) -> Agreement | None:
         lists = (_order(image_scores[row], drawn[row]), _order(text_scores[row], drawn[row]))
         own, entries, links = _entries(near, (images, texts), drawn[row], lists)
         anchors.append(Anchor(title, percentile, own.tile, own.text, float(taus[row]), *entries, links))
-    heights, edges = np.histogram(taus, bins=BINS, range=_range(taus))
-    scaled = tuple(100 * heights / heights.max())
-    ends = float(edges[0]), float(edges[-1])
-    return Agreement(tuple(anchors), float(taus.mean()), len(drawn), shape[1], scaled, *ends)
+    ends = _range(taus)
+    counts, _ = np.histogram(taus, bins=BINS, range=ends)
+    heights = tuple(100 * counts / counts.max())
+    return Agreement(tuple(anchors), float(taus.mean()), len(drawn), shape[1], heights, *ends)
 
 
 def _order(scores: np.ndarray, anchor: int) -> np.ndarray:

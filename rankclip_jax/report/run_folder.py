@@ -32,17 +32,16 @@ class Labelling:
 
 @dataclass(frozen=True)
 class ReportSplit:
-    """The split that the report's images come from.
+    """The split that the report shows, with N images and M texts.
 
     Attributes:
-      name: name of the split.
       sheet: thumbnails of the N images.
       image_embeds: float32 [N, D], finite.
       image_ids: int [N]; an image and a text match if their ids are equal.
-      texts: M captions.
+      texts: captions.
       text_embeds: float32 [M, D], finite.
       text_ids: int [M].
-      labellings: class labels by the name of the labelling.
+      labellings: by name.
     """
 
     name: str

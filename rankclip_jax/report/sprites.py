@@ -1,4 +1,4 @@
-"""All images of the page in one sprite sheet: an image then costs one style attribute and the file stays small."""
+"""All images of the page in one sprite sheet: each image costs one style attribute, and the file stays small."""
 
 import base64
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Sheet:
         return f"data:image/webp;base64,{base64.b64encode(self.webp).decode()}"
 
     def position(self, index: int) -> str:
-        """Return the CSS ``background-position`` of image ``index``, in percent, so that it holds at every size."""
+        """Return the CSS ``background-position`` of image ``index``; in percent, it holds at every size."""
         row, column = divmod(index, self.columns)
         x = 100 * column / max(1, self.columns - 1)
         y = 100 * row / max(1, self.rows - 1)

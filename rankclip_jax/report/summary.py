@@ -16,10 +16,7 @@ def facts(run: Run) -> list[tuple[str, str, str]]:
 
 
 def seconds_trained(run: Run) -> float | None:
-    """Return the duration of the training in seconds: the logged clock, or else the sum of the gaps between rows.
-
-    Gaps in which the run was stopped are excluded.
-    """
+    """Return the seconds of training: the logged clock, or else the time between rows without stops of the run."""
     clock = [row["train/elapsed_seconds"] for row in run.history if "train/elapsed_seconds" in row]
     if clock:
         return clock[-1]
@@ -95,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def _parameters(params: Any) -> int:
-    """Return the total number of parameters, from a total or a count per tower."""
+    """Return the total number of parameters, from a total or from one count for each tower."""
     if not isinstance(params, Mapping):
         return 0
     if "total" in params:

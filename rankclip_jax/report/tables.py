@@ -1,4 +1,4 @@
-"""The result tables and the headline: the model beside chance and the pixel baseline, for every split."""
+"""The result tables and the headline: the model next to chance and the pixel baseline, for every split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -83,19 +83,18 @@ SYMBOLS = {
     "modality_gap": "modality gap",
     "median": "median rank",
 }
-HIDDEN = re.compile(r"_queries$")
 
 
 def result_tables(results: Mapping[str, Mapping[str, float]], order: Sequence[str] = ()) -> list[Table]:
-    """Return the tables of ``eval.json``; metrics of no known family come last, under their own names.
+    """Return the tables of ``eval.json``; metrics without a known family come last, under their own names.
 
     Args:
       results: {"metrics", "chance", "pixels"}, each {"<split>/<metric>": value}.
       order: splits in the order of the data set; unlisted ones follow.
     """
-    splits = split_order(results.get("metrics", {}), order)
     metrics = results.get("metrics", {})
-    left = [name for name in dict.fromkeys(_metric(key) for key in metrics) if not HIDDEN.search(name)]
+    splits = split_order(metrics, order)
+    left = dict.fromkeys(key.rpartition("/")[2] for key in metrics if not key.endswith("_queries"))
     tables = []
     for title, note, patterns in FAMILIES:
         groups = _groups(patterns, left)
@@ -108,7 +107,7 @@ def result_tables(results: Mapping[str, Mapping[str, float]], order: Sequence[st
 
 
 def split_order(metrics: Mapping[str, float], order: Sequence[str] = ()) -> list[str]:
-    """Return the splits: ``test*`` first, then the others, and within both as in ``order``."""
+    """Return the splits: ``test*`` first, then the others; both as in ``order``."""
     splits = dict.fromkeys(key.rpartition("/")[0] for key in metrics)
     place = {split: i for i, split in enumerate(order)}
     return sorted(splits, key=lambda split: (not split.startswith("test"), place.get(split, len(place))))
@@ -182,7 +181,3 @@ def _cell(value: float | None, style: str) -> str:
         return percent(value)
     text = {"signed": f"{value:.3f}", "rank": f"{value:,.0f}", "plain": f"{value:.4g}"}[style]
     return text.replace("-", "−")
-
-
-def _metric(key: str) -> str:
-    return key.rpartition("/")[2]

@@ -5,7 +5,7 @@
     python -m rankclip_jax.weights check SOURCE [--against=RUN] [--step=best|N] [--images=32]
 
 SOURCE is a weights file or a folder of OpenAI, open_clip or transformers, or a hub id. RUN is a run folder or an
-imported folder. `check` opens SOURCE in the other library (this needs torch), and compares embeddings and logits on
+imported folder. `check` opens SOURCE in the other library, which needs torch, and compares embeddings and logits on
 real images. Its exit code is 2 if they differ. See docs/weights.md.
 """
 
@@ -52,7 +52,7 @@ def _check(source: str) -> None:
     print(table(rows))
     wrong = [row.what for row in rows if not row.holds]
     if wrong:
-        raise UserError(f"the other library computes something else from {source}: {', '.join(wrong)}; see the table.")
+        raise UserError(f"the other library computes other results from {source}: {', '.join(wrong)}; see the table.")
 
 
 COMMANDS: dict[str, Callable[[str], None]] = {"import": _import, "export": _export, "check": _check}

@@ -1,8 +1,8 @@
 """Check that another library computes the same as this package from the same weights.
 
-transformers or open_clip opens the folder with its own code, tokenizer and preprocessing. Images and texts are those of
-the embedded data set. Embeddings and logits are compared on the same pixels and tokens; then the pixels and tokens that
-each library computes. Texts are cleaned first (mojibake, HTML), because other libraries do not clean them; raw
+transformers or open_clip opens the folder with its own code, tokenizer and preprocessing. Images and texts come from
+the embedded data set. Embeddings and logits are compared on the same pixels and tokens. The pixels and tokens that each
+library computes are compared too. Other libraries do not clean texts (mojibake, HTML), so texts are cleaned first; raw
 texts with different tokens are counted for information only.
 """
 
@@ -31,7 +31,7 @@ GREY_LEVEL = 1 / 255  # largest accepted difference of pixels in [0, 1]: two res
 
 
 class Row(NamedTuple):
-    """One comparison: what was compared, on how many, the largest error, and the largest accepted one."""
+    """One comparison: what was compared, how many of them, the largest error, and the largest accepted error."""
 
     what: str
     count: str
@@ -85,12 +85,11 @@ def compare(
     some_images, some_texts = f"{len(images)} images", f"{len(texts)} texts"
     names = ("image embeddings", "text embeddings", "logits")
     counts = (some_images, some_texts, f"{len(images)} x {len(texts)}")
-    errors = [_largest_error(a, b) for a, b in zip(ours, theirs, strict=True)]
-    rows = [Row(name, count, error, LIMIT) for name, count, error in zip(names, counts, errors, strict=True)]
+    rows = [Row(*row, LIMIT) for row in zip(names, counts, map(_largest_error, ours, theirs), strict=True)]
     clean = CLEANINGS[model.tokenizer.special.cleaning]
     for kind, given, limit in (("cleaned", [clean(text) for text in texts], 0.0), ("raw", texts, float("inf"))):
-        differing = _differing(tokens, reference.tokens(given), model)
-        rows.append(Row(f"different tokens, {kind} texts", some_texts, differing, limit))
+        differing = sum(_differ(a, b, model) for a, b in zip(tokens, reference.tokens(given), strict=True))
+        rows.append(Row(f"different tokens, {kind} texts", some_texts, float(differing), limit))
     if reference.pixels is not None:
         limit = 1.01 * GREY_LEVEL / min(config.pixel_std)
         rows.append(Row("pixels", some_images, _largest_error(pixels, reference.pixels(images)), limit))
@@ -112,11 +111,6 @@ def _largest_error(ours: np.ndarray, theirs: np.ndarray) -> float:
         )
     error = np.abs(np.float64(ours) - np.float64(theirs)).max()
     return float(np.inf if np.isnan(error) else error)
-
-
-def _differing(ours: np.ndarray, theirs: np.ndarray, model: Model) -> float:
-    """The number of texts with different tokens."""
-    return float(sum(_differ(a, b, model) for a, b in zip(ours, theirs, strict=True)))
 
 
 def _differ(ours: np.ndarray, theirs: np.ndarray, model: Model) -> bool:

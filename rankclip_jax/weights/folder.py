@@ -1,7 +1,7 @@
-"""Folders that appear complete or not at all, and the folder format of imported weights.
+"""Create folders atomically, and write imported weights as a folder.
 
 An imported folder has the format of a run: ``config.json``, ``tokenizer/`` and a checkpoint of step 0 that holds only
-parameters. So both are read by the same code, with the same digests.
+parameters. So the same code reads both, and checks the same digests.
 """
 
 from collections.abc import Iterator

@@ -11,12 +11,11 @@ from rankclip_jax.inference.model import Model
 
 
 def model_card(model: Model, library: str, usage: str, omitted: Sequence[str]) -> str:
-    """The card as Markdown, with the metadata that the Hugging Face hub reads.
+    """The model card as Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
       model: the exported model.
-      library: the library that opens the folder.
-      usage: Python code that opens it.
+      library, usage: the library that opens the folder, and Python code that does so.
       omitted: notes on what the format cannot hold.
     """
     image, text = model.config.image, model.config.text
@@ -47,13 +46,13 @@ def model_card(model: Model, library: str, usage: str, omitted: Sequence[str]) -
 
 
 def _origin(model: Model) -> str:
-    """Where the weights are from: the source of imported weights, or steps, objective and data of a run."""
-    if model.format == "imported folder":
-        imported = load_run_config(str(find_run(Path(model.origin))[0]))["imported"]
-        return f"{imported['from']} ({imported['format']})"
-    if model.format != "run":
+    """Where the weights come from: the source of imported weights, or the steps, objective and data of a run."""
+    if model.format not in ("run", "imported folder"):
         return f"{model.origin} ({model.format})"
-    config = load_run_config(str(find_run(Path(model.origin))[0]))["config"]
+    record = load_run_config(str(find_run(Path(model.origin))[0]))
+    if "imported" in record:
+        return f"{record['imported']['from']} ({record['imported']['format']})"
+    config = record["config"]
     return (
         f"a run: {model.step:,} steps of {config['batch_size']} pairs with the objective "
         f"`{config['objective']['name']}` on `{config['data']['name']}`"
@@ -64,9 +63,8 @@ def _results(model: Model) -> list[str]:
     """The metrics in ``eval.json`` and ``linear_probe.json``, if they belong to the exported step."""
     if not is_run(model.origin):
         return []
-    folder, rows = find_run(Path(model.origin))[0], []
-    for name in (EVAL_FILE, PROBE_FILE):
-        rows += _rows(folder / name, model.step)
+    folder = find_run(Path(model.origin))[0]
+    rows = [row for name in (EVAL_FILE, PROBE_FILE) for row in _rows(folder / name, model.step)]
     title = f"Results at step {model.step:,}:" if model.step else "Results:"
     return ["", title, "", "| split | metric | value | chance |", "|---|---|---|---|", *rows] if rows else []
 

@@ -1,4 +1,4 @@
-"""The same weights in the library that their format belongs to: transformers or open_clip, with torch."""
+"""Open exported weights in the library of their format, transformers or open_clip, with torch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,11 +29,7 @@ class ReferenceModel(NamedTuple):
 
 
 def open_reference(folder: Path, model: Model) -> ReferenceModel:
-    """Open a folder in the library of its format.
-
-    Args:
-      folder: an exported or downloaded folder.
-      model: the same weights in this package; its context length is used.
+    """Open an exported or downloaded folder in the library of its format; `model` has the same weights.
 
     Raises:
       UserError: the library is not installed or cannot open the folder, or no library opens this format.

@@ -273,7 +273,7 @@ def test_the_attention_pool_starts_like_openais():
     ("changes", "message"),
     [
         ({"batch_norm": "synced"}, r"unknown model\.image\.batch_norm 'synced'.*global, local"),
-        ({"layers": (3, 4, 6)}, r"model\.image\.layers=\(3, 4, 6\) must be the blocks of four stages"),
+        ({"layers": (3, 4, 6)}, r"model\.image\.layers=\(3, 4, 6\) must be the numbers of blocks of four stages"),
         ({"layers": (3, 4, 0, 3)}, r"at least 1 each"),
         ({"image_size": 48}, r"model\.image\.image_size=48 must be a multiple of 32"),
         ({"width": 5}, r"model\.image\.width=5 must be even"),

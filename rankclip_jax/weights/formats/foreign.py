@@ -25,12 +25,10 @@ class Foreign:
     """A model in another library's format, read but not yet converted.
 
     Attributes:
-      format: name of the format, for messages.
-      where: the file or folder, for messages.
+      format, where: name of the format, and the file or folder, for messages.
       config: `config.model` of the same architecture.
       rules: the table that maps its tensors to ours.
       tensors: its state dict.
-      tokenizer: its tokenizer.
       ignored: (name) -> whether a tensor is not a weight.
     """
 
@@ -100,8 +98,7 @@ def require(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, wha
     Args:
       found: the foreign config.
       wanted: the supported value of each key. A key that `found` lacks has this value.
-      where: the file, for the message.
-      what: the section of the file, for the message.
+      where, what: the file and its section, for the message.
 
     Raises:
       UserError: a key has another value.

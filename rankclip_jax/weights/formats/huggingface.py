@@ -11,18 +11,14 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.models.presets import TRAITS
 from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
-from rankclip_jax.weights.formats.huggingface_table import KINDS, TRAITS, rules
+from rankclip_jax.weights.formats.huggingface_table import KINDS, rules
 from rankclip_jax.weights.formats.preprocessing import read_preprocessor
 from rankclip_jax.weights.formats.tensor_files import first_file, read_json, read_tensors
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # transformers' hidden_act: our activation.
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # transformers' defaults for keys that a config does not have.
@@ -99,7 +95,7 @@ def read_config(folder: Path, kind: str) -> ConfigDict:
 
 
 def tower_section(given: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
-    """``text_config`` or ``vision_config`` with every default. Files of transformers 4 may have a second section."""
+    """``text_config`` or ``vision_config`` with every default. In files of transformers 4, ``*_dict`` overrides it."""
     older = given.get(f"{name}_dict") or {}
     return TOWER_DEFAULTS[kind][name] | {k: v for k, v in ((given.get(name) or {}) | older).items() if v is not None}
 
@@ -131,7 +127,7 @@ def _side(given: Mapping[str, Any], key: str, path: Path) -> int:
 def _check_pooling(text: Mapping[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
     """Check that transformers pools at the end-of-text token.
 
-    It pools at the largest id if eos_token_id is 2 (old files), else at the first token with that id.
+    It pools at the largest id if eos_token_id is 2 (old files), otherwise at the first token with the id eos_token_id.
     """
     eos = text["eos_token_id"]
     pooled = tokenizer.vocab_size - 1 if eos == 2 else eos

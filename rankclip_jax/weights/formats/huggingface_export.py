@@ -92,11 +92,10 @@ def _tower(tower: ConfigDict) -> dict[str, Any]:
 def usage(model: Model, name: str) -> str:
     """Python code that opens the folder called `name`."""
     kind = config_kind(model.config)
-    prefix = {"clip": "CLIP", "siglip": "Siglip"}[kind]
     processor = "CLIPProcessor" if kind == "clip" else "AutoProcessor"
     return (
-        f"from transformers import {prefix}Model, {processor}\n\n"
-        f'model = {prefix}Model.from_pretrained("{name}")\n'
+        f"from transformers import {KINDS[kind]}, {processor}\n\n"
+        f'model = {KINDS[kind]}.from_pretrained("{name}")\n'
         f'processor = {processor}.from_pretrained("{name}")\n'
         'padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}\n'
         'inputs = processor(text=["a cat"], images=image, **padded)\n'

@@ -3,20 +3,10 @@
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.models.presets import TRAITS
 from rankclip_jax.weights.formats.mapping import Rule, dense_rules, norm_rules, rule
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-# Options of our towers in a model of each kind.
-TRAITS = {
-    "clip": {
-        "image": {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True},
-        "text": {"causal": True, "pool": "first_eot", "projection_bias": False},
-    },
-    "siglip": {
-        "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
-        "text": {"causal": False, "pool": "last", "projection_bias": True},
-    },
-}
 
 
 def config_kind(config: ConfigDict) -> str:
@@ -28,7 +18,7 @@ def config_kind(config: ConfigDict) -> str:
     if (config.image.tower, config.text.tower) != ("vit", "text_transformer"):
         raise UserError(
             f"transformers has no model with an image tower {config.image.tower!r}: --format=hf supports only vit"
-            + (", --format=open_clip also ResNets." if config.image.tower == "resnet" else ".")
+            + ("; --format=open_clip supports ResNets too." if config.image.tower == "resnet" else ".")
         )
     kind = "siglip" if config.image.pool == "map" else "clip"
     for side, traits in TRAITS[kind].items():

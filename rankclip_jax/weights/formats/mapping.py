@@ -1,8 +1,8 @@
 """Convert tensors between this package and another library by an explicit table, in both directions.
 
-A table is a sequence of `Rule`. Our arrays are named by their path in ``{"towers", "scalars", "batch_stats"}``, such
-as "towers/image/proj"; theirs by their key in a state dict. If a key contains ``{i}``, our array is stacked over
-layers. Every tensor must be used: a tensor that is unused, missing or of another shape is an error that names it.
+A table is a sequence of `Rule`. The name of our array is its path in ``{"towers", "scalars", "batch_stats"}``, such as
+"towers/image/proj"; the name of their tensor is its key in a state dict. If a key contains ``{i}``, our array is
+stacked over layers. Every tensor must be used: an unused tensor, a missing one or a wrong shape is an error.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ FORMS: dict[str, Form] = {
         lambda one: [x.T for x in np.split(one[0], 3, axis=1)],
     ),
     "fused_bias": Form(_stacked_rows, lambda one: np.split(one[0], 3)),
-    # torch.nn.MultiheadAttention's in_proj: one tensor in theirs; in ours queries are separate from keys and values.
+    # torch.nn.MultiheadAttention's in_proj: one tensor in theirs; queries apart from keys and values in ours.
     "query_apart": Form(
         lambda one: [np.split(_rank(one[0], 2), 3)[0].T, np.concatenate(np.split(one[0], 3)[1:]).T],
         lambda two: [np.concatenate([x.T for x in two])],
@@ -102,8 +102,6 @@ def to_ours(
     """Convert a state dict to float32 arrays by path.
 
     Args:
-      rules: the table.
-      tensors: the state dict.
       shapes: shape of every array of the model, by path.
       where: the file or folder, for messages.
       ignored: (name) -> whether a tensor is not a weight.

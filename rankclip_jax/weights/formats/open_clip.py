@@ -1,8 +1,8 @@
 """Read state dicts of OpenAI's CLIP and of open_clip: ViT and ResNet.
 
-Both have the same keys; open_clip's ``CustomTextCLIP`` adds the prefix ``text.`` to those of the text tower. Shapes
-determine the architecture, together with the config for open_clip. A state dict without config does not determine
-the activation. OpenAI's archives are recognised by extra entries; for other files the user must give it.
+Both have the same keys; open_clip's ``CustomTextCLIP`` adds the prefix ``text.`` to the keys of the text tower. Shapes
+determine the architecture, together with open_clip's config. Shapes alone do not determine the activation: OpenAI's
+archives are recognised by extra entries, and for other files without config the user must name it.
 """
 
 from collections.abc import Mapping
@@ -32,27 +32,13 @@ WEIGHTS = (
 # Entries of OpenAI's archives that are not weights.
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (*OPENAI_ONLY, "attn_mask", "text.attn_mask")
-# OpenAI's heads have width 64. Some wider towers of open_clip have wider heads, and shapes do not determine them.
+# OpenAI's heads have width 64. Some wider towers of open_clip have wider heads, which shapes do not show.
 WIDEST_TOWER_WITH_64 = 1024
 # Settings of open_clip for which our towers support only one value.
-VISION_ONLY = {
-    "timm_model_name": None,
-    "ls_init_value": None,
-    "attentional_pool": False,
-    "pos_embed_type": "learnable",
-    "final_ln_after_pool": False,
-    "pool_type": "tok",
-    "block_type": None,
-}
-TEXT_ONLY = {
-    "hf_model_name": None,
-    "ls_init_value": None,
-    "embed_cls": False,
-    "final_ln_after_pool": False,
-    "proj_type": "linear",
-    "block_type": None,
-}
 CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
+ONLY = {"ls_init_value": None, "final_ln_after_pool": False, "block_type": None} | dict.fromkeys(CUSTOM_BLOCKS, False)
+VISION_ONLY = {"timm_model_name": None, "attentional_pool": False, "pos_embed_type": "learnable", "pool_type": "tok"}
+TEXT_ONLY = {"hf_model_name": None, "embed_cls": False, "proj_type": "linear"}
 POOLS = {"argmax": "first_eot", "last": "last"}
 
 
@@ -164,9 +150,8 @@ def _model_config(name: str, cfg: Mapping[str, Any], shapes: Mapping[str, Any], 
     """`config.model` from an open_clip config; `shapes` has values for the keys that it lacks."""
     vision = shapes["vision_cfg"] | {k: v for k, v in cfg.get("vision_cfg", {}).items() if v is not None}
     text = shapes["text_cfg"] | {k: v for k, v in cfg.get("text_cfg", {}).items() if v is not None}
-    blocks = dict.fromkeys(CUSTOM_BLOCKS, False)
-    require(vision, VISION_ONLY | blocks, where, "a vision_cfg")
-    require(text, TEXT_ONLY | blocks, where, "a text_cfg")
+    require(vision, VISION_ONLY | ONLY, where, "a vision_cfg")
+    require(text, TEXT_ONLY | ONLY, where, "a text_cfg")
     quick = bool(cfg.get("quick_gelu", False))
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
@@ -188,10 +173,7 @@ def _image_options(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     return _tower("vit", vision, quick, heads=vision["width"] // head_width) | {
         "image_size": vision["image_size"],
         "patch_size": vision["patch_size"],
-        "pool": "class",
         "pre_norm": not vision.get("no_ln_pre", False),
-        "patch_bias": False,
-        "projection": True,
     }
 
 

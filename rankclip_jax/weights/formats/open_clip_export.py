@@ -18,7 +18,7 @@ from rankclip_jax.weights.formats.tokenizer_files import write_tokenizer
 
 
 def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The state dict, and notes on what it omits: nothing.
+    """The state dict, and an empty list: it omits nothing.
 
     Raises:
       UserError: open_clip has no model with these towers.

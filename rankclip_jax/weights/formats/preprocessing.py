@@ -10,15 +10,12 @@ from typing import Any
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
+from rankclip_jax.models.presets import SIGLIP_PIXELS
 from rankclip_jax.weights.formats.tensor_files import read_json
 
 BICUBIC = 3  # PIL's constant
-HALF = (0.5, 0.5, 0.5)
 # Defaults of transformers' classes.
-DEFAULTS = {
-    "clip": {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"},
-    "siglip": {"pixel_mean": HALF, "pixel_std": HALF, "resize": "squash"},
-}
+DEFAULTS = {"clip": {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}, "siglip": SIGLIP_PIXELS}
 RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's name: ours
 
 
@@ -26,7 +23,7 @@ def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any
     """Preprocessing of a Hugging Face folder, by our keys.
 
     Args:
-      folder: may have no preprocessor file; then the defaults of `kind` are returned.
+      folder: without a preprocessor file, the defaults of `kind` are returned.
       kind: "clip" or "siglip".
       image_size: side of the images that the model reads.
 

@@ -26,11 +26,9 @@ def read_source(source: str | Path, config_file: str = "", activation: str = "")
       activation: "quick_gelu" or "gelu", for a state dict without config.
 
     Raises:
-      UserError: nothing found, an unknown format or architecture, a damaged file, or code in a pickle.
+      UserError: nothing was found, the format or architecture is unknown, or a file is damaged or holds code.
     """
-    path = locate(str(source))
-    foreign = read_foreign(path, config_file, activation)
-    return convert(foreign)._replace(origin=str(source))
+    return convert(read_foreign(locate(str(source)), config_file, activation))._replace(origin=str(source))
 
 
 def read_foreign(path: Path, config_file: str = "", activation: str = "") -> Foreign:
@@ -52,7 +50,7 @@ def read_foreign(path: Path, config_file: str = "", activation: str = "") -> For
 
 
 def is_source(source: str | Path) -> bool:
-    """Whether this is the path of foreign weights, or may be a hub id. No weights are read."""
+    """Whether `source` is the path of foreign weights, or may be a hub id. No weights are read."""
     path = Path(source).expanduser()
     if path.is_file():
         return path.suffix in (*SAFETENSORS, *TORCH)
@@ -65,7 +63,7 @@ def locate(source: str) -> Path:
     """The path of weights on this machine. Weights on the hub are downloaded, or found in its cache.
 
     Raises:
-      UserError: found neither here nor on the hub, or the hub cannot be reached.
+      UserError: the weights are neither here nor on the hub, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -76,7 +74,7 @@ def locate(source: str) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    """Download the weights in one format only: hub folders often hold the same weights in three formats."""
+    """Download the weights in one format: hub folders often hold the same weights in several formats."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -108,7 +106,7 @@ def _model_type(folder: Path) -> str:
 
 
 def _lone_weights(path: Path) -> Path | None:
-    """`path` if it is a file; the only weights file of a folder without open_clip's config."""
+    """`path` if it is a file, or the only weights file of a folder without open_clip's config."""
     if not path.is_dir():
         return path
     if (path / open_clip.CONFIG).is_file():

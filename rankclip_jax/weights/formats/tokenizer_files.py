@@ -1,8 +1,8 @@
 """Read and write the tokenizers of Hugging Face folders.
 
 Input is ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, with the special tokens in
-``tokenizer_config.json``. CLIP's vocabulary of 49,408 tokens is recognised, whatever the names of the last two tokens,
-and becomes our CLIP tokenizer, which also cleans text. Any other tokenizer is used unchanged.
+``tokenizer_config.json``. CLIP's vocabulary of 49,408 tokens becomes our CLIP tokenizer, which also cleans text; its
+last two tokens may have other names. Any other tokenizer is used unchanged.
 """
 
 import json
@@ -18,14 +18,14 @@ from rankclip_jax.weights.formats.tensor_files import read_json
 
 # Names of CLIP's two special tokens in Hugging Face folders.
 HF_SOT, HF_EOT = "<|startoftext|>", "<|endoftext|>"
-# Cleaning in the code of these classes, which their tokenizer.json does not contain.
+# Cleaning that these classes do in code; their tokenizer.json does not contain it.
 CLEANING_OF_CLASS = {
     "SiglipTokenizer": "canonical",
     "T5Tokenizer": "canonical",  # in converted SigLIP models
     "GemmaTokenizer": "lower",  # SigLIP 2
     "Siglip2Tokenizer": "lower",
 }
-# CLIPTokenizer's own pipeline. On text that is clean already it gives the same tokens as ours.
+# CLIPTokenizer's own pipeline. For clean texts, it returns the same tokens as ours.
 SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPACES = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
 
@@ -34,7 +34,6 @@ def read_tokenizer(folder: Path, context_length: int, vocab_size: int, kind: str
     """Read the tokenizer of a Hugging Face folder.
 
     Args:
-      folder: holds the files.
       context_length: ids per text.
       vocab_size: rows of the model's token embedding.
       kind: "clip" or "siglip"; its conventions apply where the files have no setting.
@@ -102,7 +101,7 @@ def _vocabulary(description: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _is_clip(description: Mapping[str, Any]) -> bool:
-    """Whether ids and merges are CLIP's. Then the rest of the pipeline is assumed to be CLIP's too."""
+    """Whether ids and merges are CLIP's. If so, the rest of the pipeline is assumed to be CLIP's too."""
     model = description["model"]
     if model.get("type", "BPE") != "BPE" or len(_vocabulary(description)) != CLIP_VOCAB_SIZE:
         return False
@@ -113,7 +112,7 @@ def _is_clip(description: Mapping[str, Any]) -> bool:
 
 
 def _is_ours(description: Mapping[str, Any]) -> bool:
-    """Whether it was trained by this package. `write_tokenizer` adds steps to its file that our class does in code."""
+    """Whether this package trained it. The file then has steps that our class does in code (`write_tokenizer`)."""
     ids = _vocabulary(description)
     return (ids.get(SOT), ids.get(EOT)) == (len(ids) - 2, len(ids) - 1)
 
@@ -126,7 +125,7 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _special_tokens(
     bpe: tokenizers.Tokenizer, description: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, kind: str
 ) -> SpecialTokens:
-    """The ids around a text, padding and cleaning, as the files describe them."""
+    """The ids before and after a text, padding and cleaning, as the files describe them."""
     eos = _token_id(bpe, settings, "eos_token")
     ids, bare = (bpe.encode("a", add_special_tokens=special).ids for special in (True, False))
     start = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)
@@ -188,9 +187,9 @@ def _special_names(vocabulary: Mapping[str, int]) -> tuple[str, str]:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` for transformers. Clean texts get the same ids there.
+    """Write ``tokenizer.json`` and ``tokenizer_config.json`` for transformers.
 
-    transformers neither repairs mojibake nor unescapes HTML.
+    Clean texts get the same ids in transformers, which neither repairs mojibake nor unescapes HTML.
     """
     description = json.loads(tokenizer.describe())
     if tokenizer.is_foreign:
@@ -221,7 +220,7 @@ def _foreign_files(description: dict[str, Any], tokenizer: Tokenizer) -> tuple[d
 def _clip_files(
     description: dict[str, Any], tokenizer: Tokenizer, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same for CLIP's vocabulary. Also write ``vocab.json`` and ``merges.txt``, which CLIPTokenizer may read."""
+    """`_foreign_files` for CLIP's vocabulary; writes ``vocab.json`` and ``merges.txt`` too, for CLIPTokenizer."""
     ids = {token: i for token, i in description["model"]["vocab"].items() if token not in (SOT, EOT)}
     ids |= {HF_SOT: tokenizer.sot_id, HF_EOT: tokenizer.eot_id}
     merges = _merges(description["model"])

@@ -46,7 +46,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A strided view of a storage, which is not read yet. The moments of an optimizer are never read."""
+    """A strided view of a storage, which is read later if it is a weight. An optimizer's moments are never read."""
 
     storage: Storage
     offset: int
@@ -67,11 +67,11 @@ class ScriptedModule:
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Read the state dict in a file of ``torch.save`` or ``torch.jit.save``.
 
-    In a training checkpoint, the weights are found by the keys in `NESTED`. The prefix ``module.`` of data-parallel
+    A training checkpoint has its weights under one of the keys in `NESTED`. The prefix ``module.`` of data-parallel
     training is removed.
 
     Raises:
-      UserError: the file has another format or the format before PyTorch 1.6, is truncated, or holds code.
+      UserError: PyTorch 1.6 or newer did not write the file, or it is truncated or holds code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
