@@ -43,27 +43,23 @@ def build(config, run: RunInfo) -> Objective:
         cyclip_in_modal = 1/B sum_jk (v_j.v_k - t_j.t_k)^2
         cyclip_cross    = 1/B sum_jk (v_j.t_k - v_k.t_j)^2
 
-    on cosines, over the global batch. Gradient flows into both sides of each difference; nothing is
-    detached. Pairs j = k contribute 0. The weights are those of the released command line, 0.25 each. The
-    paper's ablations are I-CyCLIP (`cross_weight=0`) and C-CyCLIP (`in_modal_weight=0`); that the other
-    weight is then 0.5 is our reading.
+    on cosines, over the global batch. Gradient flows into both sides of each difference; nothing is detached. Pairs
+    j = k contribute 0. The weights are those of the released command line, 0.25 each. The paper's ablations are
+    I-CyCLIP (`cross_weight=0`) and C-CyCLIP (`in_modal_weight=0`); the other weight is then 0.5 (our reading).
 
-    Difference from the released code: it multiplies by the scale before the square and divides after it. The
-    scale cancels and has no gradient, so it is left out here.
+    Difference from the released code: it multiplies by the scale before the square and divides after it. The scale
+    cancels and has no gradient; it is omitted here.
 
-    With ``augmented`` the contrastive part is, as in the released code with its option `inmodal` (off there
-    by default, too),
+    With ``augmented`` the contrastive part is that of the released code's option `inmodal`, which is also off by
+    default:
 
         0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
 
-    with V~, T~ [B, D] of augmented images and texts, and only the direction from the plain to the augmented
-    view. The cyclic terms use the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`.
-    For the released augmentations set config.data.view_augment="autoaugment" and view_text_augment="eda", and
-    no other augmentation.
+    with V~, T~ [B, D] of augmented images and texts, read as `image_embeds_augmented` and `text_embeds_augmented`. It
+    has only the direction from the plain to the augmented view. The cyclic terms use the plain views. For the released
+    augmentations set config.data.view_augment="autoaugment" and view_text_augment="eda", and no other augmentation.
 
-    Args:
-      config: `in_modal_weight`, `cross_weight` (0 drops the term), `augmented`.
-      run: unused.
+    `config` has the options of `DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: a negative weight, or no term left except CLIP.
@@ -95,7 +91,7 @@ def cyclic_term(sign: int) -> Term:
 
 
 def _grams(rows_KD, scalars, batch):
-    """a'a, b'b and a'b [D, D]; no sums if the products of rows are smaller."""
+    """a'a, b'b and a'b [D, D]; {} if the B x B products are smaller."""
     del scalars
     if not uses_grams(rows_KD["image_embeds"].shape[1], batch):
         return {}
@@ -114,7 +110,7 @@ def _from_grams(sign, grams, scalars, batch):
 
 
 def _row_loss(sign, block: RowBlock) -> jax.Array:
-    """Sum of |a b' + sign b a'|^2 / 4 over the rows of the block, from products [C, B]; 0 if `_grams` has it."""
+    """Sum of |a b' + sign b a'|^2 / 4 over the rows of the block, from products [C, B]; 0 if `_grams` computes it."""
     a_CD, b_CD = _sum_and_difference(block.rows)
     if uses_grams(a_CD.shape[1], block.batch):
         return jnp.zeros((), a_CD.dtype)
