@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
@@ -51,11 +51,10 @@ def check_architecture(model: Model, config: ConfigDict) -> None:
         keys = ["tower"] if have["tower"] != want["tower"] else sorted(have | want)
         differing += [(f"{side}.{k}", want.get(k), have.get(k)) for k in keys if want.get(k) != have.get(k)]
     if differing:
-        shown = ", ".join(f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing[:3])
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        shown = [f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing]
         raise UserError(
-            f"config.init_from={model.origin} has {shown}{more}: set config.model to the same, or begin with "
-            f"--config=configs/finetune.py:{model.origin}"
+            f"config.init_from={model.origin} has {first_few(shown, ', ')}: set config.model to the same, or begin "
+            f"with --config=configs/finetune.py:{model.origin}"
         )
 
 
