@@ -93,14 +93,10 @@ def _checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def read_arrays(folder: epath.Path, step: int, abstract_state: PyTree) -> PyTree:
     """Read all arrays, with the shapes, dtypes and shardings of `abstract_state`."""
-    abstract_state = jax.tree.map(_placed, abstract_state)
+    first = SingleDeviceSharding(jax.local_devices()[0])
+    abstract_state = jax.tree.map(lambda leaf: leaf.update(sharding=leaf.sharding or first), abstract_state)
     placement = ocp.checkpoint_utils.construct_restore_args(abstract_state)
     # The caller has checked that every array is in the checkpoint. Partial: empty nodes are not saved.
     how = ocp.args.PyTreeRestore(abstract_state, restore_args=placement, partial_restore=True)

@@ -35,9 +35,7 @@ def symmetric_rows(block: RowBlock, a: str, b: str) -> jax.Array:
 
 
 CLIP = Term(
-    inputs=INPUTS,
-    scalars={"logit_scale": LOGIT_SCALE},
-    row_loss=lambda block: jnp.sum(symmetric_rows(block, *INPUTS)),
+    inputs=INPUTS, scalars={"logit_scale": LOGIT_SCALE}, row_loss=lambda block: jnp.sum(symmetric_rows(block, *INPUTS))
 )
 TERMS = {"clip": without_options(CLIP)}
 

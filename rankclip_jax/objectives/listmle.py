@@ -58,16 +58,9 @@ def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: 
     return _loss_and_gradient(utility_CB, reference_CB, rank_weights)[0]
 
 
-def _forward(utility_CB, reference_CB, rank_weights):
-    return _loss_and_gradient(utility_CB, reference_CB, rank_weights)
-
-
 def _backward(rank_weights, gradient_CB, cotangent_C):
     del rank_weights
     return cotangent_C[:, None] * gradient_CB, jnp.zeros_like(gradient_CB)
-
-
-listmle_exact.defvjp(_forward, _backward)
 
 
 def listmle_released(
@@ -103,6 +96,9 @@ def _loss_and_gradient(utility_CB, reference_CB, rank_weights):
     target_CB = jnp.zeros_like(gradient_CB).at[rows_C1, order_CB]
     unsorted_CB = target_CB.set(gradient_CB, unique_indices=True, mode="promise_in_bounds")
     return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C), unsorted_CB
+
+
+listmle_exact.defvjp(_loss_and_gradient, _backward)
 
 
 def _any_nan(reference_CB, order_CB):

@@ -120,7 +120,7 @@ def of_terms(
     `results` has one result for each term alone, with weight 1, at `embeds`. Cosines need the result of "clip" too.
     """
     gradients = {name: along_the_sphere(result.d_embeds, embeds) for name, result in results.items()}
-    norms = {name: _norm(gradient) for name, gradient in gradients.items()}
+    norms = {name: jnp.sqrt(_inner(gradient, gradient)) for name, gradient in gradients.items()}
     total = sum(weights[name] * norms[name] for name in terms)
     found = {}
     for name in terms:
@@ -187,10 +187,6 @@ def at_clamp(objective: Objective, scalars: Arrays) -> dict[str, jax.Array]:
 
 def _inner(a: Arrays, b: Arrays) -> jax.Array:
     return sum(jnp.sum(a[name] * b[name]) for name in a if name in b)
-
-
-def _norm(gradient: Arrays) -> jax.Array:
-    return jnp.sqrt(_inner(gradient, gradient))
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:

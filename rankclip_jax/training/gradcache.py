@@ -65,17 +65,9 @@ def _make_embed(towers: nn.Module, inputs: Sequence[str], mesh: Mesh, options: S
     def embed(tower_params, model_state, batch, key):
         if frozen is not None:
             tower_params = jax.tree.map(lambda p, held: lax.stop_gradient(p) if held else p, tower_params, frozen)
-        variables = replicated({"params": tower_params, **model_state}, mesh)
-        return towers.apply(
-            variables,
-            inputs,
-            batch,
-            train=True,
-            locked=locked,
-            method="compute",
-            mutable=list(model_state),
-            rngs={"patch_dropout": key},
-        )
+        variables, rngs = replicated({"params": tower_params, **model_state}, mesh), {"patch_dropout": key}
+        mode = {"train": True, "locked": locked, "method": "compute"}
+        return towers.apply(variables, inputs, batch, **mode, mutable=list(model_state), rngs=rngs)
 
     return embed
 

@@ -62,7 +62,7 @@ class MetricsWriter:
             return
         if self._jsonl is None:
             self._open()
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = {name: value if type(value) is int else float(value) for name, value in values.items()}
         line = {"step": int(step), "time": round(time.time(), 3)}
         line |= {name: _encode(number) for name, number in numbers.items()}
         self._jsonl.write(json.dumps(line, allow_nan=False) + "\n")
@@ -121,10 +121,6 @@ class MetricsWriter:
         project = self._want_wandb if isinstance(self._want_wandb, str) else "rankclip_jax"
         config = dict(self._config or {})
         return self._wandb_module.init(project=project, id=run_id, resume="allow", dir=self._workdir, config=config)
-
-
-def _number(value: Any) -> float | int:
-    return value if type(value) is int else float(value)
 
 
 def _encode(number: float | int) -> float | int | str:

@@ -79,11 +79,7 @@ def create_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: 
 def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, for restoring a checkpoint."""
     shapes = jax.eval_shape(init, key)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, mesh),
-    )
+    return jax.tree.map(lambda x, sharding: x.update(sharding=sharding), shapes, state_shardings(shapes, mesh))
 
 
 class Gradients(NamedTuple):
