@@ -132,7 +132,7 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     spec = _config_spec(argv)
     if spec is not None:
         _check_config_file(spec)
-    if CONFIG in flags.FLAGS:  # so that --help lists --config among the flags of the command
+    if CONFIG in flags.FLAGS:  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[CONFIG])
     try:
         rest = flags.FLAGS(argv)
@@ -155,7 +155,7 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
 def _quiet_libraries() -> Iterator[None]:
     """While a command runs, drop PIL's warnings and log messages that repeat a raised error."""
     loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
-    # When one write of a save fails, the threads of the other writes report that the save has ended.
+    # If one write of a save fails, the threads of the other writes raise this error.
     sys.unraisablehook = lambda late: None if str(late.exc_value) == "Event loop is closed" else hook(late)
     for logger in loggers:
         logger.addFilter(_is_not_repeated)

@@ -29,7 +29,7 @@ class Restored(NamedTuple):
 
     step: int
     state: PyTree  # tree, shapes, dtypes and shardings of the abstract state
-    meta: dict[str, Any]  # as passed to `save`, after a round trip through JSON
+    meta: dict[str, Any]  # as passed to `save`, but converted by JSON
 
 
 class _NewestAndBest:
@@ -81,7 +81,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step, also if it is damaged or still being saved; None if there is none."""
+        """The newest step, even if it is damaged or still being saved; None without steps."""
         return self._manager.latest_step()
 
     def save(
@@ -93,7 +93,7 @@ class Checkpoints:
     ) -> bool:
         """Save in the background; `state` may be donated to the next step as soon as this returns.
 
-        It first waits for an earlier save, then until `state` is computed and copied off the devices.
+        It waits for an earlier save, and until `state` is computed and copied to the host.
 
         Args:
           step: number of steps done.
@@ -105,7 +105,7 @@ class Checkpoints:
           Whether the step is saved: False if it is not newer than the newest step.
 
         Raises:
-          UserError: no disk space is left, for this save or the one before.
+          UserError: no disk space is left for this save or the previous one.
         """
         if self.latest_step is not None and step <= self.latest_step:
             return False
@@ -268,4 +268,4 @@ def _candidates(folder: Any, step: int | str | None) -> list[int]:
 def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
     wrong = altered(saved, state)
     if wrong:
-        raise Damaged(f"not the bits that were saved in {first_few(wrong)}")
+        raise Damaged(f"the digest differs from the saved one in {first_few(wrong)}")

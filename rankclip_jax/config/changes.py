@@ -35,7 +35,7 @@ MAY_CHANGE = (
 
 
 def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | None = None) -> bool:
-    """Return whether `workdir` already holds this run, so that it can be continued.
+    """Return whether `workdir` already holds this run and can continue it.
 
     Keys that match `MAY_CHANGE` may differ. A run that has neither logged nor saved anything (for example because its
     batch did not fit into memory) does not count.

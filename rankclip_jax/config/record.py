@@ -120,5 +120,5 @@ def load_run_config(workdir: str) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from None
     for part in ("config", "data"):
         if not isinstance(record, dict) or not isinstance(record.get(part), dict):
-            raise UserError(f"{path} is not what training writes (it has no {part!r}); use another --workdir")
+            raise UserError(f"{path} is not the {CONFIG} of a run (it has no {part!r}); use another --workdir")
     return record

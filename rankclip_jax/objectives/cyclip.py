@@ -1,10 +1,10 @@
 """CyCLIP: CLIP plus geometric consistency (Goel et al. 2022, arXiv 2205.14459).
 
-Two images should be as similar as their texts (in-modal), and image j as similar to text k as image k to text j
-(cross-modal). Evidence: released code.
+In-modal consistency: the cosine of two images equals the cosine of their texts. Cross-modal consistency: the cosine of
+image j and text k equals the cosine of image k and text j. Evidence: released code.
 
-Both terms are quadratic in cosines. For D < B the sums over all B^2 pairs therefore follow from three D x D
-matrices. With V, T the embeddings [B, D], a = V + T and b = V - T:
+Both terms are quadratic in cosines. For D < B, three D x D matrices therefore give the sums over all B^2 pairs. With
+V, T the embeddings [B, D], a = V + T and b = V - T:
 
     V V' - T T' = (a b' + b a') / 2            V T' - T V' = (b a' - a b') / 2
 
@@ -13,9 +13,9 @@ The squared norm of a b' +- b a' is |a b'|^2 + |b a'|^2 +- 2 <a b', b a'>, and
     |a b'|^2 = |b a'|^2 = tr(a b' b a') = <a'a, b'b> = alpha
     <a b', b a'>        = tr(b a' b a') = tr((a'b)^2) = beta
 
-so that in-modal = (alpha + beta) / 2B and cross-modal = (alpha - beta) / 2B. The usual expansion
-|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is a small difference of large values once pairs match: in float32, for pairs at a
-distance of 0.001, its third digit is wrong. The form above is small when b is small, and keeps seven digits.
+Therefore in-modal = (alpha + beta) / 2B and cross-modal = (alpha - beta) / 2B. The usual expansion
+|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is a small difference of large values if pairs match: in float32, for pairs at a distance
+of 0.001, its third digit is wrong. The form above is small if b is small, and keeps seven digits.
 """
 
 import functools
@@ -50,8 +50,7 @@ def build(config, run: RunInfo) -> Objective:
     Difference from the released code: it multiplies by the scale before the square and divides after it. The scale
     cancels and has no gradient; it is omitted here.
 
-    With ``augmented`` the contrastive part is that of the released code's option `inmodal`, which is also off by
-    default:
+    ``augmented`` is the released code's option `inmodal`, also off by default. The contrastive part is then
 
         0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
 

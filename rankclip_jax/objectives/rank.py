@@ -1,7 +1,6 @@
 """RankCLIP: CLIP plus ranking consistency (Zhang et al., ICCV 2025, arXiv 2404.09387).
 
-The list of similarities between one anchor and all items of one modality should have the same order as its list in
-the other modality:
+Sort all items of one modality by their similarity to one anchor. The two modalities should give the same order:
 
 * cross-modal: row i of S (image i against all texts) like row i of S^T (text i against all images);
 * in-modal: row i of V V^T (image i against all images) like row i of T T^T.

@@ -116,7 +116,7 @@ def _sweep(sweep: Sweep, embeds_KD, scalars) -> LossAndGradients:
     sums = lax.psum(local_sums, axes)
     sweep = dataclasses.replace(sweep, state=_next_state(sweep, sums))
 
-    (terms, d_shared), d_rows_KD = _walk_blocks(sweep, embeds_KD, Shared(gathered_BD, scalars, sums))
+    (terms, d_shared), d_rows_KD = _row_losses(sweep, embeds_KD, Shared(gathered_BD, scalars, sums))
     terms, d_scalars, d_sums = lax.psum((terms, d_shared.scalars, d_shared.sums), axes)
     # Every device has the totals: parts that depend on them only are not summed over devices.
     from_sums, d_totals, d_scalars_of_totals = _from_sums(sweep, sums, scalars)
@@ -129,7 +129,7 @@ def _sweep(sweep: Sweep, embeds_KD, scalars) -> LossAndGradients:
     return LossAndGradients(_weighted(terms, sweep.weights), terms, d_embeds_KD, d_scalars, sweep.state)
 
 
-def _walk_blocks(sweep: Sweep, embeds_KD, shared: Shared):
+def _row_losses(sweep: Sweep, embeds_KD, shared: Shared):
     """Row losses and gradients of this device: ((terms, d_shared), d_rows_KD). The first two are sums over blocks."""
     local = _rows_of(embeds_KD)
     one = jnp.ones((), jnp.result_type(*embeds_KD.values()))

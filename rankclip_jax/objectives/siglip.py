@@ -43,7 +43,7 @@ def build(config, run: RunInfo) -> Objective:
 
 
 def siglip_term(config, run: RunInfo) -> Term:
-    """The whole loss, with the learned scalars of `config`. It reads images by block only: they need no gather."""
+    """The whole loss, with the learned scalars of `config`. It reads images by block and gathers only texts."""
     del run
     return Term(inputs=INPUTS, local=("image_embeds",), scalars=_scalars(config), row_loss=_row_loss)
 

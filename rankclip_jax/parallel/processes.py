@@ -106,7 +106,7 @@ def _join(processes: Processes) -> None:
 def _give_up(processes: Processes) -> None:
     print(
         f"error: process {processes.index} of {processes.count} waited {processes.init_timeout} s at "
-        f"{processes.coordinator} and not all processes came; check that each runs, has its own "
+        f"{processes.coordinator}, but some processes did not connect; check that each runs, has its own "
         f"{PROCESS_ID} and reaches that address ({INIT_TIMEOUT}=SECONDS sets the time limit)",
         file=sys.stderr,
         flush=True,

@@ -51,7 +51,7 @@ def make_diagnostics(
         duplicate_captions       see `duplicate_captions`
         <scalar>_at_clamp        1 where a learned scalar is at an end of its range, else 0
 
-    The embeddings are those of the train step: towers in training mode, in the same micro-batches. Changes of the
+    The embeddings are the same as in the train step: towers in training mode, the same micro-batches. Changes of the
     towers' state are discarded. All values are finite if the embeddings are. The cost is one forward pass of the
     towers and one loss per term.
     """

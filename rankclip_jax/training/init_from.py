@@ -71,7 +71,7 @@ def _shown(value: Any) -> str:
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Raise a UserError if the weights were trained with another vocabulary than that of `tokenizer`."""
+    """Raise a UserError if the weights were trained with another vocabulary than `tokenizer.vocabulary`."""
     if model.tokenizer.vocabulary != tokenizer.vocabulary:
         raise UserError(
             f"config.init_from={model.origin} was trained with another vocabulary ({model.tokenizer.vocab_size:,} ids) "

@@ -16,7 +16,7 @@ from rankclip_jax.models.two_towers import EMBEDS, OUTPUTS
 from rankclip_jax.objectives.objective import Objective
 
 ALWAYS = ("images", "tokens")
-# Second views: key of the batch, what is viewed, the option of `config.data` that augments it, an example value.
+# Second views: key of the batch, what it views, the option of `config.data` for its augmentations, an example value.
 VIEWS = (
     ("augmented_images", "image", "augment", "shift|color_jitter"),
     ("augmented_tokens", "caption", "text_augment", "eda"),
@@ -24,7 +24,7 @@ VIEWS = (
 
 
 def batch_keys(inputs: Iterable[str]) -> tuple[str, ...]:
-    """Keys of the batch from which the towers compute `inputs`; "images" and "tokens" are always among them."""
+    """Keys of the batch from which the towers compute `inputs`, always with "images" and "tokens"."""
     return tuple(dict.fromkeys((*ALWAYS, *(OUTPUTS[name].input for name in inputs))))
 
 

@@ -30,7 +30,7 @@ class MetricsWriter:
         process_index: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Store the options; files are opened at the first write, so that `truncate_after` can run before.
+        """Store the options. Files are opened at the first write, after a possible `truncate_after`.
 
         Args:
           workdir: run folder, made if missing.
@@ -51,7 +51,7 @@ class MetricsWriter:
             self._wandb_module = _import_wandb()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line for `step` and flush it, so that a kill loses at most the line being written.
+        """Append one line for `step` and flush it: a kill loses at most the line that is being written.
 
         Args:
           step: number of training steps done.

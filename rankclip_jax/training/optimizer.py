@@ -72,7 +72,7 @@ def frozen_mask(params: Any, pattern: str) -> Any:
 
 
 def locked_parts(frozen: Mapping[str, Any]) -> tuple[str, ...]:
-    """Towers and heads of which every parameter is frozen; `frozen` is the mask of the towers' parameters."""
+    """Towers and heads that are frozen as a whole; `frozen` is the mask of the towers' parameters."""
     return tuple(part for part, mask in frozen.items() if all(jax.tree.leaves(mask)))
 
 

@@ -64,7 +64,7 @@ class Setup(NamedTuple):
 
 
 def build(config: ConfigDict, workdir: str | None = None) -> Setup:
-    """Build every part. A tokenizer in `workdir` is used; a new one is not saved yet.
+    """Build every part. The tokenizer comes from `workdir` if it has one; a new tokenizer is not saved yet.
 
     Raises:
       UserError: anything in the config, the data or the machine that does not fit together.
@@ -107,7 +107,7 @@ def _read_data(config: ConfigDict) -> Dataset:
     """Open the data, and check that there are training pairs, and the same data in every process."""
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
     if not len(dataset.train):
-        raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
+        raise UserError("there are no training pairs: set config.data.train to their location.")
     # Each machine may read its own disks. With different data, each process would train on wrong rows.
     processes.check_same("data", dataset.digest)
     return dataset
@@ -163,7 +163,7 @@ def build_tokenizer(
     inputs: Sequence[str] = (),
     initial: Model | None = None,
 ) -> Tokenizer:
-    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names.
+    """The run's saved tokenizer, or a new one of the kind in `config.tokenizer`.
 
     A tokenizer in a folder without progress may belong to another config; it is ignored and replaced.
 
@@ -182,7 +182,7 @@ def build_tokenizer(
     make = lookup(TOKENIZERS | {FROM_WEIGHTS: None}, config.tokenizer.name, "tokenizer")
     if make is None:
         if initial is None:
-            raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: name the weights there.")
+            raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: set it to the weights.")
         return initial.tokenizer
     captions = (
         caption

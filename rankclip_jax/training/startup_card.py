@@ -90,5 +90,5 @@ def _optimizer(setup: Setup) -> str:
 
 def _beginning(setup: Setup, start_step: int, beginning: str) -> str:
     if start_step == setup.config.duration:
-        return "at its end: nothing to train, only evaluated again"
+        return "finished: nothing to train, only evaluated again"
     return f"resumed from step {start_step:,}" if start_step else f"new, seed {setup.config.seed}{beginning}"
