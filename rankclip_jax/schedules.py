@@ -34,14 +34,14 @@ def to_steps(
     rounded to the nearest step.
 
     Args:
-      spec: a number and a unit; without a unit, steps.
-      total_steps: 100 %; None if the total is not known yet.
+      spec: a number and a unit; the default unit is steps.
+      total_steps: the base of percentages; None if it is not known yet.
       steps_per_epoch: number of full batches in one pass over the training data.
       batch_size: global batch, in examples.
       name: the config key, for error messages.
 
     Raises:
-      UserError: not a duration, an unknown unit, or a unit whose base is None or 0.
+      UserError: `spec` is no duration, has an unknown unit, or a unit whose base is None or 0.
     """
     value, unit = _read(str(spec), name)
     if value == 0:

@@ -63,7 +63,7 @@ class Checkpoints:
           folder: a path that all processes share.
           keep: number of newest steps to keep.
           best_metric: the step with the best value of this metric is kept too.
-          best_mode: which value is best, "max" or "min".
+          best_mode: whether the best value is the "max" or the "min".
 
         Raises:
           UserError: `best_mode` is invalid.

@@ -1,9 +1,9 @@
 """RankCLIP: CLIP plus ranking consistency (Zhang et al., ICCV 2025, arXiv 2404.09387).
 
-Sort all items of one modality by their similarity to one anchor. The two modalities should give the same order:
+For each pair i there are two lists of similarities, which should have the same order:
 
-* cross-modal: row i of S (image i against all texts) like row i of S^T (text i against all images);
-* in-modal: row i of V V^T (image i against all images) like row i of T T^T.
+* cross-modal: row i of S (image i against all texts) and row i of S^T (text i against all images);
+* in-modal: row i of V V^T (image i against all images) and row i of T T^T (text i against all texts).
 
 Each direction is a row-wise ListMLE with utilities exp(logit_scale) * cosine. Its target is only the order of the other
 list (`rank_terms`). This file has the options, and the weight of the terms over training.

@@ -28,7 +28,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
 
     Args:
       devices: all devices by default.
-      fsdp: number of devices that parameters and optimizer state are split over.
+      fsdp: number of parts of the parameters and the optimizer state, each on another device.
 
     Raises:
       UserError: `fsdp` does not divide the number of devices.

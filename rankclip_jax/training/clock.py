@@ -42,7 +42,7 @@ class Clock:
         Args:
           total_steps: number of steps of the whole run.
           start_step: number of steps done before this process started.
-          state: result of `state_dict` in the run that this process continues.
+          state: result of `state_dict` before a restart.
           show: whether to show progress; only one process should.
           stream: stderr if None. A terminal shows a progress bar, other outputs get one plain line every 10 s.
           wait_hint: advice in the warning about waiting for data.
