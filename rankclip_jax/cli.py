@@ -1,7 +1,7 @@
 """Shared parts of all commands ``python -m rankclip_jax.X``: flags, one-line errors, exit codes.
 
-Exit codes: 0 success, 1 bug (traceback), 2 error that the user can fix (one line), 130 interrupted, 141 the reader of
-the output is gone.
+Exit codes: 0 success, 1 bug (traceback), 2 error that the user can fix (one line), 130 interrupted, 141 the output pipe
+is closed.
 """
 
 import difflib
@@ -29,11 +29,8 @@ CONFIG = "config"
 def define_config(required: bool = True) -> flags.FlagHolder:
     """Define ``--config=FILE.py[:ARGUMENT]``, and ``--config.KEY=VALUE`` for every key in the config.
 
-    The flag has no default on purpose: ml_collections would load a default while modules are still being imported,
-    and a mistyped key would end in a traceback.
-
-    Returns:
-      A holder; its ``value`` is the locked ConfigDict after flags are parsed.
+    The flag has no default: ml_collections would load it while modules are still being imported, and a mistyped key
+    would end in a traceback. The ``value`` of the returned holder is the locked ConfigDict after flags are parsed.
     """
     text = "config file; --config.KEY=VALUE sets a key"
     holder = config_flags.DEFINE_config_file(CONFIG, default=None, help_string=text, lock_config=True)
@@ -46,9 +43,9 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
     """Parse flags, call ``main(argv)`` and end the process with the exit code of the result.
 
     Args:
-      main: takes argv without the flags; its return value is the exit code (None means 0).
-      positional: whether the command takes positional arguments. If not, they are an error, because
-        ``workdir=DIR`` without dashes would be ignored silently.
+      main: takes argv without the flags; returns the exit code (None means 0).
+      positional: whether the command takes positional arguments. Otherwise they are an error, because ``workdir=DIR``
+        without dashes would be ignored silently.
     """
     with _quiet_libraries():
         code = _exit_code(main, positional)
@@ -58,7 +55,7 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
         except BrokenPipeError:
             code = _reader_gone()
         if code and processes.is_multi_process():
-            # JAX's exit handler would wait for minutes in a barrier with processes that wait for this one.
+            # JAX's exit handler would wait for minutes in a barrier, while the other processes wait for this one.
             os._exit(code)
     sys.exit(code)
 
@@ -111,7 +108,7 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
 
 
 def _reader_gone() -> int:
-    """Return the exit code for a reader that closed the pipe, as in `| head`. Like other commands, print nothing."""
+    """Silence stdout and return the exit code for a closed pipe, as in `| head`. Like other commands, print nothing."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would report it again at exit
     return 128 + signal.SIGPIPE
 
@@ -129,13 +126,13 @@ def _print_error(message: str) -> None:
 
 
 def _parse(argv: Sequence[str], positional: bool) -> list[str]:
-    """Return what `flags.FLAGS(argv)` returns; every mistake in a flag or config is a `UserError`."""
+    """Parse like `flags.FLAGS(argv)`; every mistake in a flag or config is a `UserError`."""
     argv = ["--help" if arg == "-h" else arg for arg in argv]
     argv = [argv[0], *(re.sub(rf"^-{CONFIG}\b", f"--{CONFIG}", arg) for arg in argv[1:])]
     spec = _config_spec(argv)
     if spec is not None:
         _check_config_file(spec)
-    if CONFIG in flags.FLAGS:  # so that --help lists --config among the flags of the command
+    if CONFIG in flags.FLAGS:  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[CONFIG])
     try:
         rest = flags.FLAGS(argv)
@@ -156,16 +153,16 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """While a command runs, drop messages that only repeat an error that is also raised, and PIL's warnings."""
+    """While a command runs, drop PIL's warnings and log messages that repeat a raised error."""
     loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
-    # When one write of a save fails, the threads of the other writes report that the save has ended.
+    # If one write of a save fails, the threads of the other writes raise this error.
     sys.unraisablehook = lambda late: None if str(late.exc_value) == "Event loop is closed" else hook(late)
     for logger in loggers:
         logger.addFilter(_is_not_repeated)
     try:
         with warnings.catch_warnings():
-            # PIL warns of broken EXIF and palette transparency, which do not matter here. The texts differ between
-            # images, so Python would print each of them across the progress bar.
+            # PIL warns of broken EXIF and palette transparency, which do no harm here. The texts differ between
+            # images: Python would print each of them across the progress bar.
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             yield
     finally:
@@ -203,7 +200,7 @@ def _check_config_file(spec: str) -> None:
 
 
 def _explain(error: Exception, argv: Sequence[str]) -> UserError:
-    """Return the error that says in one line what is wrong with the command line."""
+    """Return an error that describes the mistake on the command line in one line."""
     spec = _config_spec(argv)
     config = _load_config(spec) if spec else ConfigDict()
     for key, value in _overrides(argv) if spec else ():

@@ -2,7 +2,7 @@
 
 import difflib
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,13 +14,13 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class UserError(Exception):
     """A mistake in a command, config, data set or run folder.
 
-    The message is one line: it names the thing, says what was found, and says what to do.
-    Commands print it as ``error: ...`` and exit with code 2.
+    The message is one line: what is wrong, where, and what to do. Commands print it as ``error: ...`` and exit with
+    code 2.
     """
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an optional dependency group of pyproject.toml, run in this checkout."""
+    """Return the command, for this checkout, that installs an optional dependency group of pyproject.toml."""
     return f"pip install -e '.[{extra}]'"
 
 
@@ -28,6 +28,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``' Did you mean X?'`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def first_few(items: Sequence[str], separator: str = "; ") -> str:
+    """Return the first three items as one text, and the number of the others: ``'a; b; c and 2 more'``."""
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return separator.join(items[:3]) + more
 
 
 def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:

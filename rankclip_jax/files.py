@@ -1,7 +1,7 @@
 """Atomic writes: a file or folder is complete or unchanged, also after a kill or a loss of power.
 
-Content is written under a temporary name beside the target, flushed to disk, and renamed. Then the parent folder,
-which holds the name, is flushed too.
+Content is written under a temporary name beside the target, flushed to disk, and renamed. Then the parent folder, which
+holds the name, is flushed too.
 """
 
 import os
@@ -27,7 +27,7 @@ def replaced_path(path: str | Path, partial: str | Path | None = None) -> Iterat
         same time must pass different ones.
 
     Raises:
-      OSError: the file cannot be flushed or renamed, or the block wrote none.
+      OSError: the file cannot be flushed or renamed, or the block wrote no file.
     """
     path = Path(path)
     partial = Path(partial or path.with_name(path.name + PARTIAL))
@@ -42,11 +42,9 @@ def replaced_path(path: str | Path, partial: str | Path | None = None) -> Iterat
 
 @contextmanager
 def replaced_file(path: str | Path, mode: str = "w", partial: str | Path | None = None) -> Iterator[IO]:
-    """Open a temporary file for writing. When the block ends, it replaces `path`; see `replaced_path`.
+    """Open a temporary file for writing; when the block ends, it replaces `path`. Arguments as in `replaced_path`.
 
-    Args:
-      path, partial: see `replaced_path`.
-      mode: "w" for text (UTF-8), "wb" for bytes.
+    `mode` is "w" for text (UTF-8) or "wb" for bytes.
     """
     encoding = None if "b" in mode else "utf-8"
     with replaced_path(path, partial) as partial, open(partial, mode, encoding=encoding) as file:
@@ -57,9 +55,9 @@ def replaced_file(path: str | Path, mode: str = "w", partial: str | Path | None 
 def replaced_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder. When the block ends, it replaces the folder `path`.
 
-    After an error in the block, the temporary folder is removed and `path` is unchanged. No file system call
-    exchanges two folders on all systems, so a kill between two renames can leave no folder at `path`: the old one
-    is then beside it, under a name that ends in ".replaced". A mixture of old and new files never appears.
+    After an error in the block, the temporary folder is removed and `path` is unchanged. Two renames are needed,
+    because not every system can exchange two folders. A kill between them leaves no folder at `path`: the old one is
+    then beside it, under a name that ends in ".replaced". A mixture of old and new files never appears.
 
     Raises:
       OSError: the folder cannot be made or renamed.

@@ -1,4 +1,4 @@
-"""The run folder: names of its files, reading of its metrics, and whether a run there has progress to lose."""
+"""The run folder: names of its files, its metrics, and whether its run has progress."""
 
 import json
 import os
@@ -16,7 +16,7 @@ TOKENIZER = "tokenizer"
 
 
 def make_workdir(workdir: str) -> None:
-    """Make the run folder, and check that it is writable now instead of at the first save.
+    """Make the run folder, and check now, not at the first save, that it is writable.
 
     Raises:
       UserError: the folder cannot be made or is not writable.

@@ -30,18 +30,18 @@ def to_steps(
 ) -> int:
     """Return a duration in steps.
 
-    A duration above zero is at least one step. Examples are rounded up to whole batches; epochs and
-    percentages are rounded to the nearest step.
+    A duration above zero is at least one step. Examples are rounded up to whole batches; epochs and percentages are
+    rounded to the nearest step.
 
     Args:
-      spec: a number and a unit; without a unit, steps.
-      total_steps: 100 %; None if the total is not known yet.
+      spec: a number and a unit; the default unit is steps.
+      total_steps: the base of percentages; None if it is not known yet.
       steps_per_epoch: number of full batches in one pass over the training data.
       batch_size: global batch, in examples.
       name: the config key, for error messages.
 
     Raises:
-      UserError: not a duration, an unknown unit, or a unit whose base is None or 0.
+      UserError: `spec` is no duration, has an unknown unit, or a unit whose base is None or 0.
     """
     value, unit = _read(str(spec), name)
     if value == 0:
@@ -82,11 +82,11 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
         lr(k) = peak (k + 1) / W                                  k < W
         lr(k) = peak 0.5 (1 + cos(pi (k - W) / (T - W)))          W <= k <= T, and 0 after
 
-    with W = `warmup_steps`, T = `total_steps`, and the step k counted from 0: the schedule of open_clip, CyCLIP
-    and RankCLIP. Optax's warm-up starts at k / W instead.
+    with W = `warmup_steps`, T = `total_steps`, and the step k counted from 0: the schedule of open_clip, CyCLIP and
+    RankCLIP. Optax's warm-up starts at k / W instead.
 
-    The released CyCLIP and RankCLIP code counts epochs from 1 in this formula, and so starts one whole epoch late:
-    on CC3M with a batch of 256 it has no warm-up at all. That is not reproduced here.
+    The released CyCLIP and RankCLIP code counts epochs from 1 in this formula, which skips the first epoch of the
+    schedule: on CC3M with a batch of 256 it has no warm-up at all. That is not reproduced here.
     """
 
     def learning_rate(step: jax.Array | int) -> jax.Array:
@@ -109,18 +109,15 @@ SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {"cosine": warmup_
 
 
 def rank_ramp(total_steps: int) -> Schedule:
-    """Weight of RankCLIP's ranking terms: clip(3 t, 0, 2), with t = step / `total_steps`.
-
-    It is 0 at the start, and 2 from two thirds of the run on.
-    """
+    """Weight of RankCLIP's ranking terms: clip(3 t, 0, 2) with t = step / `total_steps`."""
     return lambda step: jnp.clip(3.0 * jnp.asarray(step, jnp.float32) / total_steps, 0.0, 2.0)
 
 
 def rank_ramp_released(steps_per_epoch: int, epochs: int) -> Schedule:
     """The same weight as in RankCLIP's released code, a staircase: clip(3 (e - 1) / (E - 1), 0, 2).
 
-    e = 1, 2, ... E is the epoch of the step. Unlike `rank_ramp` the weight is constant within an epoch, and zero
-    in the whole first epoch.
+    e = 1, 2, ... E is the epoch of the step. Unlike in `rank_ramp`, the weight is constant within an epoch, and 0 in
+    the first epoch.
 
     Raises:
       UserError: E = 1, where the formula divides by zero (the released code does not start).

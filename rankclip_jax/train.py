@@ -1,8 +1,8 @@
-"""Train a two-tower model: the story from config to report, read top to bottom.
+"""Train a two-tower model, from config to report.
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji [--config.KEY=VALUE ...]
 
-The same command again continues a run that was stopped, from its newest sound checkpoint, to the same final bits. A run
+After an interruption, the same command continues from the newest intact checkpoint and ends with the same bits. A run
 folder holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``tokenizer/``, ``eval.json``,
 ``embeddings.npz`` and ``report.html``.
 """
@@ -46,7 +46,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     Raises:
       UserError: a mistake in the config, the data or the folder, a full disk, or a run that diverges.
     """
-    # Setup: every mistake in the config, the data or the folder is found before any parameter exists.
+    # Setup. All mistakes in the config, the data or the folder are found here, before any parameter exists.
     parts = setup.build(config, workdir)
     config, dataset = parts.config, parts.dataset
     data = {"name": dataset.name, "digest": dataset.digest, "counts": dict(dataset.counts)}
@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
     processes.barrier("config checked")
 
-    # State: shapes, then shardings, then arrays, restored or initialised straight into shards.
+    # State: first shapes and shardings, then arrays, which are restored or initialised directly as shards.
     init = make_init(parts.towers, parts.objective, parts.optimizer, parts.step_options.ema_decay)
     key = jax.random.key(config.seed)
     abstract = abstract_state(init, key, parts.mesh)
@@ -81,7 +81,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = restored.state if restored else create_state(init, key, parts.mesh)
     state = init_from.begin(state, initial) if initial else state
 
-    # Loop. A run that had reached its end is only evaluated again.
+    # Loop. A finished run is only evaluated again.
     loop = _Loop(parts, writer, checkpoints, restored)
     try:
         state = loop.run(state) if start < config.duration else state
@@ -99,7 +99,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
 
 class _Loop:
-    """Next batch, train step, and whatever is due after it: a log line, an evaluation, a checkpoint."""
+    """Next batch, train step, and then a log line, an evaluation and a checkpoint if they are due."""
 
     def __init__(self, parts: Setup, writer: MetricsWriter, checkpoints: Checkpoints, restored: Restored | None):
         self.parts, self.config, self.writer, self.checkpoints = parts, parts.config, writer, checkpoints
@@ -113,8 +113,8 @@ class _Loop:
             wait_hint="raise config.data.num_threads, or choose lighter "
             "augmentation; python -m rankclip_jax.data bench shows which stage limits",
         )
-        self.encoder: Encoder | None = None  # from the first evaluation on
-        self.pending: tuple[int, dict[str, Any]] | None = None  # the log line that is not yet written
+        self.encoder: Encoder | None = None  # made at the first evaluation
+        self.pending: tuple[int, dict[str, Any]] | None = None  # a log line that is not written yet
 
     def run(self, state: dict) -> dict:
         """Train to the end and return the final state; `state` is consumed."""
@@ -139,9 +139,9 @@ class _Loop:
         return state
 
     def finish_saving(self) -> None:
-        """Wait for a save in the background, so that an error does not cost the last checkpoint.
+        """After an error, wait for the save in the background: otherwise its checkpoint would be lost.
 
-        Not with several processes: the others may have stopped elsewhere, and this one would wait for them.
+        With several processes this does nothing: another process may have stopped already, and waiting would not end.
         """
         if not processes.is_multi_process():
             with contextlib.suppress(UserError):
@@ -173,14 +173,14 @@ class _Loop:
     def _evaluate_and_save(self, step: int, state: dict, train_metrics: dict[str, Any]) -> None:
         config = self.config
         saving = self._is_due(step, config.checkpoint.every)
-        if saving:  # a saved diverged state would push out the sound ones
+        if saving:  # saved diverged states would replace the intact checkpoints
             norm = parameter_norm(state["params"])
             check_finite(step, {"loss": train_metrics["loss"], "norm of the parameters": norm})
-        # To know the best checkpoint, each of them must be evaluated.
+        # To find the best checkpoint, every checkpoint must be evaluated.
         evaluating = self._is_due(step, config.eval.every) or (saving and bool(config.checkpoint.best_metric))
         metrics = self._evaluate(step, state) if evaluating else {}
         if saving:
-            self._flush()  # a restart cuts the log at the checkpoint: it must be complete up to there
+            self._flush()  # a restart cuts the log at this step: all lines up to it must be written
             with self.clock.paused():
                 self.checkpoints.save(step, state, {"clock": self.clock.state_dict()}, metrics)
 
@@ -194,7 +194,7 @@ class _Loop:
 
 
 def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> Encoder:
-    """An encoder of the model in `state`, or of its averaged weights where there are any.
+    """An encoder with the weights of `state`; with their moving averages if the run has them.
 
     `compiled` is an earlier encoder of the run, which is reused with the new weights.
     """

@@ -19,11 +19,7 @@ def flatten(node: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str,
 
 
 def path_of(keys: Sequence[Any]) -> LeafPath:
-    """Return the names of the keys that lead to a leaf: ("towers", "image", "kernel").
-
-    Args:
-      keys: the key path that `jax.tree_util` functions pass, such as (DictKey("towers"), SequenceKey(0)).
-    """
+    """Return the names in a key path of `jax.tree_util`: ("towers", "0") for (DictKey("towers"), SequenceKey(0))."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks by name. A new one is a module here with a `Benchmark`, and a line in this dict."""
+"""Benchmarks by name. A new benchmark is a module here with a `Benchmark`, and a line in this dict."""
 
 from rankclip_jax.benchmark import data, objectives, step, towers
 

@@ -1,9 +1,9 @@
 """Measure speed: ``python -m rankclip_jax.benchmark NAME [--FLAG=VALUE ...]``; NAME --help lists its flags.
 
-data          batches from tars, beside the webdataset library with PyTorch's DataLoader
-objectives    loss and gradients alone, by batch size, beside the released arithmetic in PyTorch
+data          batches from tars, compared with the webdataset library and PyTorch's DataLoader
+objectives    loss and gradients alone, by batch size, compared with the released arithmetic in PyTorch
 step          the training step of one config with several objectives
-towers        the training step of a model preset, beside transformers' CLIP in PyTorch
+towers        the training step of a model preset, compared with transformers' CLIP in PyTorch
 """
 
 import sys
@@ -21,7 +21,7 @@ def choose(name: str) -> Callable[[list[str]], None]:
     benchmark = lookup(BENCHMARKS, name, "benchmark")
     runner.define_flags(benchmark)
     for module in (runner, sys.modules[benchmark.define_flags.__module__]):
-        flags.adopt_module_key_flags(module)  # so that --help lists them
+        flags.adopt_module_key_flags(module)  # for --help
     return runner.make_main(name, benchmark)
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark describes: its cases, how a case is built, and the columns derived from its times."""
+"""The description of a benchmark: its cases, how to build a case, and the columns computed from its times."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +9,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A case that is ready to run.
-
-    Attributes:
-      run: does the work of one run and returns when it is done.
-      columns: the first columns of its row.
-    """
+    """A case that is ready to run: `run` does one run and returns when it is done; its row begins with `columns`."""
 
     run: Callable[[], object]
     columns: Row
@@ -22,25 +17,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `runner` measures and prints.
+    """The input of `runner`, which measures and prints.
 
     Attributes:
       title: what is timed, for the line above the table.
       labels: columns that identify a row in the table; the first one names the case.
       about: columns that are equal in all rows, for the line above the table.
-      define_flags: defines the flags of the benchmark; ``--rounds`` and ``--json`` are common to all.
-      groups: takes the parsed flags and yields groups of cases; the cases of a group take turns. A case is plain data
-        for `build`, unless cases run in this process. With "run": False it is built but not run.
-      build: takes a case and returns it ready to run.
-      is_base: takes the columns of a case and of another one, and returns whether the times of the first are divided by
-        those of the other. The first such case is the base; by default the first case of the group.
-      derived: more columns, by name: functions of a row whose times are known.
-      memory: rows have "peak_bytes".
+      define_flags: defines the flags of the benchmark, without the common ``--rounds`` and ``--json``.
+      groups: parsed flags -> groups of cases. The cases of a group take turns. A case is plain data for `build`, unless
+        `in_process`. A case with "run": False is built but not run.
+      build: case -> the same case, ready to run.
+      is_base: (columns of a case, columns of another case) -> whether the other case may be its base. Ratios are times
+        divided by those of the base, the first such case; by default this is the first case of the group.
+      derived: {column: function of a row that has its times}.
+      memory: whether rows have "peak_bytes".
       rounds: default number of timed turns of each case.
-      min_rounds: 0 if the first turn can be the timed one.
+      min_rounds: 0 if the first turn may be the timed one.
       warm_up: turns of each case before the first timed one.
       runs: runs in a turn; the last one is timed.
-      in_process: cases run in this process, not in processes of their own.
+      in_process: whether cases run in this process, not in separate ones.
     """
 
     title: str

@@ -1,11 +1,11 @@
-"""Training batches from tars, beside the webdataset library with PyTorch's DataLoader.
+"""Training batches from tars, compared with the webdataset library and PyTorch's DataLoader.
 
     python -m rankclip_jax.benchmark data --workers=2 [--tars='cc3m/{00000..00003}.tar'] [--json=FILE]
 
 There are three cases: rankclip_jax; webdataset with uint8 images, like rankclip_jax; and webdataset as open_clip uses
 it, with float32 images that are normalised on the host. Each decodes with Pillow, crops 90 to 100 % of the area as
-open_clip does, and uses the same tokenizer. They take turns, each in a process of its own that is stopped between its
-turns, so that no case prefetches batches in the time of another.
+open_clip does, and uses the same tokenizer. They take turns in separate processes. A process is stopped between its
+turns: no case prefetches batches while another one is timed.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ from rankclip_jax.data.storage import locations
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
 from rankclip_jax.errors import lookup
 
-# (loader, dtype of its images) by the name of the case
+# name of the case: (loader, dtype of its images)
 CASES = {
     "rankclip_jax": ("rankclip_jax", "uint8"),
     "webdataset uint8": ("webdataset", "uint8"),
@@ -84,10 +84,6 @@ def build(case: Row) -> Case:
     return Case(run, case | facts)
 
 
-def _tokenizer():
-    return TOKENIZERS["clip"]((), 0, CONTEXT_LENGTH)
-
-
 def _rankclip_batches(case: Row, pairs: WebDataset) -> Iterator:
     options = LoaderOptions(
         batch_size=case["batch"],
@@ -97,12 +93,12 @@ def _rankclip_batches(case: Row, pairs: WebDataset) -> Iterator:
         num_threads=case["workers"],
         prefetch=4,
     )
-    return Loader(DecodedRecords(pairs), _tokenizer(), options)
+    return Loader(DecodedRecords(pairs), TOKENIZERS["clip"]((), 0, CONTEXT_LENGTH), options)
 
 
 def _webdataset_batches(case: Row, pairs: WebDataset) -> Iterator:
     options = {"dtype": case["dtype"], "batch": case["batch"], "size": case["image_size"], "workers": case["workers"]}
-    return batches(_files(case["tars"]), tokenize=_tokenizer(), **options)
+    return batches(_files(case["tars"]), tokenize=TOKENIZERS["clip"]((), 0, CONTEXT_LENGTH), **options)
 
 
 def _rate(seconds: str) -> Callable[[Row], float]:

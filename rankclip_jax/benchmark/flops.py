@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 def train_flops(model: ConfigDict) -> float:
     """Return the floating-point operations of one pair, forward and backward; 0 if the image tower is not a ViT.
 
-    Only matrix products count: two operations per multiply-add, and twice the forward pass for the backward pass.
+    Only matrix products count, with two operations per multiply-add. The backward pass counts as two forward passes.
     Operations that rematerialisation repeats are excluded, as usual for MFU.
     """
     image, text = model.image, model.text

@@ -1,4 +1,4 @@
-"""Tars like those of img2dataset, with noise images whose files are as large as those of photographs."""
+"""Tars like those of img2dataset, with noise images. Their files are as large as files of photographs."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from rankclip_jax.errors import UserError
 
 SHARDS = 4
 DISTINCT = 200  # images; further pairs repeat them
-SLOPE = 1.6  # amplitudes are proportional to 1 / frequency^SLOPE: files of about 40 kB at 256-384 pixels
+SLOPE = 1.6  # amplitudes are proportional to 1 / frequency^SLOPE; files have about 40 kB at 256-384 pixels
 GREY, COLOUR = 55, 10  # standard deviations
 QUALITY = 95  # the default of img2dataset
 WORDS = ("a", "the", "dog", "cat", "house", "on", "in", "red", "photo", "of", "street", "with", "man", "water", "light")
@@ -30,7 +30,7 @@ def read_sides(text: str) -> tuple[int, int]:
 
 
 def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
-    """Write `count` pairs into the folder, the same ones in each call; return the location of the tars."""
+    """Write `count` pairs into the folder, the same pairs in each call; return the location of the tars."""
     rng = np.random.default_rng(0)
     bar = tqdm(range(min(count, DISTINCT)), desc="making images", leave=False, disable=None, delay=1)
     images = [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]

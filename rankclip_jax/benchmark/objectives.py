@@ -1,10 +1,10 @@
-"""Objectives alone: loss and gradients of random embeddings, by batch size, beside the released arithmetic.
+"""Objectives alone: loss and gradients of random embeddings, by batch size, compared with the released arithmetic.
 
     python -m rankclip_jax.benchmark objectives [--batch=256,1024] [--objectives=clip,rankclip] [--json=FILE]
 
-The cases of one batch size take turns, each in a process of its own. `peak_bytes` has the same meaning for both
-frameworks: the peak of resident memory of the process while it computes once, minus the resident memory before.
-Batches above `--run_up_to` are only compiled, and `peak_bytes` is the temporary memory of the compiled program.
+The cases of one batch size take turns in separate processes. For both frameworks, `peak_bytes` is the peak of the
+process's resident memory during one computation, minus the resident memory before. Batches above `--run_up_to` are only
+compiled; their `peak_bytes` is the temporary memory of the compiled program.
 """
 
 import os
@@ -61,8 +61,10 @@ def _cases(chosen: flags.FlagValues, batch: int) -> list[Row]:
 
 
 def _arithmetics(framework: str, name: str, chosen: Sequence[str]) -> Sequence[str]:
-    own = objective_config(name).get("arithmetic", "")
-    return chosen if framework == "jax" and own == "exact" else ("released",) if own else ("",)
+    default = objective_config(name).get("arithmetic", "")
+    if framework == "jax" and default == "exact":
+        return chosen
+    return ("released",) if default else ("",)
 
 
 def embeddings(names: Sequence[str], batch: int, dim: int) -> dict[str, np.ndarray]:
@@ -70,11 +72,8 @@ def embeddings(names: Sequence[str], batch: int, dim: int) -> dict[str, np.ndarr
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((batch, dim), np.float32)
     made = {name: shared + rng.standard_normal((batch, dim), np.float32) for name in names}
-    return {name: x if name.endswith("logits") else _unit_norm(x) for name, x in made.items()}
-
-
-def _unit_norm(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    norms = {name: np.linalg.norm(x, axis=1, keepdims=True) for name, x in made.items()}
+    return {name: x if name.endswith("logits") else x / norms[name] for name, x in made.items()}
 
 
 def build(case: Row) -> Case:

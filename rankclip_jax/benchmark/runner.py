@@ -1,8 +1,7 @@
-"""Runs any benchmark: cases in turns, one kind of row, one kind of table.
+"""Runs any benchmark: measures its cases and prints one table.
 
-The cases of a group take turns, A B A B ..., and all others are stopped meanwhile. Other load on the machine then
-slows all cases alike, and the median of the ratios within a round is steady where the ratio of two separate
-measurements is not.
+The cases of a group take turns, A B A B ..., and the other cases are stopped meanwhile. Other load on the machine then
+slows all cases alike: the median of the ratios within a round varies less than the ratio of two separate measurements.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ def make_main(name: str, benchmark: Benchmark) -> Callable[[list[str]], None]:
         for cases in benchmark.groups(chosen):
             rows += measure(name, benchmark, cases, chosen.rounds)
             if processes.is_main():
-                write_rows(chosen.json, rows)  # rows are kept if a later group fails
+                write_rows(chosen.json, rows)  # now, because a later group may fail
         if processes.is_main():
             print(describe(benchmark, rows))
 
@@ -50,10 +49,10 @@ def make_main(name: str, benchmark: Benchmark) -> Callable[[list[str]], None]:
 def measure(name: str, benchmark: Benchmark, cases: Sequence[Row], rounds: int) -> list[Row]:
     """Measure the cases of one group; return one row for each.
 
-    A row holds the columns of the case; "rounds"; "seconds" of the timed run of a turn, the median; "ratio" of these
-    to the seconds of the base in the same round, the median; "_min" and "_max" of both; "seconds_all"; and "base", the
-    name of the base. "peak_bytes" is the peak of host memory in the first turn, minus the memory before. Unknown
-    values are None.
+    A row holds the columns of the case; "rounds"; "seconds", the median time of the timed runs; "ratio", the median of
+    these times divided by the base's time in the same round; "_min" and "_max" of both; "seconds_all"; and "base", the
+    name of the base. "peak_bytes" is the peak of host memory in the first turn, minus the memory before. Unknown values
+    are None.
 
     Raises:
       UserError: a case cannot be built or fails.
@@ -61,7 +60,7 @@ def measure(name: str, benchmark: Benchmark, cases: Sequence[Row], rounds: int) 
     run = all(case.get("run", True) for case in cases)
     with contextlib.ExitStack() as stack:
         hosts = []
-        for case in _progress(cases, "building"):  # one after the other: cases that compile at once slow each other
+        for case in _progress(cases, "building"):  # one at a time: parallel compilations slow each other
             host = InProcess(benchmark.build, case) if benchmark.in_process else Worker(name, case)
             hosts.append(stack.enter_context(contextlib.closing(host)))
         warm_up = [_round(benchmark, hosts) for _ in range(benchmark.warm_up if run else 0)]
@@ -94,12 +93,11 @@ def _spread(name: str, values: Sequence[float]) -> Row:
 
 
 def _progress(items: Sequence, what: str) -> tqdm:
-    hidden = None if processes.is_main() else True  # None: visible on a terminal only
-    return tqdm(items, desc=what, leave=False, disable=hidden)
+    return tqdm(items, desc=what, leave=False, disable=None if processes.is_main() else True)  # None: terminals only
 
 
 def describe(benchmark: Benchmark, rows: Sequence[Row]) -> str:
-    """Return the table of the rows under a line that says what was measured."""
+    """Return one line about the measurement, and the table of the rows."""
     base = next((row["base"] for row in rows if row["base"]), "base")
     columns = [(key.replace("_", " "), key, 1) for key in (*benchmark.labels, *benchmark.derived)]
     columns += [("ms", "seconds", 1e3), ("min", "seconds_min", 1e3), ("max", "seconds_max", 1e3)]

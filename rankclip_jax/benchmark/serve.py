@@ -1,4 +1,4 @@
-"""The process of one case: ``python -m rankclip_jax.benchmark.serve BENCHMARK CASE``; see `worker.Worker`."""
+"""The worker process of one case: ``python -m rankclip_jax.benchmark.serve BENCHMARK CASE``; see `worker.Worker`."""
 
 import json
 import sys

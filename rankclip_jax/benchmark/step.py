@@ -2,8 +2,8 @@
 
     python -m rankclip_jax.benchmark step --config=configs/emoji.py [--objectives=clip,rankclip] [--json=FILE]
 
-All objectives train on the same batch of the config's own data. They run in this process: a TPU accepts one process
-only, and several processes join a cluster only once. An objective that is named twice measures the remaining noise.
+All objectives train on the same batch of the config's own data. They run in this process, because a TPU accepts one
+process only, and several processes can join a cluster only once. Name an objective twice to see the remaining noise.
 """
 
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def build(case: Row) -> Case:
 
 
 def _with_objective(config: ConfigDict, name: str) -> ConfigDict:
-    """Return the config with another objective at its defaults; the options of its own objective are kept."""
+    """Return the config with the objective `name` and its default options; the config's own objective is unchanged."""
     config = config.copy_and_resolve_references()
     if name != config.objective.name:
         with config.unlocked():

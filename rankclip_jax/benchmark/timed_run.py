@@ -1,4 +1,4 @@
-"""Time and peak memory of one run of a case, measured in the process of the case."""
+"""Time and peak memory of one run of a case, measured in the case's process."""
 
 import resource
 import sys
@@ -23,7 +23,7 @@ def timed_run(run: Callable[[], object]) -> dict[str, float]:
 
 
 def _reset_peak() -> int:
-    """Set the peak to the resident memory of now, where the system can, and return it."""
+    """Reset the peak to the present resident memory if the system supports it; return the peak."""
     try:
         CLEAR_REFS.write_text(RESET_PEAK)
         return _status("VmRSS")

@@ -1,10 +1,10 @@
-"""RankCLIP's released arithmetic in PyTorch, written from its formulas, as a reference.
+"""RankCLIP's released arithmetic in PyTorch as a reference, written from its formulas.
 
     pi_i = argsort of row i of Q, descending;  x_ik = P[i, pi_i(k)] - max_j P[i, j]
     ListMLE(P; Q) = mean_i sum_k [log(sum_{l >= k} exp(x_il) + 1e-10) - x_ik]
 
-It uses full B x B matrices and autograd like the public code, but computes in float32 (that code multiplies in fp16 on
-GPUs) and leaves out the random permutation and the padding. Needs the extra `torch`.
+Like the released code it uses full B x B matrices and autograd. Unlike it, it computes in float32 (the released code
+multiplies in fp16 on GPUs), without the random permutation and the padding. Needs the extra `torch`.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,9 @@ def runner(image_BD: np.ndarray, text_BD: np.ndarray, logit_scale: float, object
         logits = scale.exp() * image @ text.T
         loss = _clip(torch, logits)
         if objective == "rankclip":
-            batch = len(image)
             images, texts = scale.exp() * image @ image.T, scale.exp() * text @ text.T
             pairs = ((logits, logits.T), (logits.T, logits), (images, texts), (texts, images))
-            loss = loss + sum(_listmle(torch, p, q) for p, q in pairs) / (32 * batch)
+            loss = loss + sum(_listmle(torch, p, q) for p, q in pairs) / (32 * len(image))
         torch.autograd.grad(loss, (image, text, scale))
         return loss.item()
 

@@ -11,9 +11,9 @@ from rankclip_jax.benchmark.torch_reference import import_torch
 def make_step(
     model: ConfigDict, batch: dict[str, np.ndarray], vocabulary: int, dtype: str, compiled: bool
 ) -> tuple[Callable[[], float], str, int]:
-    """Return (function of one training step, device, number of parameters): CLIP's loss, AdamW, float32 parameters.
+    """Return (training step, device, number of parameters): CLIP's loss, AdamW, float32 parameters.
 
-    bfloat16 is autocast. Images are normalised before and have the layout of the model.
+    bfloat16 means autocast. Images are normalised and in the model's layout before the first step.
     """
     torch = import_torch()
     from transformers import CLIPModel
@@ -40,7 +40,7 @@ def make_step(
 
 
 def clip_config(model: ConfigDict, vocabulary: int):
-    """Return transformers' CLIPConfig of a model section; the last id of the vocabulary is the end of text."""
+    """Return transformers' CLIPConfig for a `config.model`; the last id of the vocabulary is the end of text."""
     from transformers import CLIPConfig
 
     def tower(config: ConfigDict) -> dict:

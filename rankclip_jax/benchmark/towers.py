@@ -1,10 +1,10 @@
-"""The training step of a model preset with CLIP's loss, beside the same model of transformers in PyTorch.
+"""The training step of a model preset with CLIP's loss, compared with transformers' model in PyTorch.
 
     python -m rankclip_jax.benchmark towers --models=ViT-B/32 --batch=16 --frameworks=jax,torch [--json=FILE]
 
-Images and tokens are random and on the device. The cases of one model take turns, each in a process of its own. A
-turn is two steps, and the second is timed: training steps follow each other, but the system takes free memory away
-from an idle process, and the first step after a pause pays for that.
+Images and tokens are random and on the device. The cases of one model take turns in separate processes. A turn is two
+steps, and the second is timed: the system takes free memory away from an idle process, which slows the first step after
+a pause. In training there is no pause.
 """
 
 import time

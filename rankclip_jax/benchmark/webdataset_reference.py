@@ -1,9 +1,8 @@
 """open_clip's training pipeline with the webdataset library and PyTorch's DataLoader, as a reference.
 
-It has open_clip's stages in their order: shards are drawn at random and split among the workers; samples are shuffled
-in a buffer of 5,000, decoded to RGB by Pillow, cropped, resized, and batched in the worker. The crop is the same
-one in Pillow instead of torchvision's, and float32 values equal those of ToTensor and Normalize. Needs the extra
-`webdataset`.
+It has open_clip's stages in their order: shards are drawn at random and split over the workers; samples are shuffled
+in a buffer of 5,000, decoded to RGB by Pillow, cropped, resized, and batched in the worker. The crop is the same one in
+Pillow instead of torchvision's, and float32 values equal those of ToTensor and Normalize. Needs the extra `webdataset`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Where a case runs: in a process of its own, or in this process."""
+"""Run a case in a separate process or in this process."""
 
 import contextlib
 import json
@@ -15,10 +15,10 @@ from rankclip_jax.errors import UserError
 
 
 class Worker:
-    """A case in a process of its own, which is stopped except during its turns.
+    """A case in a separate process, which is stopped except during its turns.
 
-    `serve` is the other end: it writes the columns of the case as one line of JSON and then, for each line that it
-    reads, the measurements of one run.
+    The process runs `serve`: it writes the columns of the case as one line of JSON. Then it reads lines, and for each
+    line runs the case and writes the measurements.
     """
 
     def __init__(self, benchmark: str, case: Row):
@@ -28,7 +28,7 @@ class Worker:
           UserError: the case cannot be built; the message holds the last line of the worker's stderr.
         """
         self._case = case
-        # A file, as a pipe that nobody reads blocks the worker when it is full.
+        # A file, because a full pipe without reader blocks the worker.
         self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (open as long as the worker)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rankclip_jax.benchmark.serve", benchmark, json.dumps(case)],
@@ -36,7 +36,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            start_new_session=True,  # signals then reach the worker's own processes too
+            start_new_session=True,  # signals then also reach the worker's child processes
         )
         try:
             self.columns = self._read()

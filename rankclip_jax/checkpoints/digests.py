@@ -1,7 +1,6 @@
-"""Checksums of arrays, computed where the arrays are, equal on any mesh and any number of processes.
+"""Checksums of arrays, computed on their devices. They are equal on any mesh and any number of processes.
 
-A storage layer that flips a byte returns wrong weights without an error. A digest stored next to the weights
-detects it.
+If storage flips a byte, wrong weights are read without an error. A digest stored next to the weights detects it.
 """
 
 import functools
@@ -27,18 +26,17 @@ def tree_digests(tree: Any) -> list[str]:
 
         sum over words i of  mix(word[i] ^ mix(i + seed_l))   mod 2^32
 
-    where the words are the bits of the array in row-major order: an element of 8, 16 or 32 bits is one word, one
+    where the words are the bits of the array in row-major order: an element of 8, 16 or 32 bits is one word, an element
     of 64 bits is two. Positions i count modulo 2^32. `mix` is a bijection of 32-bit words in which every input bit
-    affects every output bit (see `_mix`). Addition modulo 2^32 does not depend on order, so sharding does not matter.
+    affects every output bit (see `_mix`). Addition modulo 2^32 does not depend on the order, nor on the sharding.
 
-    A change confined to one word always changes both lanes, because `mix` is a bijection. Any other change that
-    is independent of the hash goes undetected with probability about 2^-62. (Flips of one bit in each of two
-    random words cancel in one lane with probability about 2^-31, measured; the ideal is 2^-32.) The digest
-    detects accidents, not forgery. It does not cover shape and dtype.
+    A change in a single word always changes both lanes, because `mix` is a bijection. Any other change that is
+    independent of the hash stays undetected with probability about 2^-62. (If one bit flips in each of two random
+    words, a lane stays equal with probability about 2^-31, measured; the ideal is 2^-32.) The digest detects accidents,
+    not forgery. It does not cover shape and dtype.
 
-    Args:
-      tree: leaves are numpy arrays, or jax arrays with any sharding, of any dtype with whole bytes: bool,
-        integers, floats, complex numbers, typed PRNG keys.
+    Leaves are numpy arrays, or jax arrays with any sharding, of any dtype with whole bytes: bool, integers, floats,
+    complex numbers, typed PRNG keys.
     """
     parts = [block_if_cpu_collectives(_digest(leaf)) for leaf in jax.tree.leaves(tree)]
     return [f"{high:08x}{low:08x}" for high, low in jax.device_get(parts)]
@@ -79,7 +77,7 @@ def _digest(leaf: Any) -> jax.Array:
 
 @functools.cache
 def _compiled(out_sharding: NamedSharding | None) -> Any:
-    # One small program per shape: XLA takes far longer to compile a single program for a whole tree.
+    # One small program per shape: XLA compiles a single program for a whole tree far more slowly.
     return jax.jit(_sums, out_shardings=out_sharding)
 
 
@@ -107,13 +105,13 @@ def _words(x: jax.Array) -> jax.Array:
 def _host_words(x: np.ndarray) -> np.ndarray:
     """`_words` for a numpy array, because jax would narrow 64-bit dtypes. Little-endian, like jax."""
     x = np.ascontiguousarray(x)
-    if x.dtype == np.bool_ or x.dtype.itemsize < 4:
-        return x.view({1: np.uint8, 2: np.uint16}[x.dtype.itemsize]).astype(np.uint32)
+    if x.dtype.itemsize < 4:
+        return x.view(f"u{x.dtype.itemsize}").astype(np.uint32)
     return x.reshape(*x.shape, 1).view(np.uint32)
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
-    """Row-major position of every word mod 2^32, built axis by axis so that each device computes only its shard."""
+    """Row-major position of every word mod 2^32, computed axis by axis: each device computes only its shard."""
     at, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         at += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride % 2**32)

@@ -1,6 +1,6 @@
 """Checkpoints on disk: list the steps, and read one without Orbax's manager.
 
-All problems of a checkpoint raise `Damaged`. Lack of memory or of permission does not: the checkpoint is not at fault.
+Any problem of a checkpoint raises `Damaged`. Lack of memory or permission is no such problem and raises its own error.
 """
 
 import hashlib
@@ -37,11 +37,9 @@ def steps(folder: epath.Path) -> list[int]:
 
 
 def scores(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> dict[int, float]:
-    """Return step to score, for the steps that have the metric.
+    """Return {step: score} for the steps in `folder` that have the metric.
 
-    Args:
-      folder: of the steps.
-      best: {"metric": name, "mode": "max" or "min"}; None for the value that the run saved with each step.
+    `best` is {"metric": name, "mode": "max" or "min"}; None for the choice that the run saved with each step.
     """
     found = {}
     for step in steps(folder):
@@ -95,16 +93,12 @@ def _checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def read_arrays(folder: epath.Path, step: int, abstract_state: PyTree) -> PyTree:
     """Read all arrays, with the shapes, dtypes and shardings of `abstract_state`."""
-    abstract_state = jax.tree.map(_placed, abstract_state)
+    first = SingleDeviceSharding(jax.local_devices()[0])
+    abstract_state = jax.tree.map(lambda leaf: leaf.update(sharding=leaf.sharding or first), abstract_state)
     placement = ocp.checkpoint_utils.construct_restore_args(abstract_state)
-    # The caller has checked that every array has its counterpart. Partial: empty nodes are not saved.
+    # The caller has checked that every array is in the checkpoint. Partial: empty nodes are not saved.
     how = ocp.args.PyTreeRestore(abstract_state, restore_args=placement, partial_restore=True)
     return _restore(folder, step, how)
 
@@ -124,7 +118,7 @@ def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]
 
 
 def _restore(folder: epath.Path, step: int, how: ocp.args.PyTreeRestore) -> PyTree:
-    """Run Orbax's reader without its manager, which has a barrier where processes would wait for one that failed."""
+    """Run Orbax's reader without its manager, whose barrier would wait for a process that failed."""
     handler = ocp.PyTreeCheckpointHandler()
     try:
         return handler.restore(folder / str(step) / "state", args=how)
@@ -152,14 +146,14 @@ def no_room(error: BaseException) -> str | None:
 
 
 def _is_damage(error: BaseException) -> bool:
-    """Return whether an error means a bad file, as opposed to a lack of memory, permission or connection."""
+    """Return whether an error means a bad file, not a lack of memory, permission or connection."""
     others = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
     words = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
     return not any(isinstance(e, others) or any(word in str(e) for word in words) for e in _chain(error))
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the message of the root cause, shortened; the outer errors only say that something failed."""
+    """Return the shortened message of the root cause; outer errors only say that something failed."""
     root = list(_chain(error))[-1]
     text = " ".join(str(root).split()) or type(root).__name__
     return text if len(text) <= 160 else f"{text[:60]} ... {text[-95:]}"

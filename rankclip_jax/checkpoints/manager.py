@@ -1,9 +1,9 @@
-"""Checkpoints: saved in the background and atomically, verified bit by bit when read.
+"""Checkpoints: saved atomically in the background, verified bit by bit when read.
 
-A thin layer over Orbax's `CheckpointManager`, which restores a flipped byte silently, casts to a requested dtype,
-and stops at a damaged step. Here every array has a digest, nothing is cast, and after a damaged step the step before
-it is used. Layout: ``FOLDER/STEP/state`` (arrays) and ``FOLDER/STEP/meta`` (JSON: path, shape, dtype and digest of
-every array, metrics, and the caller's meta). A step is written under a temporary name and renamed.
+A thin layer over Orbax's `CheckpointManager`, which restores a flipped byte silently, casts to a requested dtype, and
+stops at a damaged step. Here every array has a digest, nothing is cast, and a damaged step is replaced by the step
+before it. Layout: ``FOLDER/STEP/state`` (arrays) and ``FOLDER/STEP/meta`` (JSON: path, shape, dtype and digest of every
+array, metrics, and the caller's meta). A step is written under a temporary name and renamed.
 """
 
 import math
@@ -18,7 +18,7 @@ from rankclip_jax.checkpoints import files
 from rankclip_jax.checkpoints.digests import altered, manifest, mismatches
 from rankclip_jax.checkpoints.files import Damaged
 from rankclip_jax.checkpoints.weights import Weights
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.parallel import processes
 
 PyTree = Any
@@ -29,7 +29,7 @@ class Restored(NamedTuple):
 
     step: int
     state: PyTree  # tree, shapes, dtypes and shardings of the abstract state
-    meta: dict[str, Any]  # as passed to `save`, after a round trip through JSON
+    meta: dict[str, Any]  # as passed to `save`, but converted by JSON
 
 
 class _NewestAndBest:
@@ -63,7 +63,7 @@ class Checkpoints:
           folder: a path that all processes share.
           keep: number of newest steps to keep.
           best_metric: the step with the best value of this metric is kept too.
-          best_mode: which value is best, "max" or "min".
+          best_mode: whether the best value is the "max" or the "min".
 
         Raises:
           UserError: `best_mode` is invalid.
@@ -81,7 +81,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step, also if it is damaged or still being saved; None if there is none."""
+        """The newest step, even if it is damaged or still being saved; None without steps."""
         return self._manager.latest_step()
 
     def save(
@@ -93,7 +93,7 @@ class Checkpoints:
     ) -> bool:
         """Save in the background; `state` may be donated to the next step as soon as this returns.
 
-        It first waits for an earlier save, then until `state` is computed and copied off the devices.
+        It waits for an earlier save, and until `state` is computed and copied to the host.
 
         Args:
           step: number of steps done.
@@ -102,10 +102,10 @@ class Checkpoints:
           metrics: numbers, including the one that determines the best step.
 
         Returns:
-          Whether the step is saved. It is not if it exists or is older than the newest step.
+          Whether the step is saved: False if it is not newer than the newest step.
 
         Raises:
-          UserError: no disk space is left, for this save or the one before.
+          UserError: no disk space is left for this save or the previous one.
         """
         if self.latest_step is not None and step <= self.latest_step:
             return False
@@ -133,11 +133,8 @@ class Checkpoints:
     def restore(self, abstract_state: PyTree) -> Restored | None:
         """Restore the newest intact step; return None if there are no steps.
 
-        Newer damaged steps are renamed to ``STEP.damaged``, with one line each on stderr.
-
-        Args:
-          abstract_state: pytree of `jax.ShapeDtypeStruct`. Their shardings may belong to any mesh; a leaf without
-            sharding is placed on the first local device.
+        Newer damaged steps are renamed to ``STEP.damaged``, with one line each on stderr. `abstract_state` is a pytree
+        of `jax.ShapeDtypeStruct` with shardings of any mesh; the first local device holds leaves without sharding.
 
         Raises:
           UserError: paths, shapes or dtypes differ from the checkpoint; or all steps are damaged (then nothing is
@@ -186,11 +183,11 @@ class Checkpoints:
         if differing:
             raise UserError(
                 f"checkpoint {step} in {self._folder} is of another model or optimizer (saved -> wanted): "
-                f"{_first(differing)}. Use the config it was saved with, or another --workdir"
+                f"{first_few(differing)}. Use the config it was saved with, or another --workdir"
             )
 
     def _set_aside(self, step: int, problem: str) -> None:
-        """Rename a damaged step, so that it is kept but no longer counts as the newest."""
+        """Rename a damaged step: it is kept but no longer the newest."""
         if processes.is_main():
             target, n = self._folder / f"{step}.damaged", 1
             while target.exists():
@@ -207,7 +204,7 @@ class Checkpoints:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn a full disk, in whichever of Orbax's threads it was noticed, into a `UserError`."""
+        """Turn the error of a full disk, from any of Orbax's threads, into a `UserError`."""
         try:
             yield
         except Exception as error:
@@ -221,11 +218,11 @@ class Checkpoints:
 
 
 def load_model(folder: str, step: int | str | None = None) -> tuple[Weights, dict[str, Any]]:
-    """Read what a checkpoint is evaluated with, on any machine, with no model and nothing written.
+    """Read the weights for evaluation, on any machine, without a model and without writing to the folder.
 
     Args:
-      folder: as passed to `Checkpoints`. States have "params", "model_state" if the model has any, and if the run
-        averages weights an "ema" of both; then the average is read.
+      folder: as passed to `Checkpoints`. States have "params", perhaps "model_state", and perhaps "ema", a moving
+        average of both. The average is read if there is one.
       step: a step number; None for the newest intact step; "best" for the best by the metric of the run.
 
     Returns (weights as numpy arrays, meta as given to `save` plus its "step").
@@ -271,9 +268,4 @@ def _candidates(folder: Any, step: int | str | None) -> list[int]:
 def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
     wrong = altered(saved, state)
     if wrong:
-        raise Damaged(f"not the bits that were saved in {_first(wrong)}")
-
-
-def _first(items: Sequence[str]) -> str:
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return "; ".join(items[:3]) + more
+        raise Damaged(f"the digest differs from the saved one in {first_few(wrong)}")

@@ -1,11 +1,11 @@
-"""The weights of a two-tower model: one value from the checkpoint to the encoder."""
+"""The weights of a two-tower model as one value, shared by checkpoints and encoders."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Weights(NamedTuple):
-    """What a model is evaluated with.
+    """The arrays that a model needs for evaluation.
 
     Attributes:
       params: {"towers", "scalars"}, nested dicts of arrays.
@@ -17,6 +17,6 @@ class Weights(NamedTuple):
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "Weights":
-        """The moving averages of a training state if it has them, otherwise its current weights."""
+        """The moving averages of a train state if it has them, otherwise its current weights."""
         chosen = state.get("ema") or state
         return cls(chosen["params"], chosen.get("model_state", {}))

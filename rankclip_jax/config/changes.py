@@ -1,4 +1,4 @@
-"""Whether a run folder holds the run of this config, or the run of another config."""
+"""Check whether a run folder holds the run of this config or of another one."""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.config.record import load_run_config, to_json
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.run_folder import CONFIG, has_progress
 from rankclip_jax.trees import flatten
 
-# Keys that a restart of the same run may change: none of them affects a weight or a batch. (Another mesh, like
-# another machine, changes the order of sums: the run then continues, but not to the same bits.)
+# Keys that a restart of the same run may change: none of them affects a weight or a batch. (Another mesh or machine
+# changes the order of sums: the run continues, but its weights are not equal to the bit.)
 MAY_CHANGE = (
     "checkpoint.*",
     "data.max_bad_fraction",
@@ -35,16 +35,16 @@ MAY_CHANGE = (
 
 
 def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | None = None) -> bool:
-    """Return whether `workdir` already holds this run, so that it can be continued.
+    """Return whether `workdir` already holds this run and can continue it.
 
-    Keys that match `MAY_CHANGE` may differ. A run that has neither logged nor saved anything (because its batch did not
-    fit into memory, for example) does not count.
+    Keys that match `MAY_CHANGE` may differ. A run that has neither logged nor saved anything (for example because its
+    batch did not fit into memory) does not count.
 
     Args:
       workdir: run folder, which need not exist.
-      config: as `resolve` returned it. Its durations are in steps, so a changed number of steps is detected whatever
-        changed it; the learning rate depends on that number.
-      data: as given to `save_run_config`; None leaves the data out of the comparison.
+      config: result of `resolve`. Because durations are in steps, every cause of another number of steps is detected;
+        the learning rate depends on that number.
+      data: as passed to `save_run_config`; None excludes the data from the comparison.
 
     Raises:
       UserError: `workdir` holds another run; the message names the first keys that differ.
@@ -58,16 +58,15 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
     if data is not None:
         changes += _differences(saved["data"], json.loads(to_json(data)), "data: ")
     if changes:
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         raise UserError(
-            f"{workdir} holds a run of another config: {'; '.join(changes[:3])}{more}. "
+            f"{workdir} holds a run of another config: {first_few(changes)}. "
             "Use another --workdir, or the old values to continue that run"
         )
     return True
 
 
 def _differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:
-    """One 'key old -> new' for each leaf that differs and must not."""
+    """One 'key old -> new' for each value that differs and must not."""
     olds, news = dict(flatten(old)), dict(flatten(new))
     keys = [key for key in olds | news if not any(fnmatch(key, pattern) for pattern in MAY_CHANGE)]
     shown = {key: (_show(olds, key), _show(news, key)) for key in sorted(keys)}

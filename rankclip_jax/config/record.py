@@ -45,17 +45,16 @@ def to_json(config: ConfigDict | Mapping) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of other types: numpy scalars by value, dtypes and functions by name."""
+    """JSON form of other types: the value of numpy scalars, the name of dtypes and functions."""
     if isinstance(value, np.generic):
         return value.item()
     return getattr(value, "__name__", None) or str(value)
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a result, without packages that are not installed.
+    """Versions of everything that can change a result.
 
-    Keys are "python", "rankclip_jax", the distribution names in `PACKAGES`, and "commit" where this package runs from a
-    git checkout.
+    Keys are "python", "rankclip_jax", the installed packages among `PACKAGES`, and "commit" in a git checkout.
     """
     found = {"python": platform.python_version(), "rankclip_jax": OWN.__version__}
     for package in PACKAGES:
@@ -66,7 +65,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """What ``git describe --always --dirty`` says of the checkout; "" without a checkout or without git."""
+    """Output of ``git describe --always --dirty`` in the checkout; "" without a checkout or without git."""
     if not (CHECKOUT / ".git").exists():
         return ""
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
@@ -85,18 +84,17 @@ def save_run_config(
     objective_equation: str | None = None,
     imported: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``workdir/config.json``, which records how a run or an imported folder came about. Atomic.
+    """Write ``workdir/config.json``, the record of how a run or an imported folder was made. Atomic.
 
-    Call it in one process only (`processes.is_main`).
+    Call it in one process only (`processes.is_main`). A missing folder is made.
 
     Args:
-      workdir: run folder, made if missing.
-      config: as `resolve` returned it.
-      data: what identifies the data (split sizes, digests).
+      config: result of `resolve`.
+      data: identity of the data (split sizes, digests).
       devices: platform, counts, mesh.
       params: parameter counts per tower.
       objective_equation: `Objective.equation`; None for imported weights.
-      imported: where foreign weights came from; None for a run.
+      imported: source of foreign weights; None for a run.
     """
     record = {"config": config.to_dict(), "versions": versions(), "data": data, "devices": devices, "params": params}
     optional = {"objective_equation": objective_equation, "imported": imported}
@@ -107,10 +105,10 @@ def save_run_config(
 
 
 def load_run_config(workdir: str) -> dict[str, Any] | None:
-    """Return what `save_run_config` wrote; None if there is no such file.
+    """Return the record that `save_run_config` wrote; None if there is no such file.
 
     Raises:
-      UserError: the file is damaged, or something else wrote it.
+      UserError: the file is damaged, or is no such record.
     """
     path = os.path.join(workdir, CONFIG)
     try:
@@ -122,5 +120,5 @@ def load_run_config(workdir: str) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from None
     for part in ("config", "data"):
         if not isinstance(record, dict) or not isinstance(record.get(part), dict):
-            raise UserError(f"{path} is not what training writes (it has no {part!r}); use another --workdir")
+            raise UserError(f"{path} is not the {CONFIG} of a run (it has no {part!r}); use another --workdir")
     return record

@@ -1,7 +1,7 @@
-"""From the config as written to the config as run: checked, with every duration in steps, and frozen.
+"""Resolve a config: check it, convert every duration to steps, and freeze it.
 
-Written configs hold durations as strings (`schedules.to_steps`). `resolve` turns them into steps once, so that the
-rest of the program and `config.json` know steps only.
+Config files hold durations as strings (`schedules.to_steps`). `resolve` converts them once; the rest of the program and
+`config.json` have steps only.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ DURATIONS = ("duration", "warmup", "every")
 
 
 def check_batch(batch_size: int, *, device_count: int = 1, process_count: int = 1) -> None:
-    """Reject a global batch that does not split into equal whole parts, and name the nearest sizes that do.
+    """Reject an empty global batch, and one that does not split evenly over devices and processes.
 
     Raises:
-      UserError: the batch is empty, or the devices or processes do not divide it.
+      UserError: names the nearest valid sizes.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
@@ -36,8 +36,8 @@ def resolve(config: ConfigDict, *, examples: int) -> FrozenConfigDict:
     """Return a frozen copy of `config` in which every duration is an int, in steps.
 
     Args:
-      config: with ``batch_size`` (global, in examples; checked by `check_batch`) and ``duration`` (of the whole run).
-      examples: training examples in one epoch; the last, partial batch of an epoch is dropped.
+      config: has ``batch_size`` (global, in examples; checked by `check_batch`) and ``duration`` (of the whole run).
+      examples: number of training examples; the last, partial batch of an epoch is dropped.
 
     Raises:
       UserError: a batch larger than the data, an invalid duration, or a warm-up as long as the run.
@@ -58,7 +58,7 @@ def resolve(config: ConfigDict, *, examples: int) -> FrozenConfigDict:
 
 def with_value(config: ConfigDict, key: str, value: Any) -> FrozenConfigDict:
     """Return a frozen copy of `config` in which the dotted `key` has another value."""
-    changed = ConfigDict(config.to_dict()).lock()  # so that a misspelt key is an error
+    changed = ConfigDict(config.to_dict()).lock()  # a misspelt key is then an error
     changed.update_from_flattened_dict({key: value})
     return FrozenConfigDict(changed)
 

@@ -1,7 +1,7 @@
 """ALIP: pairs weighted by their agreement with a second caption (Yang et al., ICCV 2023, arXiv 2308.08428).
 
-Each image has its raw text and a second caption; in the paper a captioning model (OFA) writes the latter. One
-text tower encodes both. Evidence: released code and the text of the paper.
+Each image has a raw text and a second caption, which in the paper comes from a captioning model (OFA). One text tower
+encodes both. Evidence: released code and the text of the paper.
 """
 
 import functools
@@ -19,9 +19,9 @@ from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 DEFAULTS = {
     "text_weight": 1.0,  # weight of the branch of images and raw texts; 0 drops it
     "caption_weight": 1.0,  # weight of the branch of images and second captions; 0 drops it
-    "momentum": 0.99,  # fraction of a running mean that each update keeps
-    "sample_exponent": 2.0,  # the paper's gamma_s: how steeply the weight of a sample falls
-    "pair_exponent": 2.0,  # the paper's gamma_p: how steeply the weight of a pair follows its cosine
+    "momentum": 0.99,  # m, 0 to 1: fraction of a running mean that each update keeps
+    "sample_exponent": 2.0,  # the paper's gamma_s: how steeply the sample weight falls; 0 sets that factor to 1
+    "pair_exponent": 2.0,  # the paper's gamma_p: how steeply the pair weight follows the cosine; 0: factor 1
 }
 WEIGHT_OPTIONS = {"alip_text": "text_weight", "alip_caption": "caption_weight"}
 OTHER = {"alip_text": "text_embeds", "alip_caption": "caption_embeds"}
@@ -37,22 +37,19 @@ def build(config, run: RunInfo) -> Objective:
         w_i = exp(gamma_s (a_i - H_a)) exp(gamma_p (d_i - H_d)) if a_i < H_a, else 1
         H <- m H + (1 - m) mean_i(.), starting at H = 1, updated before this batch is weighted
 
-    The first factor of w_i is the sample weight (equation 2 of the paper), the second the pair weight
-    (equation 4), which may exceed 1. If a_i >= H_a both are 1. Weights and running means carry no gradient.
-    Both branches share the learned scale s. Texts and captions are not contrasted with each other. Because
-    H starts at 1, the loss starts at about e^-4 of its later size.
+    The first factor of w_i is the sample weight (equation 2 of the paper), the second the pair weight (equation 4),
+    which may exceed 1. If a_i >= H_a both are 1. Weights and running means carry no gradient. Both branches share the
+    learned scale s. Texts and captions are not contrasted with each other. Because H starts at 1, the loss starts at
+    about e^-4 of its later size.
 
-    Differences from the paper's text: it sums over the batch and over both directions, a factor of 2 B
-    (equation 6); here the normalisation is that of the released code. The paper tunes both exponents and finds
-    2 best (section 4.3); the code has 2 and m = 0.99 as constants.
+    Difference from the paper's text: it sums over the batch and over both directions, a factor of 2 B (equation 6).
+    Here the normalisation is that of the released code. The paper tunes both exponents and finds 2 best (section 4.3);
+    the code has 2 and m = 0.99 as constants.
 
-    Differences from the released code: checkpoints hold the running means, which the code forgets. Each branch
-    keeps its own copy of H_a, equal to the bit, so that each can be used alone.
+    Differences from the released code: checkpoints hold the running means, which the code loses at a restart. Each
+    branch keeps its own copy of H_a, equal to the bit: each branch can be used alone.
 
-    Args:
-      config: `text_weight` and `caption_weight` (0 drops the branch), `momentum` in [0, 1],
-        `sample_exponent` and `pair_exponent` (0 sets that factor to 1).
-      run: unused.
+    `config` has the options of `DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: an option out of range, or both branches dropped.

@@ -18,14 +18,11 @@ DEFAULTS = {}  # no options
 
 
 def contrastive_rows(logits_CB: jax.Array, matching_C: jax.Array) -> jax.Array:
-    """Cross-entropy of each row against its matching column.
+    """Cross-entropy [C] of each row against its matching column: logsumexp of the row minus the matching entry.
 
     Args:
       logits_CB: [C, B] scaled cosines.
       matching_C: [C] scaled cosine of each row's own pair, the entry on the diagonal.
-
-    Returns:
-      [C]: logsumexp of the row minus the matching entry.
     """
     return jax.nn.logsumexp(logits_CB, axis=1) - matching_C
 
@@ -38,9 +35,7 @@ def symmetric_rows(block: RowBlock, a: str, b: str) -> jax.Array:
 
 
 CLIP = Term(
-    inputs=INPUTS,
-    scalars={"logit_scale": LOGIT_SCALE},
-    row_loss=lambda block: jnp.sum(symmetric_rows(block, *INPUTS)),
+    inputs=INPUTS, scalars={"logit_scale": LOGIT_SCALE}, row_loss=lambda block: jnp.sum(symmetric_rows(block, *INPUTS))
 )
 TERMS = {"clip": without_options(CLIP)}
 
@@ -48,8 +43,8 @@ TERMS = {"clip": without_options(CLIP)}
 def build(config, run: RunInfo) -> Objective:
     """L = 1/2 [CE(S) + CE(S^T)] with S = s V T^T, V and T [B, D], and CE a mean over the B rows.
 
-    The scale s = exp(logit_scale) is learned; nothing is detached. The loss and its gradient are those of
-    the global batch on any number of devices. `config` has no options for this objective; `run` is unused.
+    The scale s = exp(logit_scale) is learned; nothing is detached. On any number of devices, loss and gradient are
+    those of the global batch. There are no options; `config` and `run` are unused.
     """
     del config, run
     return Objective("clip", "L = CLIP", {"clip": CLIP}, fixed({"clip": 1.0}))

@@ -1,10 +1,10 @@
 """CyCLIP: CLIP plus geometric consistency (Goel et al. 2022, arXiv 2205.14459).
 
-Two images should be as similar as their texts (in-modal), and image j as similar to text k as image k to text j
-(cross-modal). Evidence: released code.
+In-modal consistency: the cosine of two images equals the cosine of their texts. Cross-modal consistency: the cosine of
+image j and text k equals the cosine of image k and text j. Evidence: released code.
 
-Both terms are quadratic in cosines. For D < B the sums over all B^2 pairs therefore follow from three D x D
-matrices. With V, T the embeddings [B, D], a = V + T and b = V - T:
+Both terms are quadratic in cosines. For D < B, three D x D matrices therefore give the sums over all B^2 pairs. With
+V, T the embeddings [B, D], a = V + T and b = V - T:
 
     V V' - T T' = (a b' + b a') / 2            V T' - T V' = (b a' - a b') / 2
 
@@ -13,9 +13,9 @@ The squared norm of a b' +- b a' is |a b'|^2 + |b a'|^2 +- 2 <a b', b a'>, and
     |a b'|^2 = |b a'|^2 = tr(a b' b a') = <a'a, b'b> = alpha
     <a b', b a'>        = tr(b a' b a') = tr((a'b)^2) = beta
 
-so that in-modal = (alpha + beta) / 2B and cross-modal = (alpha - beta) / 2B. The usual expansion
-|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is a small difference of large values once pairs match: in float32, for pairs at a
-distance of 0.001, its third digit is wrong. The form above is small when b is small, and keeps seven digits.
+Therefore in-modal = (alpha + beta) / 2B and cross-modal = (alpha - beta) / 2B. The usual expansion
+|V'V|^2 + |T'T|^2 - 2 |V'T|^2 is a small difference of large values if pairs match: in float32, for pairs at a distance
+of 0.001, its third digit is wrong. The form above is small if b is small, and keeps seven digits.
 """
 
 import functools
@@ -43,27 +43,22 @@ def build(config, run: RunInfo) -> Objective:
         cyclip_in_modal = 1/B sum_jk (v_j.v_k - t_j.t_k)^2
         cyclip_cross    = 1/B sum_jk (v_j.t_k - v_k.t_j)^2
 
-    on cosines, over the global batch. Gradient flows into both sides of each difference; nothing is
-    detached. Pairs j = k contribute 0. The weights are those of the released command line, 0.25 each. The
-    paper's ablations are I-CyCLIP (`cross_weight=0`) and C-CyCLIP (`in_modal_weight=0`); that the other
-    weight is then 0.5 is our reading.
+    on cosines, over the global batch. Gradient flows into both sides of each difference; nothing is detached. Pairs
+    j = k contribute 0. The weights are those of the released command line, 0.25 each. The paper's ablations are
+    I-CyCLIP (`cross_weight=0`) and C-CyCLIP (`in_modal_weight=0`); the other weight is then 0.5 (our reading).
 
-    Difference from the released code: it multiplies by the scale before the square and divides after it. The
-    scale cancels and has no gradient, so it is left out here.
+    Difference from the released code: it multiplies by the scale before the square and divides after it. The scale
+    cancels and has no gradient; it is omitted here.
 
-    With ``augmented`` the contrastive part is, as in the released code with its option `inmodal` (off there
-    by default, too),
+    ``augmented`` is the released code's option `inmodal`, also off by default. The contrastive part is then
 
         0.5 CLIP + 0.5 augmented,   augmented = 1/2 [CE(s V V~') + CE(s T T~')]
 
-    with V~, T~ [B, D] of augmented images and texts, and only the direction from the plain to the augmented
-    view. The cyclic terms use the plain views. It reads `image_embeds_augmented` and `text_embeds_augmented`.
-    For the released augmentations set config.data.view_augment="autoaugment" and view_text_augment="eda", and
-    no other augmentation.
+    with V~, T~ [B, D] of augmented images and texts, read as `image_embeds_augmented` and `text_embeds_augmented`. It
+    has only the direction from the plain to the augmented view. The cyclic terms use the plain views. For the released
+    augmentations set config.data.view_augment="autoaugment" and view_text_augment="eda", and no other augmentation.
 
-    Args:
-      config: `in_modal_weight`, `cross_weight` (0 drops the term), `augmented`.
-      run: unused.
+    `config` has the options of `DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: a negative weight, or no term left except CLIP.
@@ -95,7 +90,7 @@ def cyclic_term(sign: int) -> Term:
 
 
 def _grams(rows_KD, scalars, batch):
-    """a'a, b'b and a'b [D, D]; no sums if the products of rows are smaller."""
+    """a'a, b'b and a'b [D, D]; {} if the B x B products are smaller."""
     del scalars
     if not uses_grams(rows_KD["image_embeds"].shape[1], batch):
         return {}
@@ -114,7 +109,7 @@ def _from_grams(sign, grams, scalars, batch):
 
 
 def _row_loss(sign, block: RowBlock) -> jax.Array:
-    """Sum of |a b' + sign b a'|^2 / 4 over the rows of the block, from products [C, B]; 0 if `_grams` has it."""
+    """Sum of |a b' + sign b a'|^2 / 4 over the rows of the block, from products [C, B]; 0 if `_grams` computes it."""
     a_CD, b_CD = _sum_and_difference(block.rows)
     if uses_grams(a_CD.shape[1], block.batch):
         return jnp.zeros((), a_CD.dtype)

@@ -1,12 +1,12 @@
 """Progressive self-distillation (Andonian et al., CVPR 2022, arXiv 2204.04588).
 
-This is a reconstruction: it rests on the paper's abstract only. There is no released code, and the text of the
-paper was not available. The abstract states that the model distils its own knowledge into soft targets for a subset
-of the images and texts of each batch, at no added computational cost. All else is our reading: the teacher, the
-swapped predictions, the schedule, the temperature, and how the subset is chosen.
+This is a reconstruction from the paper's abstract only. There is no released code, and the text of the paper was not
+available. The abstract states that the model distils its own knowledge into soft targets for a subset of the images and
+texts of each batch, at no added computational cost. All else is our reading: the teacher, the swapped predictions, the
+schedule, the temperature, and the choice of the subset.
 
-The teacher is contested. Two later texts describe it as a moving average of the model. The abstract promises no
-added cost, which a second network would break, so here the teacher is the current model.
+Sources disagree on the teacher. Two later texts describe it as a moving average of the model. The abstract promises no
+added cost, and a second network would add cost. Therefore the teacher here is the current model.
 """
 
 import functools
@@ -25,7 +25,7 @@ DEFAULTS = {
     "unaligned_start": 0.0,  # fraction of the batch with soft targets at the start of training
     "unaligned_end": 0.5,  # the same at the end of training
     "target_temperature": 0.07,  # the targets divide cosines by it
-    "subset": "random",  # which rows: "random", or "similarity": the rows least similar to their own pair
+    "subset": "random",  # which rows: "random", or "similarity": rows with the lowest cosine of their own pair
 }
 
 
@@ -37,25 +37,22 @@ def build(config, run: RunInfo) -> Objective:
         aligned   = 1/2B sum_{i not in U} [CE(e_i, P_I,i) + CE(e_i, P_T,i)]  CLIP's loss of those rows
         distilled = 1/2B sum_{i in U}     [CE(A_I,i, P_I,i) + CE(A_T,i, P_T,i)]
 
-    with V, T [B, D] and CE(q, p) = -sum_j q_j log p_j. The teacher is the model itself at the same step: row i
-    of the prediction from image i to all texts should equal that from text i to all images, and vice versa.
-    Targets carry no gradient (sg). Both terms are divided by the whole batch, so `aligned` falls and
-    `distilled` grows as U grows. `distilled` includes the entropy of the targets.
+    with V, T [B, D] and CE(q, p) = -sum_j q_j log p_j. The teacher is the model itself at the same step: the prediction
+    from image i to all texts should equal the prediction from text i to all images, and vice versa. Targets carry no
+    gradient (sg). Both terms are divided by the whole batch: if U grows, `aligned` falls and `distilled` grows.
+    `distilled` includes the entropy of the targets.
 
     U holds round(f B) rows, the same in both directions, with
 
         f = start + (end - start) (1 - cos(pi t)) / 2,   t the fraction of training done
 
-    ``subset="random"`` draws U anew at each step as a function of the run's seed and the step only: devices,
-    blocks and restarts do not change it. ``"similarity"`` takes the rows least similar to their own pair. Rows
-    that tie are all in U or all outside, independent of their order in the batch.
+    ``subset="random"`` draws a new U at each step. It depends on the run's seed and the step only, not on devices,
+    blocks and restarts. ``"similarity"`` takes the rows with the lowest cosine of their own pair. Rows that tie are all
+    in U or all outside, independent of their order in the batch.
 
-    The formulas rest on the paper's abstract (see the top of this file). Not known from the paper: start and
-    end, the temperature, and which subset. The defaults are ours.
+    The formulas rest on the paper's abstract. Start, end, temperature and subset are unknown; the defaults are ours.
 
-    Args:
-      config: `unaligned_start`, `unaligned_end`, `target_temperature`, `subset` ("random" | "similarity").
-      run: total steps and seed.
+    `config` has the options of `DEFAULTS`; `run` has the total steps and the seed.
 
     Raises:
       UserError: a fraction outside [0, 1], a temperature that is not positive, or an unknown subset.
@@ -98,14 +95,13 @@ def unaligned_share(step: jax.Array | int, total_steps: int, start: float, end: 
 def lowest(order_B: jax.Array, index_C: jax.Array, count: jax.Array) -> jax.Array:
     """Whether rows `index_C` are among the `count` lowest of the batch, bool [C]. Ties are all in or all out.
 
-    A row is in if fewer than `count` rows are lower. Counting them takes [C, B] comparisons and no sort.
+    A row is in if fewer than `count` rows are lower. Counting takes [C, B] comparisons and no sort.
     """
-    below_C = jnp.sum(order_B[None, :] < order_B[index_C][:, None], axis=1)
-    return below_C < count
+    return jnp.sum(order_B[None, :] < order_B[index_C][:, None], axis=1) < count
 
 
 def _random_order(seed: int, block: RowBlock) -> jax.Array:
-    """Random integers [B] of this run and step, equal on all devices and in all blocks."""
+    """Random integers [B] for this run and step, equal on all devices and in all blocks."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), block.step)
     return jax.random.bits(key, (block.batch,))
 
@@ -118,7 +114,7 @@ def _similarity_order(seed: int, block: RowBlock) -> jax.Array:
 
 
 ORDERS = {"random": _random_order, "similarity": _similarity_order}
-CHOSEN = {"random": "at random", "similarity": "by similarity"}  # words of the equation
+CHOSEN = {"random": "at random", "similarity": "by similarity"}  # for the equation
 
 
 def _distilled_rows(block: RowBlock, temperature: float) -> jax.Array:

@@ -13,17 +13,17 @@ from rankclip_jax.objectives.research.rank_weights import RankWeights
 from rankclip_jax.objectives.sorting import row_order
 
 RELEASED_EPS = 1e-10
-# A scan over the ranks works on vectors with one entry per list. For few long lists these are too short.
-FEW_LISTS = 1024  # items per list
+# A scan over the ranks works on vectors with one entry per list. They are too short if there are more items per list.
+FEW_LISTS = 1024
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: RankWeights | None = None) -> jax.Array:
     """ListMLE of each row, in arithmetic that neither overflows nor underflows.
 
-    Sort the items of a row by descending reference r. The Plackett-Luce likelihood of that order under the
-    utilities u is a product of choices, each of one item among itself and all lower items. The loss is its
-    negative logarithm:
+    Sort the items of a row by descending reference r. The Plackett-Luce likelihood of that order under the utilities u
+    is a product over ranks: at each rank, one item is chosen from itself and all lower items. The loss is its negative
+    logarithm:
 
         loss = sum_k [log D_k - u_k],    D_k = sum_{l: r_l <= r_k} exp(u_l)
 
@@ -32,15 +32,14 @@ def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: 
     Gradient: d loss / d u_l = sum_{k: r_k >= r_l} exp(u_l) / D_k - 1, computed together with the loss (reverse mode
     only). The references carry no gradient, because only their order is used.
 
-    Numerics: sums are kept as a running maximum m and a sum of exp(. - m), so every exponent is at most 0.
-    ``log(cumsum(exp(x - max)))`` would underflow to -inf at scale 100, and adding an epsilon there erases the
-    gradient (see `listmle_released`).
+    Numerics: sums are kept as a running maximum m and a sum of exp(. - m): every exponent is at most 0.
+    ``log(cumsum(exp(x - max)))`` would underflow to -inf at scale 100, and an added epsilon erases the gradient (see
+    `listmle_released`).
 
     Args:
       utility_CB: float32 or float64 [C, B], predicted utilities of any size. CLIP's scaled cosines reach +-100.
-      reference_CB: [C, B] in the same dtype, whose order is the target.
-      rank_weights: weight of each rank in the sum over k (static, hashable); None for 1. Tied items have equal
-        weights.
+      reference_CB: [C, B] in the same dtype; its order is the target.
+      rank_weights: weight of each rank in the sum over k (static, hashable); None for 1. Tied items have equal weights.
 
     Returns:
       [C] in the dtype of `utility_CB`, summed over the B items. NaN for a row with a NaN in either argument.
@@ -59,16 +58,9 @@ def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: 
     return _loss_and_gradient(utility_CB, reference_CB, rank_weights)[0]
 
 
-def _forward(utility_CB, reference_CB, rank_weights):
-    return _loss_and_gradient(utility_CB, reference_CB, rank_weights)
-
-
 def _backward(rank_weights, gradient_CB, cotangent_C):
     del rank_weights
     return cotangent_C[:, None] * gradient_CB, jnp.zeros_like(gradient_CB)
-
-
-listmle_exact.defvjp(_forward, _backward)
 
 
 def listmle_released(
@@ -76,12 +68,12 @@ def listmle_released(
 ) -> jax.Array:
     """ListMLE of each row, in the arithmetic of RankCLIP's released PyTorch code. For comparison only.
 
-    It takes log(sum + 1e-10) of exponentials shifted by the row maximum, which carries gradient. Items with equal
-    references keep their argsort order. If scale * (max - utility) exceeds 23, the epsilon dominates and the
+    It computes log(sum + 1e-10) of exponentials that are shifted by the row maximum, which carries gradient. Items with
+    equal references keep their argsort order. If scale * (max - utility) exceeds 23, the epsilon dominates and the
     gradient no longer depends on the ranking.
 
-    Differences from the released code: no fp16 products, no random permutation of the columns before the sort,
-    and no padding indicator -1. The released code has no `rank_weights`; here they follow the argsort order.
+    Differences from the released code: no fp16 products, no random permutation of the columns before the sort, and no
+    padding indicator -1. The released code has no `rank_weights`; here they follow the argsort order.
 
     Args and returns as in `listmle_exact`.
     """
@@ -101,16 +93,16 @@ def _loss_and_gradient(utility_CB, reference_CB, rank_weights):
     ascending_CB = jnp.take_along_axis(utility_CB, order_CB, axis=1, mode="promise_in_bounds")
     loss_C, gradient_CB = _plackett_luce(ascending_CB, ends_tie_CB, rank_weights)
     rows_C1 = jnp.arange(order_CB.shape[0])[:, None]
-    unsorted_CB = (
-        jnp.zeros_like(gradient_CB)
-        .at[rows_C1, order_CB]
-        .set(gradient_CB, unique_indices=True, mode="promise_in_bounds")
-    )
+    target_CB = jnp.zeros_like(gradient_CB).at[rows_C1, order_CB]
+    unsorted_CB = target_CB.set(gradient_CB, unique_indices=True, mode="promise_in_bounds")
     return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C), unsorted_CB
 
 
+listmle_exact.defvjp(_loss_and_gradient, _backward)
+
+
 def _any_nan(reference_CB, order_CB):
-    """Whether a row [C] contains a NaN. Sorting moves NaNs to one of the ends of the row."""
+    """Whether a row contains a NaN, bool [C]. Sorting moves NaNs to the ends of the row."""
     ends_C2 = jnp.take_along_axis(reference_CB, order_CB[:, jnp.array([0, -1])], axis=1)
     return jnp.any(jnp.isnan(ends_C2), axis=1)
 
@@ -151,11 +143,11 @@ def _recurrences(items, lists):
 # The two recurrences, each in two forms: a sequential scan (fastest on CPU) and an associative scan (logarithmic
 # depth, for accelerators).
 #
-# Prefix: sum over the items up to k of exp(x) = sum_k exp(peak_k). tied_k is the number of items of k's tie group
+# Prefix: sum_k exp(peak_k) is the sum of exp(x) over the items up to k. tied_k is the number of items of k's tie group
 # up to k.
-# Suffix: the held values are those of the last item of k's tie group, which is the denominator of the group.
-# share_k exp(-peak_k) = sum over the items l ranked with or above k of w_l / D_l. weight_k is read at the last item
-# of a group only, and is the sum of the weights of the group.
+# Suffix: the held values are those of the last item of k's tie group; they give the denominator of the group.
+# share_k exp(-peak_k) is the sum of w_l / D_l over the items l ranked with or above k. weight_k is read only at the
+# last item of a group and is the sum of the group's weights.
 
 
 def _prefix_sums_scan(x_BC, ends_BC):

@@ -34,15 +34,13 @@ class Weight(NamedTuple):
 def add_terms(objective: Objective, extra: str, known: Mapping[str, TermRecipe], run: RunInfo) -> Objective:
     """Return the objective plus the weighted terms of `extra`.
 
-    An added term has the default options of its own objective. If the objective already has a learned scalar
-    of the same name, both share it, with the initial value and range of the objective.
+    An added term has the default options of its own objective. If the objective already has a learned scalar of the
+    same name, both share it, with the initial value and range of the objective.
 
     Args:
-      objective: what to add to.
-      extra: "[WEIGHT] NAME[:SCHEDULE] + ...", with the schedules of `schedules.WEIGHT_SCHEDULES`. The default
-        weight is 1, the default schedule "constant". Weight 0 drops the term; "" adds nothing.
+      extra: "[WEIGHT] NAME[:SCHEDULE] + ...", with the schedules of `schedules.WEIGHT_SCHEDULES`. The default weight is
+        1, the default schedule "constant". Weight 0 drops the term; "" adds nothing.
       known: terms by name.
-      run: total steps and seed.
 
     Raises:
       UserError: `extra` is not such a sum, names an unknown term or schedule, or a term of the objective itself.

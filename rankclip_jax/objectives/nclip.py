@@ -1,9 +1,9 @@
 """nCLIP and xCLIP: images and texts agree on a distribution, without negatives (Zhou et al. 2023, arXiv 2210.09304).
 
-This is a reconstruction: it rests on the paper's abstract only. The repository of the authors holds no code, and
-the text of the paper was not available. The abstract states that only matching pairs are compared, as distributions
-over many prototypes, that the loss has a part for sharpness and one for smoothness, and that xCLIP is CLIP and
-nCLIP together. The formulas, the weights and the heads are our reading.
+This is a reconstruction from the paper's abstract only. The authors' repository holds no code, and the text of the
+paper was not available. The abstract states that only matching pairs are compared, as distributions over many
+prototypes; that the loss has a part for sharpness and one for smoothness; and that xCLIP is CLIP plus nCLIP. The
+formulas, the weights and the heads are our reading.
 """
 
 import jax
@@ -16,8 +16,8 @@ from rankclip_jax.objectives.weighting import fixed, read_weights, weighted_sum
 
 INPUTS = ("image_logits", "text_logits")
 DEFAULTS = {
-    "sharpness_weight": 0.5,  # weight of the mean entropy of the distributions, which should be low
-    "smoothness_weight": 1.0,  # weight of the entropy of the mean distribution, which should be high
+    "sharpness_weight": 0.5,  # weight of the mean entropy of the distributions, which should be low; 0 drops it
+    "smoothness_weight": 1.0,  # weight of the entropy of the mean distribution, which should be high; 0 drops it
 }
 XCLIP_DEFAULTS = {
     "clip_weight": 1.0,  # weight of CLIP
@@ -36,18 +36,16 @@ def build_nclip(config, run: RunInfo) -> Objective:
         nclip_sharpness     =  1/2 mean_i [H(p_i) + H(q_i)]
         nclip_smoothness    = -1/2 [H(mean_i p_i) + H(mean_i q_i)]
 
-    The last term is lowest, -log K, when the batch uses all prototypes equally: it prevents collapse into one
-    prototype. Its means are over the global batch. Gradient flows through both arguments of H(p, q); nothing
-    is detached, and there is no temperature. Logits are float [B, K]. They are read by block and never
-    gathered: devices exchange two vectors of K values.
+    The last term has its minimum, -log K, when the batch uses all prototypes equally: it prevents collapse into one
+    prototype. Its means are over the global batch. Gradient flows through both arguments of H(p, q); nothing is
+    detached, and there is no temperature. Logits are float [B, K]. They are read by block and never gathered: devices
+    exchange two vectors of K values.
 
-    The formulas rest on the paper's abstract (see the top of this file). The weights 0.5 and 1 are ours, and so
-    are the heads (`models/heads.py`). This loss does not train CLIP's projection: evaluation compares the
-    distributions (`two_towers.distribution_embeds`).
+    The formulas rest on the paper's abstract. The weights 0.5 and 1 are ours, and so are the heads (`models/heads.py`).
+    This loss does not train CLIP's projection: evaluation compares the distributions
+    (`two_towers.distribution_embeds`).
 
-    Args:
-      config: `sharpness_weight`, `smoothness_weight` (0 drops the term).
-      run: unused.
+    `config` has the options of `DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: a weight is negative or not finite.
@@ -59,13 +57,10 @@ def build_nclip(config, run: RunInfo) -> Objective:
 def build_xclip(config, run: RunInfo) -> Objective:
     """L = clip_weight * CLIP + nclip_weight * nCLIP, with CLIP's projection and nCLIP's heads on one trunk.
 
-    `build_nclip` has the terms of nCLIP, which rest on the paper's abstract. Both weights are 1, our choice: the
-    paper's were not found. A public reading list gives 0.3 for CLIP and 0.7 for nCLIP (not confirmed).
-    Evaluation compares CLIP's embeddings.
+    `build_nclip` explains the terms of nCLIP. The default weights 1 are our choice: those of the paper were not found.
+    A public reading list gives 0.3 for CLIP and 0.7 for nCLIP (not confirmed). Evaluation compares CLIP's embeddings.
 
-    Args:
-      config: `clip_weight`, `nclip_weight`, and the options of nCLIP.
-      run: unused.
+    `config` has the options of `XCLIP_DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: a weight is negative or not finite, or one of the two parts has weight 0.

@@ -3,7 +3,6 @@
 Letters: B rows of the global batch, C rows of a block, D embedding.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,13 +37,11 @@ class RunInfo:
 
 @dataclass(frozen=True, eq=False)
 class RowBlock:
-    """A block of C rows of the batch, as a term sees it.
-
-    All arrays may carry gradient, except `state` and `step`.
+    """A block of C rows of the batch: the input of a term. All arrays but `state` and `step` may carry gradient.
 
     Attributes:
       rows: {name: [C, ...]}, the rows of the block.
-      gathered: {name: [B, ...]}, all rows of the batch. Arrays that all terms list in `Term.local` are absent.
+      gathered: {name: [B, ...]}, all rows of the batch, without arrays that all terms list in `Term.local`.
       scalars: learned scalars.
       index_C: int32, global indices of the rows.
       batch: B.
@@ -61,11 +58,7 @@ class RowBlock:
     step: jax.Array
     sums: Any = None
     state: Any = None
-    _cosines: dict[tuple[str, str], jax.Array] = field(default_factory=dict)
-
-    def for_term(self, sums: Any, state: Any) -> "RowBlock":
-        """The same block for another term. Both share the cosines that either computes."""
-        return dataclasses.replace(self, sums=sums, state=state)
+    _cosines: dict[tuple[str, str], jax.Array] = field(default_factory=dict)  # shared by all terms
 
     def cosine(self, rows: str, gathered: str) -> jax.Array:
         """Cosines [C, B] between array `rows` of the block and array `gathered` of the whole batch."""
@@ -90,18 +83,18 @@ class RowBlock:
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of an objective: (1/B) sum over all rows of `row_loss`, plus `from_sums`. Either may be absent.
+    """One term of an objective: (1/B) sum over all rows of `row_loss`, plus `from_sums`. Either may be absent.
 
     Attributes:
       inputs: names of the [B, ...] arrays that the term reads.
       row_loss: block -> scalar, the sum over the C rows of the block.
       scalars: learned scalars by name. Terms that name the same scalar share it; their ranges must be equal.
-      local: names among `inputs` of which the term reads only the rows of the block. They need no gather.
-      sums: (rows, scalars, B) -> tree of small arrays, sums over any number of rows. `block.sums` and
-        `from_sums` receive the totals over the batch. Terms with the same function share one computation.
+      local: names among `inputs` that the term reads in `block.rows` only. They need no gather.
+      sums: (rows, scalars, B) -> tree of small arrays, sums over any number of rows. `block.sums` and `from_sums` get
+        the totals over the batch. Terms with the same function share one computation.
       from_sums: (sums, scalars, B) -> scalar, a part of the loss that depends on the sums only.
       state: initial values of running statistics. They are saved in checkpoints and carry no gradient.
-      next_state: (state, sums, B) -> state. It runs before the rows are visited.
+      next_state: (state, sums, B) -> state. It runs before the row losses.
     """
 
     inputs: tuple[str, ...]
@@ -118,7 +111,7 @@ MakeTerm = Callable[[ConfigDict, RunInfo], Term]
 
 
 def without_options(term: Term) -> MakeTerm:
-    """A function that makes `term`, whatever the options and the run are."""
+    """A function that makes `term` for any options and run."""
     return lambda config, run: term
 
 
@@ -139,12 +132,13 @@ class Objective:
     weights: Callable[[jax.Array], dict[str, jax.Array]]
 
     def __post_init__(self):
-        for term, scalar, found in ((t, s, found) for t, x in self.terms.items() for s, found in x.scalars.items()):
-            if found != self.scalars[scalar]:
-                raise UserError(
-                    f"objective {self.name!r}: term {term!r} has another initial value or range for the learned "
-                    f"scalar {scalar!r} than another term: {found} and {self.scalars[scalar]}. Do not mix the two."
-                )
+        for name, term in self.terms.items():
+            for scalar, found in term.scalars.items():
+                if found != self.scalars[scalar]:
+                    raise UserError(
+                        f"objective {self.name!r}: term {name!r} has another initial value or range for the learned "
+                        f"scalar {scalar!r} than another term: {found} and {self.scalars[scalar]}. Do not mix the two."
+                    )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -153,7 +147,7 @@ class Objective:
 
     @property
     def gathered(self) -> tuple[str, ...]:
-        """Names among `inputs` of which some term reads all rows of the batch."""
+        """Names among `inputs` that some term reads for the whole batch."""
         read = {name for term in self.terms.values() for name in term.inputs if name not in term.local}
         return tuple(name for name in self.inputs if name in read)
 
@@ -171,9 +165,9 @@ class Objective:
 def cosine(rows_CD: jax.Array, gathered_BD: jax.Array) -> jax.Array:
     """Cosines [C, B] of unit-norm embeddings, in full precision.
 
-    The order of a list depends on the low bits, and TPUs and recent GPUs would otherwise multiply
-    in bf16 or TF32. Equal columns must give equal bits, or duplicates would not tie. XLA's CPU
-    product of a matrix with a single row breaks that, so a single row is computed twice.
+    The order of a list depends on the low bits, and TPUs and recent GPUs would otherwise multiply in bf16 or TF32.
+    Equal columns must give equal bits, or duplicates would not tie. XLA's CPU product with a single row violates this;
+    a single row is therefore computed as two rows.
     """
     if rows_CD.shape[0] == 1:
         return cosine(jnp.concatenate([rows_CD, rows_CD]), gathered_BD)[:1]

@@ -1,15 +1,14 @@
 """RankCLIP: CLIP plus ranking consistency (Zhang et al., ICCV 2025, arXiv 2404.09387).
 
-The list of similarities between one anchor and all items of one modality should have the same order as its list in
-the other modality:
+For each pair i there are two lists of similarities, which should have the same order:
 
-* cross-modal: row i of S (image i against all texts) like row i of S^T (text i against all images);
-* in-modal: row i of V V^T (image i against all images) like row i of T T^T.
+* cross-modal: row i of S (image i against all texts) and row i of S^T (text i against all images);
+* in-modal: row i of V V^T (image i against all images) and row i of T T^T (text i against all texts).
 
-Each direction is a row-wise ListMLE with utilities exp(logit_scale) * cosine. Its target is the order of the other
-list, and nothing but the order (`rank_terms`). This file has the options, and the weight of the terms over training.
+Each direction is a row-wise ListMLE with utilities exp(logit_scale) * cosine. Its target is only the order of the other
+list (`rank_terms`). This file has the options, and the weight of the terms over training.
 
-Evidence: released code, and a summary of the paper; the text of the paper was not available.
+Evidence: released code and a summary of the paper; the text of the paper was not available.
 """
 
 import math
@@ -21,7 +20,7 @@ from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.objectives.clip import CLIP
 from rankclip_jax.objectives.objective import Objective, RunInfo
 from rankclip_jax.objectives.options import positive
-from rankclip_jax.objectives.rank_terms import cross_term, in_modal_term
+from rankclip_jax.objectives.rank_terms import TERMS
 from rankclip_jax.objectives.weighting import read_weights
 from rankclip_jax.schedules import Schedule, rank_ramp, rank_ramp_released
 
@@ -39,7 +38,6 @@ DEFAULTS = {
 }
 # What the public code computes, except for its fp16, random permutation and -1 padding.
 RELEASED_DEFAULTS = DEFAULTS | {"arithmetic": "released", "ramp": "epoch"}
-TERMS = {"rank_cross": cross_term, "rank_in_modal": in_modal_term}
 WEIGHT_OPTIONS = {"rank_cross": "cross_weight", "rank_in_modal": "in_modal_weight"}
 
 
@@ -50,25 +48,23 @@ def build(config, run: RunInfo) -> Objective:
         cross    = 1/(32 B) [ListMLE(S; S^T) + ListMLE(S^T; S)]
         in_modal = 1/(32 B) [ListMLE(s V V^T; T T^T) + ListMLE(s T T^T; V V^T)]
 
-    with V, T [B, D], s = exp(logit_scale) and S = s V T^T. Lists include the diagonal, as released: in-modal
-    lists begin with the self-similarity. References Q carry no gradient, because only their order is used.
+    with V, T [B, D], s = exp(logit_scale) and S = s V T^T. Lists include the diagonal, as in the released code:
+    in-modal lists begin with the self-similarity. References Q carry no gradient, because only their order is used.
     Every matrix receives gradient as a utility P.
 
-    Differences from the paper's formula (as a summary of the paper prints it), following the released code:
-    one list per row instead of one list of all B^2 pairs; exponential utilities with the learned scale instead
-    of raw cosines; both directions; the divisors; w(t) = clip(3 t, 0, 2).
+    Differences from the paper's formula (as a summary of the paper prints it), following the released code: one list
+    per row instead of one list of all B^2 pairs; exponential utilities with the learned scale instead of raw cosines;
+    both directions; the divisors; w(t) = clip(3 t, 0, 2).
 
-    Differences from the released code with ``arithmetic="exact"``: no epsilon; equal references share one
-    denominator. Its w follows the epoch (``ramp="epoch"``); here the default follows the fraction of training
-    done. It has no `list_scope="batch"`, `top_k`, `position_weight`, `include_diagonal=False` or `detach_scale`.
+    Differences from the released code with ``arithmetic="exact"``: no epsilon; equal references share one denominator.
+    The released w follows the epoch (``ramp="epoch"``); the default here follows the fraction of training done. The
+    released code has no `list_scope="batch"`, `top_k`, `position_weight`, `include_diagonal=False` or `detach_scale`.
 
     Args:
-      config: `DEFAULTS` explains each option. `arithmetic`: "exact" | "released". `list_scope`: "row" |
-        "batch" (`research.batch_list`). `top_k` and `position_weight` ("none" | "log"):
-        `research.rank_weights`; with "exact", tied items have equal weights. `include_diagonal=False` removes
-        the anchor's own pair from its lists, in both arithmetics. `ramp`: "step": w = clip(3 step / total, 0,
-        2); "epoch": the released clip(3 (e - 1) / (E - 1), 0, 2), E >= 2; "none": w = `fixed_weight`.
-        `detach_scale=True`: the ranking terms treat the scale as a constant. No option changes the divisor 32 B^2.
+      config: the options of `DEFAULTS`. `list_scope="batch"`: see `research.batch_list`. `top_k` and `position_weight`:
+        see `research.rank_weights`; with "exact", tied items have equal weights. `ramp="step"`: w = clip(3 step /
+        total, 0, 2); "epoch": the released clip(3 (e - 1) / (E - 1), 0, 2), E >= 2; "none": w = `fixed_weight`. No
+        option changes the divisor 32 B^2.
       run: total steps, and steps per epoch for ``ramp="epoch"``.
 
     Raises:

@@ -23,40 +23,26 @@ from rankclip_jax.objectives.research.batch_list import batch_lists, only_once
 from rankclip_jax.objectives.research.rank_weights import read_rank_weights
 
 ARITHMETICS = {"exact": listmle_exact, "released": listmle_released}
-# 1/2 for the mean of the two directions times 1/16, the weight in an earlier version of the paper (our
-# reading of the constant in the released code).
+# 1/2 for the mean of the two directions, times 1/16, the weight in an earlier version of the paper: our reading of the
+# constant in the released code.
 TERM_SCALE = 1.0 / 32.0
 
 # The two lists of an anchor, each as the arrays (rows, columns) of its cosines.
-CROSS = (("image_embeds", "text_embeds"), ("text_embeds", "image_embeds"))
-IN_MODAL = (("image_embeds", "image_embeds"), ("text_embeds", "text_embeds"))
+COSINES = {
+    "rank_cross": (("image_embeds", "text_embeds"), ("text_embeds", "image_embeds")),
+    "rank_in_modal": (("image_embeds", "image_embeds"), ("text_embeds", "text_embeds")),
+}
 
 
-def cross_term(config, run: RunInfo) -> Term:
-    """Row i of S against row i of S^T, in both directions: the paper's cross-modal ranking consistency.
+def rank_term(name: str, config, run: RunInfo) -> Term:
+    """The term `rank_cross` or `rank_in_modal`: both directions between the two lists of each anchor.
 
-    Args:
-      config: `arithmetic`, `list_scope`, `top_k`, `position_weight`, `include_diagonal`, `detach_scale`
-        of `rank.DEFAULTS`.
-      run: unused.
+    `config` has the options of `rank.DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: an option out of range.
     """
     del run
-    return _term(config, CROSS)
-
-
-def in_modal_term(config, run: RunInfo) -> Term:
-    """Row i of V V^T against row i of T T^T, in both directions: the paper's in-modal ranking consistency.
-
-    Arguments and errors as in `cross_term`.
-    """
-    del run
-    return _term(config, IN_MODAL)
-
-
-def _term(config, cosines) -> Term:
     arithmetic = lookup(ARITHMETICS, config.arithmetic, "objective.arithmetic")
     listmle = functools.partial(arithmetic, rank_weights=read_rank_weights(config))
     include_diagonal, detach_scale = config.include_diagonal, config.detach_scale
@@ -73,8 +59,11 @@ def _term(config, cosines) -> Term:
     return Term(
         inputs=INPUTS,
         scalars={"logit_scale": LOGIT_SCALE},
-        row_loss=lambda block: lists(block, cosines, include_diagonal, functools.partial(both_directions, block)),
+        row_loss=lambda block: lists(block, COSINES[name], include_diagonal, functools.partial(both_directions, block)),
     )
+
+
+TERMS = {name: functools.partial(rank_term, name) for name in COSINES}
 
 
 def _row_lists(block: RowBlock, cosines, include_diagonal: bool, both_directions: Callable) -> jax.Array:

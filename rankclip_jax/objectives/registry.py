@@ -56,8 +56,8 @@ def build_objective(config: ConfigDict, run: RunInfo) -> Objective:
     """Build the objective `config.name` from its options in `config`.
 
     Raises:
-      UserError: an unknown objective, an option out of range, an option missing because `config` was
-        written for another objective, or an `extra` that cannot be added.
+      UserError: an unknown objective, an option out of range, an option missing because `config` was written for
+        another objective, or an `extra` that cannot be added.
     """
     recipe = lookup(OBJECTIVES, config.name, "objective")
     missing = [option for option in (COMMON_DEFAULTS | recipe.defaults) if option not in config]

@@ -1,8 +1,8 @@
 """From embeddings to the loss and its gradients: the only module of the objectives that knows about devices.
 
-Each device holds K of the B rows, gathers all B embeddings once, and visits its rows in blocks of C. A block
-computes [C, B] similarities; no array of size B x B or K x B ever exists. The loss is a scalar, so the gradient of
-a block is computed together with its loss. No second pass is needed and no activations are stored for one.
+Each device holds K of the B rows, gathers all B embeddings once, and processes its rows in blocks of C. A block
+computes [C, B] similarities; no array of size B x B or K x B ever exists. The gradient of a block is computed together
+with its loss, because the loss is a scalar. No second pass is needed, and no activations are stored.
 
 Letters: B rows of the global batch, K rows of this device, C rows of a block, D embedding.
 """
@@ -21,12 +21,12 @@ from jax.sharding import PartitionSpec as P
 from rankclip_jax.objectives.objective import Arrays, Objective, RowBlock
 from rankclip_jax.objectives.options import check_block_rows
 
-# Elements of a [C, B] array of a block. A ranking term keeps about 70 such arrays at a time. On CPUs small blocks
-# stay in cache: at B = 1024, 64 rows take a sixth less time than 512 rows and a sixth of the memory. 128 rows would
-# save another twentieth of the time for 1.5 times the memory.
+# Elements of a [C, B] array of a block. A ranking term keeps about 70 such arrays at a time. On CPUs small blocks stay
+# in cache: at B = 1024, 64 rows take a sixth less time than 512 rows and a sixth of the memory. 128 rows would save
+# another twentieth of the time for 1.5 times the memory.
 CPU_BLOCK_ELEMENTS = 2**16
 BLOCK_ELEMENTS = 2**22
-# In smaller blocks the loop over the ranks costs more than the work inside it. Only lack of memory justifies them.
+# In smaller blocks the loop over the ranks costs more than the work inside it. They are used only if memory is short.
 SMALLEST_BLOCK = 64
 
 
@@ -50,7 +50,7 @@ class LossAndGradients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """One computation of the loss on one device: what is the same for all blocks and has no gradient."""
+    """One computation of the loss on one device: the values that all blocks share and that have no gradient."""
 
     objective: Objective
     axes: tuple[str, ...]  # of the mesh; all of them shard the batch
@@ -62,7 +62,7 @@ class Sweep:
 
 
 class Shared(NamedTuple):
-    """Arrays that all blocks read, and that receive gradient from each of them."""
+    """Arrays that all blocks read. Each block contributes to their gradient."""
 
     gathered_BD: dict[str, jax.Array]
     scalars: dict[str, jax.Array]
@@ -72,22 +72,19 @@ class Shared(NamedTuple):
 def loss_and_gradients(objective: Objective, mesh: Mesh, block_rows: int = 0) -> Callable[..., LossAndGradients]:
     """Return f(embeds, scalars, weights, state, step) -> LossAndGradients over all axes of `mesh`.
 
-    Args:
-      objective: what to compute.
-      mesh: every axis shards the batch.
-      block_rows: C. If C does not divide the rows of a device, the last block is smaller. 0 chooses C by B and
-        the memory of the platform.
+    `block_rows` is C. If C does not divide the rows of a device, the last block is smaller. 0 chooses C by B and the
+    memory of the platform.
 
-    The returned function takes `embeds` {name: [B, D] unit-norm}, `scalars` {name: scalar}, `weights`
-    {term: scalar}, `state` (for objectives that have one) and `step` (for objectives that read it). It computes
-    in the dtype of the embeddings, but at least in float32.
+    The returned function takes `embeds` {name: [B, D] unit-norm}, `scalars` {name: scalar}, `weights` {term: scalar},
+    `state` (for objectives that have one) and `step` (for objectives that read it). It computes in the dtype of the
+    embeddings, but at least in float32.
 
     Raises:
       UserError: `block_rows` is negative.
     """
     check_block_rows(block_rows)
     axes, platform = mesh.axis_names, mesh.devices.flat[0].platform
-    rows, everywhere = P(axes), P()
+    rows, replicated = P(axes), P()
 
     def on_one_device(embeds_KD, scalars, weights, state, step):
         embeds_KD = {name: _at_least_float32(embeds_KD[name]) for name in objective.inputs}
@@ -99,9 +96,9 @@ def loss_and_gradients(objective: Objective, mesh: Mesh, block_rows: int = 0) ->
     sharded = jax.shard_map(
         on_one_device,
         mesh=mesh,
-        in_specs=(rows, everywhere, everywhere, everywhere, everywhere),
-        out_specs=LossAndGradients(everywhere, everywhere, rows, everywhere, everywhere),
-        # Gradients are computed inside the block of one device, never through a collective.
+        in_specs=(rows, replicated, replicated, replicated, replicated),
+        out_specs=LossAndGradients(replicated, replicated, rows, replicated, replicated),
+        # Each device computes its gradients alone, never through a collective.
         check_vma=False,
     )
 
@@ -119,9 +116,9 @@ def _sweep(sweep: Sweep, embeds_KD, scalars) -> LossAndGradients:
     sums = lax.psum(local_sums, axes)
     sweep = dataclasses.replace(sweep, state=_next_state(sweep, sums))
 
-    (terms, d_shared), d_rows_KD = _walk_blocks(sweep, embeds_KD, Shared(gathered_BD, scalars, sums))
+    (terms, d_shared), d_rows_KD = _row_losses(sweep, embeds_KD, Shared(gathered_BD, scalars, sums))
     terms, d_scalars, d_sums = lax.psum((terms, d_shared.scalars, d_shared.sums), axes)
-    # Every device knows the totals, so parts that depend on them only are not summed over devices.
+    # Every device has the totals: parts that depend on them only are not summed over devices.
     from_sums, d_totals, d_scalars_of_totals = _from_sums(sweep, sums, scalars)
     d_sums_KD, d_scalars_of_sums = pull_sums(_add(d_sums, d_totals))
 
@@ -132,11 +129,8 @@ def _sweep(sweep: Sweep, embeds_KD, scalars) -> LossAndGradients:
     return LossAndGradients(_weighted(terms, sweep.weights), terms, d_embeds_KD, d_scalars, sweep.state)
 
 
-def _walk_blocks(sweep: Sweep, embeds_KD, shared: Shared):
-    """Values and gradients of the row losses of this device, block by block.
-
-    Returns ((terms, d_shared), d_rows_KD); the first two are summed over blocks.
-    """
+def _row_losses(sweep: Sweep, embeds_KD, shared: Shared):
+    """Row losses and gradients of this device: ((terms, d_shared), d_rows_KD). The first two are sums over blocks."""
     local = _rows_of(embeds_KD)
     one = jnp.ones((), jnp.result_type(*embeds_KD.values()))
 
@@ -168,11 +162,11 @@ def _over_blocks(visit, totals, inputs_K, block: int):
 def _block_loss(sweep: Sweep, index_C, rows_CD, shared: Shared):
     """Weighted sum of the row losses of one block, divided by B, and the value of each."""
     block = RowBlock(rows_CD, shared.gathered_BD, shared.scalars, index_C, sweep.batch, sweep.step)
-    found = {
-        name: term.row_loss(block.for_term(shared.sums.get(name), sweep.state.get(name))) / sweep.batch
-        for name, term in sweep.objective.terms.items()
-        if term.row_loss
-    }
+    found = {}
+    for name, term in sweep.objective.terms.items():
+        if term.row_loss:
+            block = dataclasses.replace(block, sums=shared.sums.get(name), state=sweep.state.get(name))
+            found[name] = term.row_loss(block) / sweep.batch
     return _weighted(found, sweep.weights) + jnp.zeros((), jnp.result_type(*rows_CD.values())), found
 
 
@@ -216,7 +210,7 @@ def _add(*trees):
 
 
 def block_size(local: int, batch: int, *, requested: int = 0, platform: str) -> int:
-    """C for K = `local` rows on a device and B = `batch`: `requested`, or what fits the memory budget of `platform`."""
+    """C for K = `local` and B = `batch`: `requested`, or if that is 0 the rows that fit the memory of `platform`."""
     if requested:
         return min(requested, local)
     elements = CPU_BLOCK_ELEMENTS if platform == "cpu" else BLOCK_ELEMENTS

@@ -24,19 +24,17 @@ DEFAULTS = {
 def build(config, run: RunInfo) -> Objective:
     """L = -1/B sum_ij log sigmoid(z_ij (s v_i.t_j + b)), z_ij = 1 if i = j, else -1.
 
-    The loss is a sum over the B texts and a mean over the B images; each of the B^2 pairs counts once. The
-    scale s = exp(logit_scale) and the bias b = logit_bias are learned and start at 10 and -10. Nothing is
-    detached. The code computes softplus(-z l), which neither overflows nor underflows at any scale.
+    The loss is a sum over the B texts and a mean over the B images; each of the B^2 pairs counts once. The scale
+    s = exp(logit_scale) and the bias b = logit_bias are learned and start at 10 and -10. Nothing is detached. The code
+    computes softplus(-z l) of each logit l, which neither overflows nor underflows at any scale.
 
-    Difference from the released code: big_vision adds 1e-8 to the norm of the embeddings; here the towers
-    normalise them.
+    Difference from the released code: big_vision adds 1e-8 to the norm of the embeddings; here the towers normalise
+    them.
 
-    The initial b is published for large batches. With B pairs one logit in B is a match, a prior of
-    b = -log(B - 1), so for small batches other values of `initial_bias` are worth a search (our reading).
+    The published initial b is for large batches. Of B logits in a row, one is a match: a prior of b = -log(B - 1). For
+    small batches, a search for `initial_bias` may pay (our reading).
 
-    Args:
-      config: `initial_scale`, `initial_bias`, `clamp_scale`.
-      run: unused.
+    `config` has the options of `DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: a scale that is not positive (or, if clamped, outside [1, 100]), or a bias that is not finite.
@@ -45,7 +43,7 @@ def build(config, run: RunInfo) -> Objective:
 
 
 def siglip_term(config, run: RunInfo) -> Term:
-    """The whole loss, with the learned scalars of `config`. It reads images by block only: they need no gather."""
+    """The whole loss, with the learned scalars of `config`. It reads images by block and gathers only texts."""
     del run
     return Term(inputs=INPUTS, local=("image_embeds",), scalars=_scalars(config), row_loss=_row_loss)
 

@@ -1,12 +1,12 @@
 """SoftCLIP: soft targets from similarity within a modality (Gao et al., AAAI 2024, arXiv 2303.17561).
 
-This is a reconstruction: it rests on the paper's abstract only. There is no released code, and the text of the
+This is a reconstruction from the paper's abstract only. There is no released code, and the text of the
 paper was not available. The abstract states that targets are softened by fine-grained similarity within a modality,
 and that the negatives are disentangled from the positive, which dominates those targets. All else is our reading:
 formulas, weights, temperature, the direction of the KL divergence, and that targets carry no gradient.
 
-One difference is known to be large: the paper computes the similarity from regions of an image and the tags of
-an object detector (our reading). Here it is that of the model's own global embeddings.
+One difference is known to be large: the paper computes the similarity from image regions and the tags of an object
+detector (our reading). Here it is the cosine of the model's own global embeddings.
 """
 
 import functools
@@ -28,7 +28,7 @@ DEFAULTS = {
     "divergence": "symmetric",  # or "forward": KL(target || prediction) only
 }
 WEIGHT_OPTIONS = {"soft_targets": "soft_weight", "soft_negatives": "negatives_weight"}
-# A logit whose probability is exactly 0 and whose log-probability is finite: 0 log 0 and its gradient are then 0.
+# A logit with probability exactly 0 and a finite log-probability: 0 log 0 and its gradient are then 0.
 EXCLUDED = -1e30
 
 
@@ -41,19 +41,15 @@ def build(config, run: RunInfo) -> Objective:
         soft_negatives = the same, with entry i of row i removed from P and Q, and rows normalised again
 
     KL is a mean over rows of 1/2 [KL(Q || P) + KL(P || Q)] (``divergence="symmetric"``) or of KL(Q || P)
-    (``"forward"``). Each softmax is over a row of B. The targets Q carry no gradient (sg); P does, and through
-    it the scale s. For B = 1 both terms are 0.
+    (``"forward"``). Each softmax is over a row of B. The targets Q carry no gradient (sg); P and the scale s do. For
+    B = 1 both terms are 0.
 
-    The formulas rest on the paper's abstract (see the top of this file). Not known from the paper: the weights,
-    tau, whether the targets are mixed with the one-hot targets of CLIP, and whether they are detached. The
-    defaults are ours. A third-party implementation mixes 0.7 one-hot with 0.3 soft targets and uses the
-    forward KL; up to a factor of the whole loss that is ``divergence="forward"``, `soft_weight` 3/17 and
-    `negatives_weight` 5/17 here.
+    The formulas rest on the paper's abstract. Unknown are the weights, tau, whether the targets are mixed with CLIP's
+    one-hot targets, and whether they are detached; the defaults are ours. A third-party implementation mixes 0.7
+    one-hot with 0.3 soft targets and uses the forward KL. Up to a factor of the whole loss, that is
+    ``divergence="forward"``, `soft_weight` 3/17 and `negatives_weight` 5/17 here.
 
-    Args:
-      config: `soft_weight`, `negatives_weight` (0 drops the term), `target_temperature`,
-        `divergence` ("symmetric" | "forward").
-      run: unused.
+    `config` has the options of `DEFAULTS`; `run` is unused.
 
     Raises:
       UserError: a negative weight, both soft terms dropped, a temperature that is not positive, or an unknown
@@ -72,16 +68,7 @@ def build(config, run: RunInfo) -> Objective:
 
 
 def soft_term(name: str, config, run: RunInfo) -> Term:
-    """Both directions of the divergence between targets and predictions.
-
-    Args:
-      name: "soft_targets" | "soft_negatives".
-      config: `target_temperature`, `divergence`.
-      run: unused.
-
-    Raises:
-      UserError: an option out of range.
-    """
+    """The term "soft_targets" or "soft_negatives"; arguments and errors as in `build`."""
     del run
     divergence = lookup(DIVERGENCES, config.divergence, "objective.divergence")
     temperature = positive(config, "target_temperature")

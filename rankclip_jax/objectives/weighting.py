@@ -1,4 +1,4 @@
-"""Terms with constant weights: the weights from the options of an objective, and the equation in words."""
+"""Constant weights of terms: read from the options of an objective, and shown as an equation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,11 +11,7 @@ from rankclip_jax.errors import UserError
 
 
 def read_weights(config: ConfigDict, options: Mapping[str, str]) -> dict[str, float]:
-    """Weight of each term whose weight is not 0.
-
-    Args:
-      config: options of the objective.
-      options: {term: name of the option that holds its weight}.
+    """The weights that are not 0, by term; `options` is {term: name of the option with its weight}.
 
     Raises:
       UserError: a weight is negative or not finite.
@@ -34,6 +30,6 @@ def fixed(weights: Mapping[str, float]) -> Callable[[jax.Array], dict[str, jax.A
 
 
 def weighted_sum(weights: Mapping[str, float]) -> str:
-    """The equation, such as 'L = CLIP + 0.25 cyclip_cross'. Terms have the names that they have in the metrics."""
+    """The equation, such as 'L = CLIP + 0.25 cyclip_cross', with the terms' names in the metrics."""
     names = {term: "CLIP" if term == "clip" else term for term in weights}
     return "L = " + " + ".join(names[t] if w == 1 else f"{w:g} {names[t]}" for t, w in weights.items())

@@ -4,10 +4,9 @@ A mesh has two axes, ``replica`` and ``fsdp``. The batch is split over both axes
 split over ``fsdp`` by one shape rule and replicated over ``replica``. The same code runs on one CPU, several fake
 devices, several processes, and a pod.
 
-``fsdp`` splits memory at rest only. Between steps each device holds 1/fsdp of the parameters and of the optimizer
-state. For use, each device gathers all parameters at once. Peak memory is therefore that of ZeRO-1: the optimizer
-state is split, but every device needs room for a whole copy of the parameters. (FSDP2 and ZeRO-3 gather one block of
-the model at a time.)
+Between steps each device holds 1/fsdp of the parameters and of the optimizer state. During a step, each device gathers
+all parameters at once. Peak memory is therefore that of ZeRO-1: the optimizer state is split, but every device needs
+memory for a whole copy of the parameters. (FSDP2 and ZeRO-3 gather one block of the model at a time.)
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from rankclip_jax.errors import UserError
 
 BATCH = P(("replica", "fsdp"))
-# Arrays with fewer elements are replicated: splitting them costs more in messages than it saves in memory.
+# Arrays with fewer elements are replicated: communication would cost more than the saved memory is worth.
 SMALLEST_SHARDED = 2**16
 
 
@@ -29,7 +28,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
 
     Args:
       devices: all devices by default.
-      fsdp: number of devices that parameters and optimizer state are split over.
+      fsdp: number of parts of the parameters and the optimizer state, each on another device.
 
     Raises:
       UserError: `fsdp` does not divide the number of devices.
@@ -46,11 +45,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
 
 
 def state_shardings(abstract_state, mesh: Mesh):
-    """Return a NamedSharding for each leaf: the largest axis that `fsdp` divides is split, else it is replicated.
+    """Return a NamedSharding for each leaf: its largest axis that `fsdp` divides is split, otherwise it is replicated.
 
-    Args:
-      abstract_state: pytree of arrays or `jax.ShapeDtypeStruct`.
-      mesh: from `make_mesh`.
+    `abstract_state` is a pytree of arrays or `jax.ShapeDtypeStruct`.
     """
     fsdp = mesh.shape["fsdp"]
 
@@ -67,9 +64,8 @@ def state_shardings(abstract_state, mesh: Mesh):
 
 
 def replicated(params, mesh: Mesh):
-    """Inside jit: return `params` with a whole copy on every device, for the computation that follows.
+    """Inside jit: return `params` with a whole copy on every device; batch rows stay on their devices.
 
-    Parameters are split over `fsdp` between steps and gathered here for use; batch rows stay on their devices.
     Without this constraint the compiler splits the channels of the towers instead, and every device computes
     activations of the whole batch.
     """
@@ -82,7 +78,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch, mesh: Mesh):
-    """Return global arrays, each made from the contiguous rows of the batch that each process passes."""
+    """Return global arrays. Each process passes its own contiguous rows of the batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
@@ -90,9 +86,8 @@ def put_batch(batch, mesh: Mesh):
 def block_if_cpu_collectives(result):
     """Return `result`; on several CPU devices, wait until it is computed, to prevent a deadlock.
 
-    The CPU devices of one process share a thread pool. Two programs in flight that do not depend on each other
-    may each hold some threads and wait in a collective for the others forever. Accelerators run their programs in
-    order, so there is no wait.
+    The CPU devices of one process share a thread pool. Two independent programs in flight may each hold some threads
+    and wait in a collective for the other threads forever. Accelerators run programs in order and do not wait here.
     """
     devices = next(iter(jax.tree.leaves(result))).sharding.device_set
     if len(devices) > 1 and next(iter(devices)).platform == "cpu":

@@ -1,6 +1,6 @@
-"""Several processes: how they connect, wait for each other, compare values, and which one prints and writes.
+"""Several processes: connect them, wait for each other, compare values, and choose the one that prints and writes.
 
-A single machine needs none of this: without the three environment variables below there is one process.
+A single machine needs none of this: without the first three environment variables below there is one process.
 """
 
 import itertools
@@ -20,8 +20,8 @@ PROCESS_COUNT = "RANKCLIP_PROCESS_COUNT"
 PROCESS_ID = "RANKCLIP_PROCESS_ID"
 INIT_TIMEOUT = "RANKCLIP_INIT_TIMEOUT"  # seconds to wait for all processes, 300 if unset
 
-HEARTBEAT_SECONDS = 30  # a dead machine is detected after this time; JAX's default is 100
-LONG_SECONDS = 24 * 3600  # for waits while other processes may index their data
+HEARTBEAT_SECONDS = 30  # time to detect a dead machine; JAX's default is 100
+LONG_SECONDS = 24 * 3600  # limit of a wait during which other processes may index their data
 SHUTDOWN_SECONDS = 60  # longest wait for other processes at a normal end
 
 _barrier_counter = itertools.count()
@@ -106,7 +106,7 @@ def _join(processes: Processes) -> None:
 def _give_up(processes: Processes) -> None:
     print(
         f"error: process {processes.index} of {processes.count} waited {processes.init_timeout} s at "
-        f"{processes.coordinator} and not all processes came; check that each runs, has its own "
+        f"{processes.coordinator}, but some processes did not connect; check that each runs, has its own "
         f"{PROCESS_ID} and reaches that address ({INIT_TIMEOUT}=SECONDS sets the time limit)",
         file=sys.stderr,
         flush=True,
@@ -129,7 +129,7 @@ def is_multi_process() -> bool:
 
 
 def is_main() -> bool:
-    """Return whether this is process 0, the one that prints, and writes files that exist once."""
+    """Return whether this is process 0, which alone prints and writes shared files."""
     return _index_and_count()[0] == 0
 
 
@@ -165,8 +165,7 @@ def check_same(what: str, digest: str, timeout: int = LONG_SECONDS) -> None:
     Args:
       what: its name, for the message, such as "data".
       digest: its digest in hexadecimal digits, of the same length in every process.
-      timeout: seconds to wait for the other processes, which may read much data first. The end of a process is
-        detected much sooner.
+      timeout: seconds to wait for other processes, which may read much data first. Dead processes are detected sooner.
 
     Raises:
       UserError: in every process, if digests differ; names one process that differs from process 0.
@@ -186,14 +185,12 @@ def check_same(what: str, digest: str, timeout: int = LONG_SECONDS) -> None:
 
 
 def barrier(name: str, timeout: int = 300) -> None:
-    """Wait until every process has called this with the same name; return at once if there is a single process.
+    """Wait until every process has called this with the same name; a single process does not wait.
 
-    Args:
-      name: what the processes wait for, shown in errors.
-      timeout: seconds. After it the runtime raises an error that names the missing processes.
+    After `timeout` seconds the runtime raises an error with the name and the missing processes.
     """
     if is_multi_process():
         from orbax.checkpoint import multihost  # its barrier needs no device and has a time limit
 
-        # A name may be used once only. All processes count their barriers in the same order.
+        # The counter makes names unique, as is required. All processes pass barriers in the same order.
         multihost.sync_global_processes(f"rankclip:{name}:{next(_barrier_counter)}", timeout=timeout)

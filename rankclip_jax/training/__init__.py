@@ -1,1 +1,1 @@
-"""Training: from a config to a compiled step, and what surrounds the loop."""
+"""Training: the compiled train step, its parts, and the tools of the training loop."""

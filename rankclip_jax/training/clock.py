@@ -1,7 +1,7 @@
 """Timing of a training loop: rates, time spent on waiting for data, ETA, and the progress display.
 
-JAX dispatches asynchronously: a step "returns" long before it is computed. Therefore rates are averaged over whole
-log intervals, at most two steps are in flight, and waiting for data counts only if the device was idle.
+JAX dispatches asynchronously: a step returns long before it is computed. Therefore rates are averages over whole log
+intervals, at most two steps are in flight, and waiting for data counts only if the device was idle.
 """
 
 import sys
@@ -14,10 +14,10 @@ from typing import Any, TextIO
 import jax
 from tqdm import tqdm
 
-IN_FLIGHT = 2  # steps; enough to keep a device busy, and more would keep more batches in memory
-PLAIN_SECONDS = 10.0  # between two lines when the output is not a terminal
-WARN_AFTER_SECONDS = 5.0  # of training; before, the fraction spent on waiting for data means little
-WAIT_LIMIT = 0.10  # fraction of the time spent on waiting for data above which the user is warned
+IN_FLIGHT = 2  # steps: enough to keep a device busy; more would need memory for more batches
+PLAIN_SECONDS = 10.0  # between two progress lines if the output is not a terminal
+WARN_AFTER_SECONDS = 5.0  # of training before the first warning; earlier, the fraction is mostly noise
+WAIT_LIMIT = 0.10  # a larger fraction of the time spent on waiting for data causes a warning
 
 
 class Clock:
@@ -42,9 +42,9 @@ class Clock:
         Args:
           total_steps: number of steps of the whole run.
           start_step: number of steps done before this process started.
-          state: result of `state_dict` in the run that this process continues.
-          show: whether to show progress; False in all processes but one.
-          stream: output, stderr if None: a progress bar on a terminal, otherwise one plain line every 10 s.
+          state: result of `state_dict` before a restart.
+          show: whether to show progress; only one process should.
+          stream: stderr if None. A terminal shows a progress bar, other outputs get one plain line every 10 s.
           wait_hint: advice in the warning about waiting for data.
         """
         self._total, self._step, self._start_step = total_steps, start_step, start_step
@@ -61,7 +61,6 @@ class Clock:
         self._start_interval()
 
     def _start_interval(self) -> None:
-        """Start a new interval for rates."""
         self._interval_began = time.monotonic()
         self._interval_steps = self._interval_examples = 0
         self._interval_wait = self._interval_paused = 0.0
@@ -90,8 +89,8 @@ class Clock:
         Args:
           step: number of steps done, including this one.
           n_examples: number of examples in the global batch.
-          result: arrays that the step returns, such as metrics. The clock waits for the arrays of two steps
-            earlier, so that the host is at most two steps ahead. They must not be donated to a later step.
+          result: arrays that the step returns, such as metrics; do not donate them to a later step. The clock waits for
+            the arrays of two steps earlier, which keeps the host at most two steps ahead.
         """
         self._step = step
         self._running.append(jax.tree.leaves(result))
@@ -144,11 +143,9 @@ class Clock:
         self.message(f"warning: {share:.0%} of the time is spent waiting for data; {self._wait_hint}")
 
     def show(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Show progress with `values` (such as loss terms), rates and ETA.
+        """Show progress with `values` (such as loss terms) of `step`, rates and ETA.
 
-        Args:
-          values: name to number.
-          step: the step that the values belong to; the last one counted by `tick` if None.
+        The default for `step` is the last one that `tick` counted.
         """
         rates = self._last
         parts = [f"{name} {value:.4g}" for name, value in values.items()]
@@ -170,7 +167,7 @@ class Clock:
 
 
 def _is_running(result: list[Any]) -> bool:
-    """Return whether a step with these arrays is still being computed; without arrays it counts as done."""
+    """Return whether the device still computes any of these arrays."""
     return any(isinstance(leaf, jax.Array) and not leaf.is_ready() for leaf in result)
 
 

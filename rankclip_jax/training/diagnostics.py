@@ -1,6 +1,6 @@
-"""Diagnostics of an objective's terms: their gradients, how far their rankings agree, duplicates, clamps.
+"""Diagnostics of an objective's terms: gradients, agreement of rankings, duplicate captions, clamped scalars.
 
-They are computed at log steps only, by a function of their own, so that a train step is the same with and without them.
+They are computed at log steps only, in a separate function: the train step is the same with and without them.
 
 Letters: B global rows, N rows of a sample of the batch, D embedding, L tokens.
 """
@@ -35,29 +35,30 @@ def make_diagnostics(
 ) -> Callable[..., dict[str, jax.Array]]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> {name: float32 scalar}, a pure function.
 
-    For each term, where g is its gradient with respect to the embeddings. Two parts of g are left out, because they
-    train nothing: the radial part, which normalisation removes, and the embeddings of locked towers.
+    For each term, with g its gradient with respect to the embeddings. g excludes two parts that train nothing: the
+    radial part, which normalisation removes, and the embeddings of locked towers.
 
         loss_<term>              the term, unweighted
         grad_norm_<term>         |g|, unweighted
         grad_share_<term>        weight |g| / sum of weight |g| over all terms
         cosine_with_clip_<term>  <g, g_clip> / |g| |g_clip|; 0 if either gradient is 0
 
-    g_clip is the gradient of CLIP's loss, which need not be a term of the objective. There is no cosine without a
-    learned scale, or for a term that reads none of CLIP's embeddings. For the batch:
+    g_clip is the gradient of CLIP's loss, also if the objective has no term "clip". The cosine is absent without a
+    learned scale, and for a term that reads none of CLIP's embeddings. For the batch:
 
         agreement_cross_modal    see `agreement`; image i's list of texts against text i's list of images
         agreement_in_modal       see `agreement`; image i's list of images against text i's list of texts
         duplicate_captions       see `duplicate_captions`
         <scalar>_at_clamp        1 where a learned scalar is at an end of its range, else 0
 
-    The embeddings are those of the train step: towers in training mode, in the same micro-batches. Changes of the
-    towers' state are discarded. Everything is finite where the embeddings are. The cost is one forward pass of the
+    The embeddings are the same as in the train step: towers in training mode, the same micro-batches. Changes of the
+    towers' state are discarded. All values are finite if the embeddings are. The cost is one forward pass of the
     towers and one loss per term.
     """
-    alone = {name: _only(objective, name, term) for name, term in objective.terms.items()}
+    terms = dict(objective.terms)
     if "logit_scale" in objective.scalars:
-        alone.setdefault("clip", _only(objective, "clip", CLIP))
+        terms.setdefault("clip", CLIP)
+    alone = {name: dataclasses.replace(objective, terms={name: term}) for name, term in terms.items()}
     functions = {name: loss_and_gradients(one, mesh, options.block_rows) for name, one in alone.items()}
     inputs = tuple(dict.fromkeys((*INPUTS, *objective.inputs)))
     forward = make_forward(towers, inputs, mesh, options)
@@ -99,7 +100,7 @@ def jit_diagnostics(diagnostics: Callable, objective: Objective, mesh: Mesh) -> 
 
 
 def without_locked(results: Mapping[str, LossAndGradients], locked: Sequence[str]) -> dict[str, LossAndGradients]:
-    """Results without the gradients with respect to outputs of locked towers and heads."""
+    """`results` without the gradients of the outputs of locked towers and heads."""
 
     def trains(name: str) -> bool:
         tower, _, kind = OUTPUTS[name]
@@ -111,23 +112,15 @@ def without_locked(results: Mapping[str, LossAndGradients], locked: Sequence[str
     }
 
 
-def _only(objective: Objective, name: str, term: Term) -> Objective:
-    return dataclasses.replace(objective, terms={name: term})
-
-
 def of_terms(
     terms: Mapping[str, Term], results: Mapping[str, LossAndGradients], embeds: Arrays, weights: Arrays
 ) -> dict[str, jax.Array]:
     """Loss of each term, norm and share of its gradient, and the cosine with CLIP's gradient; see `make_diagnostics`.
 
-    Args:
-      terms: the objective's terms.
-      results: the result of each term alone, with weight 1; that of "clip" too where cosines are wanted.
-      embeds: the embeddings at which the gradients were taken.
-      weights: the weight of each term.
+    `results` has one result for each term alone, with weight 1, at `embeds`. Cosines need the result of "clip" too.
     """
     gradients = {name: along_the_sphere(result.d_embeds, embeds) for name, result in results.items()}
-    norms = {name: _norm(gradient) for name, gradient in gradients.items()}
+    norms = {name: jnp.sqrt(_inner(gradient, gradient)) for name, gradient in gradients.items()}
     total = sum(weights[name] * norms[name] for name in terms)
     found = {}
     for name in terms:
@@ -155,12 +148,9 @@ def along_the_sphere(gradient: Arrays, embeds: Arrays) -> dict[str, jax.Array]:
 def agreement(first_NN: jax.Array, second_NN: jax.Array) -> jax.Array:
     """How similarly two matrices order the items of each row, float32: 1 for equal orders, 0 for reversed ones.
 
-    Row i of each matrix is a list of all items but i. Among the pairs of items that neither list ties, over all rows,
-    this is the share that both lists order in the same way: 0.5 by chance, and 0.5 if there is no such pair. It equals
-    (tau + 1) / 2 with Kendall's tau over pairs without ties.
-
-    Args:
-      first_NN, second_NN: scores of N items in each of N rows.
+    Row i of each matrix has the scores of all items; item i is ignored. The result is the fraction of the item pairs,
+    over all rows, that both lists order in the same way. Pairs that tie in either list are excluded. Chance level is
+    0.5; without any pair the result is 0.5. It equals (tau + 1) / 2 with Kendall's tau over pairs without ties.
     """
     differences = [x_NN[:, :, None] - x_NN[:, None, :] for x_NN in (first_NN, second_NN)]
     other_NN = ~jnp.eye(len(first_NN), dtype=bool)
@@ -171,9 +161,9 @@ def agreement(first_NN: jax.Array, second_NN: jax.Array) -> jax.Array:
 
 
 def duplicate_captions(tokens_BL: jax.Array) -> jax.Array:
-    """Share of rows whose caption occurs in another row too: 0 if all captions differ, 1 if none is unique.
+    """Fraction of rows whose caption occurs in another row too: 0 if all captions differ, 1 if none is unique.
 
-    Rows are sorted by two hashes and neighbours are compared token by token: time B log B, nothing of size B x B.
+    Rows are sorted by two hashes, and neighbours are compared token by token: time B log B, and no B x B array.
     """
     rng = np.random.default_rng(0)
     factors_L2 = rng.integers(1, 2**32, (tokens_BL.shape[1], 2), dtype=np.uint32) | 1
@@ -188,20 +178,15 @@ def duplicate_captions(tokens_BL: jax.Array) -> jax.Array:
 
 def at_clamp(objective: Objective, scalars: Arrays) -> dict[str, jax.Array]:
     """{"<scalar>_at_clamp": 1 at an end of its range, else 0}, for the scalars with a finite range."""
-    ranges = {name: (scalar.minimum, scalar.maximum) for name, scalar in objective.scalars.items()}
     return {
-        f"{name}_at_clamp": ((scalars[name] <= low) | (scalars[name] >= high)).astype(jnp.float32)
-        for name, (low, high) in ranges.items()
-        if np.isfinite([low, high]).any()
+        f"{name}_at_clamp": ((scalars[name] <= x.minimum) | (scalars[name] >= x.maximum)).astype(jnp.float32)
+        for name, x in objective.scalars.items()
+        if np.isfinite([x.minimum, x.maximum]).any()
     }
 
 
 def _inner(a: Arrays, b: Arrays) -> jax.Array:
     return sum(jnp.sum(a[name] * b[name]) for name in a if name in b)
-
-
-def _norm(gradient: Arrays) -> jax.Array:
-    return jnp.sqrt(_inner(gradient, gradient))
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:

@@ -1,13 +1,13 @@
-"""The towers' part of a train step: embeddings of a batch, and the parameters' gradient from that of the embeddings.
+"""The towers' part of a train step: the embeddings of a batch, and the gradient of the towers' parameters.
 
 The batch goes through the towers at once or in micro-batches (GradCache: Gao et al. 2021, arXiv 2101.06983). With
-micro-batches the towers embed one after the other and keep only the embeddings. The objective sees the embeddings of
-the whole batch. Then each micro-batch goes through the towers again, with the same random numbers, and its part of the
-gradient is pulled back. For towers that treat each example alone this is exact for every objective, with the memory of
-one micro-batch and the cost of one more forward pass.
+micro-batches, the first pass embeds one micro-batch after the other and stores only the embeddings. The objective
+computes their gradient for the whole batch. The second pass embeds each micro-batch again, with the same random
+numbers, and backpropagates its part of that gradient. For towers that treat each example alone this is exact for every
+objective. It needs the memory of one micro-batch and costs one more forward pass.
 
-Batch normalisation, in ResNets and in distribution heads, does not treat each example alone: it uses the statistics of
-a micro-batch. Running statistics still change once per step, to the mean of the values that the micro-batches give.
+Batch normalisation (in ResNets and in distribution heads) mixes examples: it uses the statistics of a micro-batch.
+Running statistics still change once per step, to the mean of the micro-batches' values.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,11 +30,7 @@ Forward = Callable[..., tuple[Arrays, dict, PullBack]]
 
 
 def check_micro_batches(micro_batches: int, local: int) -> None:
-    """Reject a number of micro-batches that does not divide the `local` rows of one device.
-
-    Raises:
-      UserError: names the divisors.
-    """
+    """Raise a UserError, which names the divisors, if `micro_batches` does not divide the `local` rows of a device."""
     if micro_batches < 1 or local % micro_batches:
         divisors = ", ".join(str(n) for n in range(1, local + 1) if local % n == 0)
         raise UserError(
@@ -47,15 +43,15 @@ def make_forward(towers: nn.Module, inputs: Sequence[str], mesh: Mesh, options: 
     """Return f(tower_params, model_state, batch, step) -> (embeds, model_state, pull_back).
 
     Args:
-      towers: with a method `compute` like that of `TwoTowers`.
+      towers: has the method `compute` of `TwoTowers`.
       inputs: names of the arrays that the towers compute, keys of `two_towers.OUTPUTS`.
-      mesh: the batch is split over all of its devices; so is each micro-batch.
+      mesh: splits the batch, and each micro-batch, over all of its devices.
       options: `micro_batches`, `seed` and `frozen` are read.
 
     `model_state` holds the towers' mutable collections; the returned one includes this batch. `pull_back` maps the
-    gradient with respect to the embeddings to that with respect to the parameters. For frozen parameters it is zero and
-    nothing is computed. A tower that is frozen as a whole runs as in evaluation: its norms use their running statistics
-    and do not change them. Random numbers are a function of the seed, the step and the micro-batch.
+    gradient of the embeddings to the gradient of the parameters. It is zero for frozen parameters, at no cost. A tower
+    that is frozen as a whole runs as in evaluation: its norms use their running statistics and do not change them.
+    Random numbers are a function of the seed, the step and the micro-batch.
     """
     embed = _make_embed(towers, inputs, mesh, options)
     return (_at_once if options.micro_batches == 1 else _in_micro_batches)(embed, mesh, options)
@@ -69,17 +65,9 @@ def _make_embed(towers: nn.Module, inputs: Sequence[str], mesh: Mesh, options: S
     def embed(tower_params, model_state, batch, key):
         if frozen is not None:
             tower_params = jax.tree.map(lambda p, held: lax.stop_gradient(p) if held else p, tower_params, frozen)
-        variables = replicated({"params": tower_params, **model_state}, mesh)
-        return towers.apply(
-            variables,
-            inputs,
-            batch,
-            train=True,
-            locked=locked,
-            method="compute",
-            mutable=list(model_state),
-            rngs={"patch_dropout": key},
-        )
+        variables, rngs = replicated({"params": tower_params, **model_state}, mesh), {"patch_dropout": key}
+        mode = {"train": True, "locked": locked, "method": "compute"}
+        return towers.apply(variables, inputs, batch, **mode, mutable=list(model_state), rngs=rngs)
 
     return embed
 
@@ -121,9 +109,9 @@ def _in_micro_batches(embed: Callable, mesh: Mesh, options: StepOptions) -> Forw
 
 
 def split(arrays: Arrays, parts: int, mesh: Mesh) -> Arrays:
-    """[B, ...] to [parts, B / parts, ...]: part i has the rows r with r mod parts = i.
+    """[B, ...] to [parts, B / parts, ...]: part i has the rows r with r mod parts = i, on any number of devices.
 
-    Each device splits its own rows, and the rows of one part do not depend on the number of devices.
+    Each device splits its own rows.
     """
     spread = NamedSharding(mesh, P(None, *BATCH))
 

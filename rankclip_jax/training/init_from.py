@@ -1,7 +1,7 @@
-"""Training that begins with given weights: `config.init_from`.
+"""Training from given weights: `config.init_from`.
 
-The source is a run folder, an imported folder, or foreign weights. Parameters that the source has are taken; those that
-it lacks (heads, a bias) are initialised as usual. Anything that does not fit is rejected before the run begins.
+The source is a run folder, an imported folder, or foreign weights. Parameters that the source lacks (heads, a bias) are
+initialised as usual. Weights that do not fit are rejected before the run begins.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
@@ -26,11 +26,10 @@ FREE = ("remat", "dtype", "patch_dropout", "batch_norm", "resize", "image_size",
 def read_initial(config: ConfigDict, workdir: str | None) -> Model | None:
     """Read `config.init_from` and fit it to the sizes of `config.model`.
 
-    Returns:
-      None without `init_from`, and for a run that already has a checkpoint in `workdir`.
+    Returns None without `init_from`, and for a run that already has a checkpoint in `workdir`.
 
     Raises:
-      UserError: it cannot be read, or has another architecture.
+      UserError: the weights cannot be read, or have another architecture.
     """
     if not config.init_from or (workdir and has_checkpoint(workdir)):
         return None
@@ -40,10 +39,9 @@ def read_initial(config: ConfigDict, workdir: str | None) -> Model | None:
 
 
 def check_architecture(model: Model, config: ConfigDict) -> None:
-    """Reject weights whose towers differ from those of `config` (`config.model`), even where all shapes are equal.
+    """Raise a UserError with the fields that differ between the weights' towers and `config` (`config.model`).
 
-    Raises:
-      UserError: names the fields that differ, as flags.
+    Fields may differ even if all shapes are equal.
     """
     differing = []
     if model.config.embed_dim != config.embed_dim:
@@ -53,11 +51,10 @@ def check_architecture(model: Model, config: ConfigDict) -> None:
         keys = ["tower"] if have["tower"] != want["tower"] else sorted(have | want)
         differing += [(f"{side}.{k}", want.get(k), have.get(k)) for k in keys if want.get(k) != have.get(k)]
     if differing:
-        shown = ", ".join(f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing[:3])
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        shown = [f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing]
         raise UserError(
-            f"config.init_from={model.origin} has {shown}{more}: set config.model to the same, or begin with "
-            f"--config=configs/finetune.py:{model.origin}"
+            f"config.init_from={model.origin} has {first_few(shown, ', ')}: set config.model to the same, or begin "
+            f"with --config=configs/finetune.py:{model.origin}"
         )
 
 
@@ -74,11 +71,7 @@ def _shown(value: Any) -> str:
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Reject a tokenizer whose ids have another meaning than those that the weights were trained with.
-
-    Raises:
-      UserError: the vocabularies differ.
-    """
+    """Raise a UserError if the weights were trained with another vocabulary than `tokenizer.vocabulary`."""
     if model.tokenizer.vocabulary != tokenizer.vocabulary:
         raise UserError(
             f"config.init_from={model.origin} was trained with another vocabulary ({model.tokenizer.vocab_size:,} ids) "
@@ -87,7 +80,7 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 
 
 def _fitted(model: Model, config: ConfigDict) -> Model:
-    """The model with position embeddings for the sizes of `config`; `notes` says what was changed."""
+    """The model with position embeddings for the sizes of `config`; `notes` lists the changes."""
     towers = {side: dict(tree) for side, tree in model.weights.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
@@ -100,9 +93,8 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
         _fit_image(towers["image"], image)
         notes.append(f"image position embeddings resized from {old_size} to {image.image_size} pixels")
     if old_context != text.context_length:
-        towers["text"]["positional_embedding"] = fit_text_positions(
-            towers["text"]["positional_embedding"], text.context_length
-        )
+        tower, key = towers["text"], "positional_embedding"
+        tower[key] = fit_text_positions(tower[key], text.context_length)
         notes.append(f"text position embeddings cut from {old_context} to {text.context_length}")
     tokenizer = model.tokenizer.with_context(text.context_length)
     weights = model.weights._replace(params={**model.weights.params, "towers": towers})
@@ -110,28 +102,25 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
 
 
 def _fit_image(tower: dict[str, Any], image: ConfigDict) -> None:
+    key = "positional_embedding"
     if image.tower == "resnet":
-        pool = dict(tower["attnpool"])
-        pool["positional_embedding"] = fit_image_positions(pool["positional_embedding"], image.image_size, 32, True)
-        tower["attnpool"] = pool
+        pool = tower["attnpool"]
+        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, 32, True)}
     else:
-        has_class = image.pool == "class"
-        tower["positional_embedding"] = fit_image_positions(
-            tower["positional_embedding"], image.image_size, image.patch_size, has_class
-        )
+        tower[key] = fit_image_positions(tower[key], image.image_size, image.patch_size, image.pool == "class")
 
 
 def begin(state: dict, model: Model) -> dict:
-    """The state at step 0 in which the arrays of `model` replace the drawn ones, in the averaged weights too."""
+    """The state at step 0 with the arrays of `model` instead of the random ones, also in the averaged weights."""
     given = model.weights._asdict()
     new = state | {name: _merged(state[name], given[name]) for name in given}
-    if state["ema"]:  # needs arrays of its own, because the step donates both
+    if state["ema"]:  # needs its own copies, because the train step donates both
         new["ema"] = {name: _merged(drawn, given[name]) for name, drawn in state["ema"].items()}
     return new
 
 
 def describe(abstract: dict, model: Model) -> str:
-    """Which arrays `begin` will take, draw and ignore, for the start-up card.
+    """Text for the start-up card: which arrays `begin` takes from `model`, leaves as initialised, and ignores.
 
     Raises:
       UserError: an array has another shape.
@@ -154,7 +143,7 @@ def describe(abstract: dict, model: Model) -> str:
 
 
 def _parts(paths: Any) -> list[str]:
-    """Towers, heads and scalars that these arrays belong to: their second key."""
+    """Towers, heads and scalars of these arrays: the second key of each path."""
     return sorted({path[1] for path in paths})
 
 
@@ -163,7 +152,7 @@ def _shapes(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def _merged(drawn: Any, given: Mapping[str, Any]) -> Any:
-    """`drawn` with the arrays of `given` at the same paths, in the shardings and dtypes of those they replace."""
+    """`drawn` with the arrays of `given` at the same paths. Shardings and dtypes stay those of `drawn`."""
     found = {path: np.asarray(leaf) for path, leaf in leaves_with_path(given)}
 
     def take(path, leaf):

@@ -1,8 +1,8 @@
 """The inputs of an objective, checked against the towers, the data and the config.
 
-An objective names arrays. The towers compute them from arrays of the batch (`two_towers.OUTPUTS`), and the loader makes
-those from the data. Only the named arrays are made. An input that nothing can provide is rejected here, before anything
-is built.
+An objective names its inputs. The towers compute them from arrays of the batch (`two_towers.OUTPUTS`), which the loader
+makes from the data. Nothing else is computed. An input that nothing can provide is rejected here, before anything is
+built.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from rankclip_jax.models.two_towers import EMBEDS, OUTPUTS
 from rankclip_jax.objectives.objective import Objective
 
 ALWAYS = ("images", "tokens")
-# Second views: key of the batch, what is viewed, the option of `config.data` that augments it, an example value.
+# Second views: key of the batch, what it views, the option of `config.data` for its augmentations, an example value.
 VIEWS = (
     ("augmented_images", "image", "augment", "shift|color_jitter"),
     ("augmented_tokens", "caption", "text_augment", "eda"),
@@ -24,14 +24,14 @@ VIEWS = (
 
 
 def batch_keys(inputs: Iterable[str]) -> tuple[str, ...]:
-    """Keys of the batch from which the towers compute `inputs`; "images" and "tokens" are always among them."""
+    """Keys of the batch from which the towers compute `inputs`, always with "images" and "tokens"."""
     return tuple(dict.fromkeys((*ALWAYS, *(OUTPUTS[name].input for name in inputs))))
 
 
 def captions_for_vocabulary(source: RecordSource, index: int, inputs: Iterable[str]) -> tuple[str, ...]:
-    """Captions of a record to train a vocabulary on; with the second captions where the objective reads them.
+    """Captions of a record to train a vocabulary on, including second captions if the objective reads them.
 
-    Empty for a record that cannot be read: the loader counts it later.
+    Empty for a record that cannot be read; the loader counts it later.
     """
     try:
         second = source.second_captions(index) if "caption_embeds" in inputs else ()
@@ -41,10 +41,10 @@ def captions_for_vocabulary(source: RecordSource, index: int, inputs: Iterable[s
 
 
 def embeds_of(model: ConfigDict, objective: Objective) -> str:
-    """The kind of embedding that the model encodes to, a key of `EMBEDS`: `model.embeds`, or one that is trained.
+    """The kind of embedding that the encoder returns, a key of `EMBEDS`: `model.embeds`, or the first trained one.
 
     Raises:
-      UserError: the objective does not train it, or trains no embedding at all.
+      UserError: the objective does not train that kind, or trains no embedding at all.
     """
     trained = [name for name, array in EMBEDS.items() if array in objective.inputs]
     if model.embeds and model.embeds not in trained:
@@ -58,12 +58,7 @@ def embeds_of(model: ConfigDict, objective: Objective) -> str:
 
 
 def check_inputs(objective: Objective, train: RecordSource, config: ConfigDict) -> None:
-    """Reject an objective with an input that nothing provides.
-
-    Args:
-      objective: its `inputs` are read.
-      train: the records to train on.
-      config: the whole config; `data` and `model` are read.
+    """Reject an objective with an input that neither the training records `train` nor the whole `config` provides.
 
     Raises:
       UserError: names the array, and what could provide it.

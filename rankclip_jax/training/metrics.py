@@ -1,8 +1,8 @@
-"""Writes metrics to `metrics.jsonl`, by default to TensorBoard, and on request to Weights & Biases.
+"""Writes metrics to `metrics.jsonl`, by default also to TensorBoard, and on request to Weights & Biases.
 
 Each write appends one line of JSON: ``{"step": 100, "time": 1754000000.0, "loss": 3.2}``. JSON has no NaN and no
-infinities. They are written as the strings "NaN", "Infinity" and "-Infinity", which Python's ``float()`` and
-JavaScript's ``Number()`` parse, so any JSON reader can read the file.
+infinities, so they are the strings "NaN", "Infinity" and "-Infinity", which Python's ``float()`` and JavaScript's
+``Number()`` parse.
 """
 
 import json
@@ -30,13 +30,13 @@ class MetricsWriter:
         process_index: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Store the options; files are opened at the first write, so that `truncate_after` can run before.
+        """Store the options. Files are opened at the first write, after a possible `truncate_after`.
 
         Args:
           workdir: run folder, made if missing.
           tensorboard: also write events to ``workdir/tensorboard``.
           wandb: True, or the name of a Weights & Biases project, to send metrics there too.
-          process_index: index of this process; in all processes but 0, every method does nothing.
+          process_index: in all processes but 0, every method does nothing.
           config: shown with the run in Weights & Biases.
 
         Raises:
@@ -51,32 +51,31 @@ class MetricsWriter:
             self._wandb_module = _import_wandb()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line for `step` and flush it, so that a kill loses at most the line being written.
+        """Append one line for `step` and flush it: a kill loses at most the line that is being written.
 
         Args:
           step: number of training steps done.
-          values: name to number. TensorBoard groups names by the part before a slash (``loss/clip``). Arrays of one
-            element are copied from their device, which waits until they are computed.
+          values: name to number; TensorBoard groups names by the part before a slash (``loss/clip``). For arrays of
+            one element, `write` waits until they are computed and copied to the host.
         """
         if not self._active:
             return
         if self._jsonl is None:
             self._open()
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = {name: value if type(value) is int else float(value) for name, value in values.items()}
         line = {"step": int(step), "time": round(time.time(), 3)}
         line |= {name: _encode(number) for name, number in numbers.items()}
         self._jsonl.write(json.dumps(line, allow_nan=False) + "\n")
         self._jsonl.flush()
         if self._tensorboard is not None:
             for name, number in numbers.items():
-                if not math.isfinite(number):
-                    continue  # TensorBoard cannot draw it, and tensorboardX warns each time
-                self._tensorboard.add_scalar(name, number, int(step))
+                if math.isfinite(number):  # TensorBoard cannot draw others, and tensorboardX warns each time
+                    self._tensorboard.add_scalar(name, number, int(step))
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines of steps after `step` and invalid lines, so that no step appears twice after a resume.
+        """Drop invalid lines and lines after `step`; otherwise steps would appear twice after a resume.
 
         Call it before the first write of a resumed run. The file is replaced atomically.
         """
@@ -122,10 +121,6 @@ class MetricsWriter:
         project = self._want_wandb if isinstance(self._want_wandb, str) else "rankclip_jax"
         config = dict(self._config or {})
         return self._wandb_module.init(project=project, id=run_id, resume="allow", dir=self._workdir, config=config)
-
-
-def _number(value: Any) -> float | int:
-    return value if type(value) is int else float(value)
 
 
 def _encode(number: float | int) -> float | int | str:

@@ -1,8 +1,8 @@
 """AdamW as CLIP uses it: weight decay on matrices and embeddings only, optional clipping by global norm.
 
-Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): no bit of them changes, and they have no moments. A
-tower whose parameters are all frozen is locked: it runs as in evaluation, so that a ResNet's running statistics do not
-change either. In a partly frozen tower, batch norm still uses and updates batch statistics.
+Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): none of their bits changes, and the optimizer has no
+moments for them. A tower whose parameters are all frozen is locked: it runs as in evaluation, and a ResNet's running
+statistics do not change either. In a partly frozen tower, batch norm still uses and updates batch statistics.
 """
 
 import re
@@ -26,16 +26,16 @@ def learning_rate_schedule(config: ConfigDict, total_steps: int) -> Schedule:
 
 
 def check_ema_decay(decay: float) -> None:
-    """Reject a decay with which the average of the weights would never change, or would diverge."""
+    """Reject a decay with which the moving average of the weights would be constant or diverge."""
     if not 0.0 <= decay < 1.0:
         raise UserError(f"config.optimizer.ema_decay={decay} must be at least 0 (no average) and less than 1.")
 
 
 def decay_mask(params):
-    """Tree of bools, True where weight decay applies: not to biases, scales of norms, or learned scalars.
+    """Tree of bools, False (no weight decay) for biases, scales of norms and learned scalars.
 
-    This is CLIP's rule by name, with one deviation: the released code also decays the norms on a ResNet's shortcuts,
-    which its rule misses.
+    CLIP's rule by name, with one difference: the released code also decays the norms on a ResNet's shortcuts, which its
+    rule misses.
     """
 
     def decays(path, _) -> bool:
@@ -49,11 +49,8 @@ def frozen_mask(params: Any, pattern: str) -> Any:
     """Tree of bools, True where `pattern` matches the whole path, such as "towers/image/ln_post/scale".
 
     Args:
-      params: {"towers", "scalars"}, of arrays or shapes.
-      pattern: a regular expression, `config.optimizer.freeze`.
-
-    Returns:
-      a tree like `params`; None for the pattern "", which freezes nothing.
+      params: {"towers", "scalars"}, of arrays or shapes; the mask has the same structure.
+      pattern: a regular expression, `config.optimizer.freeze`. "" freezes nothing and returns None.
 
     Raises:
       UserError: an invalid regular expression, or one that matches no parameter or all of them.
@@ -94,18 +91,10 @@ def make_optimizer(config: ConfigDict, learning_rate: Schedule, frozen: Any = No
 
     Args:
       config: `config.optimizer`; `clip_norm` = 0 leaves gradients unclipped, as CLIP, CyCLIP and RankCLIP do.
-      learning_rate: as a function of the step.
-      frozen: the mask that `frozen_mask` returned. Gradients of frozen parameters are ignored and excluded from the
-        clipping norm.
+      frozen: result of `frozen_mask`. Gradients of frozen parameters are ignored and excluded from the clipping norm.
     """
-    adamw = optax.adamw(
-        learning_rate,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
-    )
+    options = {name: config[name] for name in ("b1", "b2", "eps", "weight_decay")}
+    adamw = optax.adamw(learning_rate, **options, mask=decay_mask)
     trained = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
     if frozen is None:
         return trained
@@ -114,6 +103,6 @@ def make_optimizer(config: ConfigDict, learning_rate: Schedule, frozen: Any = No
 
 
 def _negative_zeros(updates, params):
-    """Updates that change no bit: x + -0 has the bits of x for every x; +0 would turn -0 into +0."""
+    """Updates that change no bit: x + -0 has the bits of x for every x, but -0 + +0 is +0."""
     del params
     return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)

@@ -11,9 +11,8 @@ class StepOptions:
     Attributes:
       block_rows: rows of one block of the objective; 0 chooses by memory (`objectives.rows.block_size`).
       micro_batches: number of GradCache micro-batches; 1 for the whole batch at once.
-      seed: of the towers' random numbers (patch dropout).
-      frozen: tree of bools like the parameters, True where one is not trained (`optimizer.frozen_mask`); None where
-        all are trained.
+      seed: seed of the towers' random numbers (patch dropout).
+      frozen: tree of bools like the parameters, from `optimizer.frozen_mask`; None if all are trained.
       ema_decay: decay of the moving average of the weights; 0 for no average.
     """
 

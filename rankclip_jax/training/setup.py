@@ -1,7 +1,6 @@
 """From a config to the parts of a run: data, tokenizer, towers, objective, optimizer, mesh.
 
-Training and evaluation build the same parts from the same config. Everything that follows from the config is parsed
-and checked here, once.
+Training and evaluation build the same parts from the same config. The whole config is parsed and checked here, once.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +64,7 @@ class Setup(NamedTuple):
 
 
 def build(config: ConfigDict, workdir: str | None = None) -> Setup:
-    """Build every part. A tokenizer in `workdir` is used; a new one is not saved yet.
+    """Build every part. The tokenizer comes from `workdir` if it has one; a new tokenizer is not saved yet.
 
     Raises:
       UserError: anything in the config, the data or the machine that does not fit together.
@@ -105,17 +104,17 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
 
 
 def _read_data(config: ConfigDict) -> Dataset:
-    """The data of `config`, which must have training pairs and be the same in every process."""
+    """Open the data, and check that there are training pairs, and the same data in every process."""
     dataset = lookup(SOURCES, config.data.name, "data source")(config.data)
     if not len(dataset.train):
-        raise UserError("there is nothing to train on: say in config.data.train where the pairs are.")
+        raise UserError("there are no training pairs: set config.data.train to their location.")
     # Each machine may read its own disks. With different data, each process would train on wrong rows.
     processes.check_same("data", dataset.digest)
     return dataset
 
 
 def _resolve(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
-    """The resolved config and its objective, which decides `model.embeds` where the config says ""."""
+    """The resolved config and its objective, which determines `model.embeds` if the config leaves it empty."""
     config = resolve(config, examples=len(train))
     run = RunInfo(config.duration, len(train) // config.batch_size, config.seed)
     objective = build_objective(config.objective, run)
@@ -130,7 +129,7 @@ def check_step(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) -> dict | None:
-    """The mask of `config.optimizer.freeze`, which needs only the shapes of the parameters."""
+    """The mask of `config.optimizer.freeze`, from the shapes of the parameters."""
     if not config.optimizer.freeze:
         return None
     shapes, _ = jax.eval_shape(make_init_model(towers, objective), jax.random.key(0))
@@ -150,7 +149,7 @@ def train_step(parts: Setup, state_like: dict) -> Callable:
 
 
 def diagnostics(parts: Setup) -> Callable[[dict, dict], dict[str, jax.Array]]:
-    """The compiled diagnostics of a run, (state, batch) -> metrics; no metrics where they are off."""
+    """The compiled diagnostics of a run, (state, batch) -> metrics; an empty dict if they are disabled."""
     if not parts.config.log.diagnostics:
         return lambda state, batch: {}
     found = make_diagnostics(parts.towers, parts.objective, parts.mesh, parts.step_options)
@@ -164,15 +163,15 @@ def build_tokenizer(
     inputs: Sequence[str] = (),
     initial: Model | None = None,
 ) -> Tokenizer:
-    """The run's saved tokenizer, or a new one of the kind that `config.tokenizer` names.
+    """The run's saved tokenizer, or a new one of the kind in `config.tokenizer`.
 
     A tokenizer in a folder without progress may belong to another config; it is ignored and replaced.
 
     Args:
       config: the whole config.
-      train: its captions train a vocabulary.
-      workdir: run folder; None without one.
-      inputs: the objective's inputs, which decide whether second captions are read.
+      train: source of the captions that train a vocabulary.
+      workdir: run folder, if there is one.
+      inputs: the objective's inputs, which determine whether second captions are read.
       initial: weights to begin with. "from_weights" uses their tokenizer; any other must have the same vocabulary.
 
     Raises:
@@ -182,7 +181,9 @@ def build_tokenizer(
         return Tokenizer.load(Path(workdir) / TOKENIZER)
     make = lookup(TOKENIZERS | {FROM_WEIGHTS: None}, config.tokenizer.name, "tokenizer")
     if make is None:
-        return _of_weights(initial)
+        if initial is None:
+            raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: set it to the weights.")
+        return initial.tokenizer
     captions = (
         caption
         for i in range(min(len(train), TOKENIZER_RECORDS))
@@ -194,15 +195,8 @@ def build_tokenizer(
     return tokenizer
 
 
-def _of_weights(initial: Model | None) -> Tokenizer:
-    if initial is None:
-        raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: name the weights there.")
-    return initial.tokenizer
-
-
 def save_tokenizer(tokenizer: Tokenizer, workdir: str) -> None:
     """Write the tokenizer into the run folder; only the main process writes."""
-    if not processes.is_main():
-        return
-    with replaced_folder(Path(workdir) / TOKENIZER) as folder:
-        tokenizer.save(folder)
+    if processes.is_main():
+        with replaced_folder(Path(workdir) / TOKENIZER) as folder:
+            tokenizer.save(folder)

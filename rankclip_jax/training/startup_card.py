@@ -1,4 +1,4 @@
-"""The start-up card: what is about to run, printed before the first step."""
+"""The start-up card: a summary of the run, printed before the first step."""
 
 import math
 
@@ -11,7 +11,7 @@ from rankclip_jax.training.setup import Setup
 
 
 def devices(setup: Setup) -> dict[str, object]:
-    """The devices of a run, for the card and `config.json`."""
+    """The devices of a run, for the start-up card and `config.json`."""
     first = setup.mesh.devices.flat[0]
     return {
         "platform": first.platform,
@@ -23,13 +23,11 @@ def devices(setup: Setup) -> dict[str, object]:
 
 
 def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning: str = "") -> str:
-    """The card as text, one line per fact.
+    """The start-up card as text, one line per fact.
 
     Args:
-      setup: the parts of the run.
       state: the train state, or its shapes.
-      workdir: run folder.
-      start_step: steps that are already done.
+      start_step: number of steps already done.
       beginning: what a new run starts from, if not only from random weights.
     """
     config, found, data = setup.config, devices(setup), setup.dataset
@@ -66,7 +64,7 @@ def _towers(setup: Setup, state) -> str:
 
 
 def _trained_parameters(setup: Setup, state) -> str:
-    """How many parameters are trained, and the pattern that freezes the others."""
+    """The number of trained parameters, and the pattern that freezes the others."""
     total, frozen, freeze = size_of(state["params"]), setup.step_options.frozen, setup.config.optimizer.freeze
     if frozen is None:
         return f"{total:,} of {total:,} parameters"
@@ -92,5 +90,5 @@ def _optimizer(setup: Setup) -> str:
 
 def _beginning(setup: Setup, start_step: int, beginning: str) -> str:
     if start_step == setup.config.duration:
-        return "at its end: nothing to train, only evaluated again"
+        return "finished: nothing to train, only evaluated again"
     return f"resumed from step {start_step:,}" if start_step else f"new, seed {setup.config.seed}{beginning}"

@@ -7,7 +7,7 @@ The state is a plain dict:
     opt_state    state of the optimizer
     objective    running statistics of the objective, or {}
     model_state  mutable collections of the towers, such as a ResNet's {"batch_stats"}, or {}
-    ema          {"params", "model_state"} averaged over steps, or {}; where present, this average is evaluated
+    ema          moving averages of {"params", "model_state"}, or {}; if present, evaluation uses them
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ Batch = dict
 def make_init(
     towers: nn.Module, objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
 ) -> Callable[[jax.Array], TrainState]:
-    """Return init(key) -> state at step 0; with an average of the weights if `ema_decay` is not 0."""
+    """Return init(key) -> state at step 0, which includes moving averages if `ema_decay` is not 0."""
     init_model = make_init_model(towers, objective)
 
     def init(key: jax.Array) -> TrainState:
@@ -57,7 +57,7 @@ def make_init_model(towers: nn.Module, objective: Objective) -> Callable[[jax.Ar
     def init(key: jax.Array) -> tuple[dict, dict]:
         images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
         tokens = jnp.zeros((1, context_length), jnp.int32)
-        # Both towers come first for every objective, so that their parameters do not depend on the objective.
+        # Both towers come first for every objective: their parameters must not depend on the objective.
         batch = {"images": images, "augmented_images": images}
         batch |= {"tokens": tokens, "caption_tokens": tokens, "augmented_tokens": tokens}
         inputs = ("image_embeds", "text_embeds", *objective.inputs)
@@ -77,17 +77,13 @@ def create_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: 
 
 
 def abstract_state(init: Callable[[jax.Array], TrainState], key: jax.Array, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state, as a checkpoint is restored into."""
+    """Shapes, dtypes and shardings of the state, for restoring a checkpoint."""
     shapes = jax.eval_shape(init, key)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, mesh),
-    )
+    return jax.tree.map(lambda x, sharding: x.update(sharding=sharding), shapes, state_shardings(shapes, mesh))
 
 
 class Gradients(NamedTuple):
-    """Results of a batch: the objective's, the gradient of all parameters, the towers' next state."""
+    """Results of a batch: the objective's result, the gradient of all parameters, the towers' next state."""
 
     result: LossAndGradients
     params: dict
@@ -99,8 +95,8 @@ def make_gradients(
 ) -> Callable[..., Gradients]:
     """Return f(params, batch, weights, objective_state, step, model_state) -> `Gradients`.
 
-    The objective reads only the towers' outputs that it names. Its gradient with respect to them is pulled back through
-    the towers, at once or in micro-batches (`gradcache`). The gradient of the towers' frozen parameters is zero.
+    Only the towers' outputs that the objective reads are computed. Their gradient is backpropagated through the towers,
+    at once or in micro-batches (`gradcache`). The gradient of the towers' frozen parameters is zero.
     """
     forward = make_forward(towers, objective.inputs, mesh, options)
     objective_rows = loss_and_gradients(objective, mesh, options.block_rows)
@@ -155,17 +151,17 @@ def make_train_step(
 
 
 def moved_average(average: dict, model: dict, decay: float, step: jax.Array) -> dict:
-    """The exponential moving average of the weights after one more step; all are trees of float arrays.
+    """The exponential moving average of the weights after one more step: d average + (1 - d) model.
 
-    d average + (1 - d) model, with d = min(decay, (1 + step) / (10 + step)) and `step` updates done before. The small d
-    of the first steps makes even a long average forget the initial weights soon.
+    d = min(decay, (1 + step) / (10 + step)), after `step` earlier updates. d is small in the first steps, and so even
+    a long average soon forgets the initial weights. All trees hold float arrays.
     """
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, model)
 
 
 def clamp_scalars(params: dict, objective: Objective) -> dict:
-    """Clamp each learned scalar to its range after the update, so that no gradient passes the clamp, as CLIP does."""
+    """Clamp each learned scalar to its range. As in CLIP, this follows the update: no gradient passes the clamp."""
     scalars = {
         name: jnp.clip(value, objective.scalars[name].minimum, objective.scalars[name].maximum)
         for name, value in params["scalars"].items()
@@ -174,7 +170,7 @@ def clamp_scalars(params: dict, objective: Objective) -> dict:
 
 
 def jit_train_step(train_step: Callable, state_like: TrainState, mesh: Mesh) -> Callable:
-    """Compile for `mesh`. The state is donated: its buffers are used for the new state."""
+    """Compile for `mesh`. The state is donated: the new state reuses its buffers."""
     shardings = state_shardings(state_like, mesh)
     return jax.jit(
         train_step,

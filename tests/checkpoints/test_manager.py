@@ -223,7 +223,7 @@ def test_load_model_skips_damaged_steps_and_writes_nothing(tmp_path, capfd):
     assert "skipped: 3:" in capfd.readouterr().err
     assert steps_in(tmp_path) == [1, 2, 3]
     assert load_model(tmp_path, 1)[1]["step"] == 1
-    with pytest.raises(UserError, match=r"no intact checkpoint 3 in .*: 3: not the bits"):
+    with pytest.raises(UserError, match=r"no intact checkpoint 3 in .*: 3: the digest differs from the saved one"):
         load_model(tmp_path, 3)
     with pytest.raises(UserError, match=r"no intact checkpoint 4 in .*: 4: its meta file is missing"):
         load_model(tmp_path, 4)

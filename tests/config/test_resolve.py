@@ -208,7 +208,7 @@ def test_a_damaged_config_json(tmp_path):
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         check_same_run(tmp_path, resolved())
     (tmp_path / "config.json").write_text('{"config": {}}')
-    with pytest.raises(UserError, match=r"config\.json is not what training writes \(it has no 'data'\)"):
+    with pytest.raises(UserError, match=r"config\.json is not the config\.json of a run \(it has no 'data'\)"):
         check_same_run(tmp_path, resolved())
 
 

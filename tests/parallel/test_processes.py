@@ -130,4 +130,4 @@ def test_a_missing_process_is_an_error_of_one_line():
     }
     code, _, err = processes.finish(processes.start(TOGETHER, "go", env=env), seconds=30)
     assert code == 2
-    assert "error: process 0 of 4 waited 3 s at localhost:29871 and not all processes came" in err
+    assert "error: process 0 of 4 waited 3 s at localhost:29871, but some processes did not connect" in err

@@ -136,7 +136,7 @@ def test_without_any_split(data, tmp_path):
 
 MISTAKES = [
     ({"train": ""}, "config.data.name='csv' needs config.data.train: give the location of your pairs."),
-    ({"train": "", "val": "pairs.csv"}, "there is nothing to train on: say in config.data.train where the pairs are."),
+    ({"train": "", "val": "pairs.csv"}, "there are no training pairs: set config.data.train to their location."),
     ({}, "there is nothing to evaluate: name pairs in config.data.val, hold some out by config.data.val_pairs=1000"),
     ({"test": "pairs.csv"}, "unknown config.eval.train_splits split 'val'. Known: test."),
     ({"train": "none.csv"}, "none.csv: check the path."),

@@ -107,7 +107,7 @@ def test_a_finished_run_is_only_evaluated_again(whole, tmp_path):
     changed = ("--config.eval.metrics=('retrieval', 'geometry')", "--config.data.prefetch=1")  # reach no weight
     code, out, err = runs.train(tmp_path, *FLAGS, *changed)
     assert code == 0, err
-    assert "at its end: nothing to train, only evaluated again" in out and "step " not in err
+    assert "finished: nothing to train, only evaluated again" in out and "step " not in err
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     assert (tmp_path / "report.html").exists() and (tmp_path / "embeddings.npz").exists()
     metrics = json.loads((tmp_path / "eval.json").read_text())["metrics"]

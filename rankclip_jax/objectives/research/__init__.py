@@ -1,1 +1,1 @@
-"""Options of objectives for research only: neither the paper's tables nor the released code use them."""
+"""Options for research: neither the paper's tables nor the released code use them."""

@@ -2,9 +2,9 @@
 
     - log prod_{i,j} u_ij / sum_{(k,l): r_kl <= r_ij} u_kl        u = exp(s cosine), r the reference cosine
 
-The released code has one list per row instead, and the paper's figure shows the same. As in the row-wise form, and
-unlike the printed formula, utilities are exponentials with the learned scale (raw cosines have no logarithm below
-0), both directions are summed, and the sum is divided by 32 B^2: a mean over the B^2 items, / 32 (our reading).
+The released code and the paper's figure have one list per row instead. As in the row-wise form, and unlike the printed
+formula, utilities are exponentials with the learned scale (negative cosines have no logarithm), both directions are
+summed, and the sum is divided by 32 B^2: a mean over the B^2 items, / 32 (our reading).
 
 One device computes the list once, from all gathered embeddings. Its memory and time grow with B^2.
 
@@ -28,8 +28,8 @@ def batch_lists(block: RowBlock, cosines, include_diagonal: bool) -> tuple[jax.A
 
     Args:
       block: any block; only `gathered` is read.
-      cosines: names of arrays, ((rows, columns) of the first list, (rows, columns) of the second).
-      include_diagonal: whether the lists contain the B own pairs; [1, B^2 - B] without them.
+      cosines: names of arrays, ((rows, columns) of the first list, (rows, columns) of the second list).
+      include_diagonal: False excludes the B own pairs; the lists are then [1, B^2 - B].
 
     Raises:
       UserError: the batch is larger than `MAX_BATCH`.
@@ -57,7 +57,7 @@ def _square(block: RowBlock, cosines) -> tuple[jax.Array, jax.Array]:
 
 
 def _symmetric(x_BB: jax.Array) -> jax.Array:
-    """Make products of unit-norm rows symmetric; those of equal rows, such as the diagonal, become 1 and tie."""
+    """Make cosines symmetric. Cosines of equal rows, such as the diagonal, become exactly 1 and tie."""
     x_BB = (x_BB + x_BB.T) / 2
     rounding = 16 * jnp.finfo(x_BB.dtype).eps
     return jnp.where(jnp.abs(x_BB - 1) <= rounding, x_BB + lax.stop_gradient(1 - x_BB), x_BB)

@@ -1,10 +1,10 @@
-"""Weights of the ranks of a list: falling with the rank, or zero after the first k. For research.
+"""Weights of the ranks of a list: decreasing with the rank, or zero after the first k. For research.
 
-An earlier version of the RankCLIP paper weights rank k by 1 / ln(k + 1), as third parties describe it (our reading).
-The released code has no such weights.
+According to third parties, an earlier version of the RankCLIP paper weights rank k by 1 / ln(k + 1) (our reading). The
+released code has no such weights.
 
-Letters: C rows of a block, B items of a list. Rank 1 is the item with the highest reference. Arrays over the items
-are in the opposite order, from the lowest reference to the highest, like `sorting.row_order`.
+Letters: C rows of a block, B items of a list. Rank 1 is the item with the highest reference. Arrays over the items have
+the opposite order, from the lowest reference to the highest, like `sorting.row_order`.
 """
 
 import math
@@ -24,7 +24,7 @@ class RankWeights(NamedTuple):
     """Weights of the ranks of a list.
 
     Attributes:
-      top_k: ranks after the first k have weight 0; 0 for no limit. Each choice is still against all lower items.
+      top_k: ranks after the first k have weight 0; 0 for no limit. Denominators still include all lower items.
       decay: "none", or "log": rank k has weight 1 / ln(k + 1).
     """
 
@@ -37,16 +37,13 @@ class RankWeights(NamedTuple):
         return np.where(rank_B <= (self.top_k or items), DECAYS[self.decay](rank_B), 0.0)
 
     def of_groups(self, tied_BC: jax.Array) -> jax.Array:
-        """The weight of each item of a tie group, at the last item of the group; other entries have no meaning.
+        """The weight of each item of a tie group, at the last item of the group; other entries are undefined.
 
-        Items with equal references must have equal weights, or the loss would depend on their order: each has
-        the mean weight of the ranks of its group. A group that crosses the limit k counts as a whole.
+        Items with equal references must have equal weights, or the loss would depend on their order: each has the mean
+        weight of the ranks of its group. A group that crosses the limit k counts as a whole.
 
-        Args:
-          tied_BC: float [B, C], the number of items of the group up to this one, from 1.
-
-        Returns:
-          [B, C] in the dtype of `tied_BC`; constants without gradient.
+        `tied_BC` is float [B, C]: the number of items of the group up to this one, from 1. The result has the same
+        shape and dtype and no gradient.
         """
         items, dtype = len(tied_BC), tied_BC.dtype
         rank_B = np.arange(items, 0, -1)
@@ -54,8 +51,8 @@ class RankWeights(NamedTuple):
         counts_B1 = rank_B[:, None] <= (self.top_k or items)
         if self.decay == "none":
             return jnp.broadcast_to(jnp.asarray(counts_B1, dtype), tied_BC.shape)
-        # The sum over a group is a difference of two cumulative sums. One float32 would lose the digits in which
-        # they differ, so each sum is kept as a float and a remainder.
+        # The sum over a group is a difference of two cumulative sums. A single float32 has too few digits for that
+        # difference: each sum is kept as a float and a remainder.
         sums = np.concatenate([[0.0], np.cumsum(DECAYS[self.decay](rank_B.astype(np.float64)))])
         high = sums.astype(dtype)
         low = (sums - high).astype(dtype)
