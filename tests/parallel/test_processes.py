@@ -76,7 +76,7 @@ def test_two_processes_connect_agree_and_end():
         assert f"process {index} of 2, coordinator localhost:" in err and "waiting up to 300 s" in err
 
 
-@pytest.mark.parametrize("how, who, code, line", [("fail", 0, 2, "had enough"), ("crash", 1, 1, "a bug")])
+@pytest.mark.parametrize("how, who, code, line", [("fail", 0, 2, "process 0 stops"), ("crash", 1, 1, "a bug")])
 def test_when_one_fails_all_end_soon(how, who, code, line):
     began = time.monotonic()
     results = processes.run_together(TOGETHER, how, count=2)
