@@ -119,8 +119,13 @@ def test_a_stopped_worker_and_its_children_stand_still(tmp_path, monkeypatch):
     """A worker that counts, and a child process of it that counts too."""
     code = """
 import os, sys, time
-print("{}", flush=True)
-file = sys.argv[1] + ("/child" if os.fork() == 0 else "/parent")
+is_child = os.fork() == 0
+file = sys.argv[1] + ("/child" if is_child else "/parent")
+open(file, "w").write("-1")
+while not os.path.exists(sys.argv[1] + "/child"):
+    time.sleep(0.001)
+if not is_child:
+    print("{}", flush=True)  # the worker is stopped from here on: both processes exist
 for number in range(10 ** 6):
     open(file, "w").write(str(number))
     time.sleep(0.001)
@@ -140,8 +145,6 @@ for number in range(10 ** 6):
 
     with worker_of(monkeypatch, code, str(tmp_path)) as worker:
         with worker.awake():
-            while not (tmp_path / "child").exists() or not (tmp_path / "parent").exists():
-                time.sleep(0.01)
             assert settles(True)
         assert settles(False)
         with worker.awake():
