@@ -5,6 +5,7 @@ is closed.
 """
 
 import difflib
+import gc
 import logging
 import os
 import re
@@ -49,6 +50,8 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
     """
     with _quiet_libraries():
         code = _exit_code(main, positional)
+        if code:
+            gc.collect()  # tasks of a failed save report at their end that nobody waited for them
         try:
             sys.stdout.flush()
             sys.stderr.flush()

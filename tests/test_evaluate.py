@@ -27,7 +27,7 @@ from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
 from rankclip_jax.training.optimizer import make_optimizer
 from rankclip_jax.training.startup_card import devices
 from rankclip_jax.training.step import create_state, make_init
-from tests.support import processes
+from tests.support import commands, processes
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one run folder for all
 OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
@@ -162,8 +162,8 @@ def test_the_command(run):
         (("RUN", "--stpe=7"), "unknown flag --stpe. Did you mean 'step'?"),
     ],
 )
-def test_mistakes_are_one_line(run, arguments, message):
-    code, _, err = processes.run(PROGRAM, *(argument.replace("RUN", str(run)) for argument in arguments))
+def test_mistakes_are_one_line(capsys, run, arguments, message):
+    code, _, err = commands.run_code(capsys, PROGRAM, *(argument.replace("RUN", str(run)) for argument in arguments))
     assert code == 2
     assert err.startswith(f"error: {message}".replace("RUN", str(run)))
     assert err.count("\n") == 1

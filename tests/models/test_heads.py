@@ -191,6 +191,7 @@ def test_terms_added_to_another_objective_add_their_heads():
     assert "image_head" in jax.eval_shape(init, jax.random.key(0))["params"]["towers"]
 
 
+@pytest.mark.slow
 def test_nclip_is_trained_evaluated_reported_and_loaded(tmp_path):
     config = mu("nclip")
     config.model.image = get_preset("emoji").image

@@ -237,7 +237,7 @@ def gradient_with_remat(remat):
     return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("remat", ["block", "dots"])
+@pytest.mark.parametrize("remat", [pytest.param("block", marks=pytest.mark.slow), "dots"])
 def test_remat_changes_no_gradient(remat):
     (expected, _), (found, _) = gradient_with_remat("none"), gradient_with_remat(remat)
     for path, leaf in jax.tree.leaves_with_path(expected):

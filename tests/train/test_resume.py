@@ -12,6 +12,7 @@ from tests.support import runs
 
 STEPS = 40
 FLAGS = (f"--config.duration={STEPS}", "--config.checkpoint.every=7", "--config.eval.every=10")
+FLAGS += ("--config.log.diagnostics=True",)  # a resumed run logs them as the whole one does
 pytestmark = pytest.mark.xdist_group("resume")
 
 

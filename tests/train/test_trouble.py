@@ -1,5 +1,6 @@
 """What goes wrong while a run is on its way: one line, exit code 2, and what was saved stays."""
 
+import json
 import os
 import re
 import shutil
@@ -15,18 +16,14 @@ FLAGS = ("--config.duration=20", "--config.checkpoint.every=5", "--config.eval.e
 pytestmark = pytest.mark.xdist_group("trouble")
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A run that was killed after its second checkpoint."""
-    workdir = tmp_path_factory.mktemp("stopped")
-    process = runs.start(workdir, *FLAGS)
-    runs.kill_when(process, lambda: len(runs.checkpoint_steps(workdir)) >= 2)
-    return workdir
-
-
 @pytest.fixture
-def workdir(stopped, tmp_path):
-    return shutil.copytree(stopped, tmp_path / "run")
+def workdir(short_run, tmp_path):
+    """A run that stopped after step 17: its last checkpoint and what followed are missing."""
+    folder = shutil.copytree(short_run, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints" / "20")
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= 17))
+    return folder
 
 
 def error_line(result: tuple[int, str, str]) -> str:

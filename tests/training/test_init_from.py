@@ -19,7 +19,7 @@ from rankclip_jax.training.step import abstract_state, create_state, make_init
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import read_source
 from tests.golden.make_weights import FOLDER
-from tests.support import processes, runs
+from tests.support import commands, runs
 
 pytestmark = pytest.mark.xdist_group("weights")
 CLIP = str(FOLDER / "clip")
@@ -104,13 +104,13 @@ def test_the_recipe_needs_weights():
         finetune.get_config()
 
 
-def test_a_run_from_weights_and_its_resume(tmp_path):
+def test_a_run_from_weights_and_its_resume(capsys, tmp_path):
     """The command trains from an imported folder, and continues without it."""
     write_imported(read_source(CLIP), tmp_path / "imported")
     flags = ["--config.batch_size=8", "--config.duration=2", "--config.data.train_limit=16", *runs.SMALL[3:]]
-    arguments = ["-m", "rankclip_jax.train", f"--config=configs/finetune.py:{tmp_path / 'imported'}", *flags]
+    arguments = ["rankclip_jax.train", f"--config=configs/finetune.py:{tmp_path / 'imported'}", *flags]
     arguments += [f"--workdir={tmp_path / 'run'}", "--config.checkpoint.best_metric="]
-    code, said, err = processes.finish(processes.start_python(*arguments), 240)
+    code, said, err = commands.run_module(capsys, *arguments)
     assert code == 0, err
     assert f"new, seed 0; from {tmp_path / 'imported'} (imported folder): taken image, logit_scale, text" in said
     trained = read_model(tmp_path / "run")

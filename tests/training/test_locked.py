@@ -87,7 +87,7 @@ def moved(freeze, micro_batches=1):
     }
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("micro_batches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_locked_tower_keeps_its_running_statistics(micro_batches):
     assert moved("", micro_batches) == {"image", "text"}
     assert moved(LIT, micro_batches) == {"text"}

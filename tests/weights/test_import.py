@@ -14,7 +14,7 @@ from rankclip_jax.weights.export import export
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import read_source
 from tests.golden.make_weights import FOLDER, TEXTS, images
-from tests.support import processes
+from tests.support import commands, processes
 
 pytestmark = pytest.mark.xdist_group("weights")
 FORMATS = {"clip": "transformers CLIPModel", "siglip": "transformers SiglipModel", "open_clip": "open_clip"}
@@ -190,16 +190,14 @@ def test_models_that_a_format_cannot_hold(tmp_path):
         read_source(damaged)
 
 
-def command(*arguments, **options):
-    return processes.finish(processes.start_python("-m", "rankclip_jax.weights", *arguments, **options), 120)
-
-
-def test_the_command(tmp_path):
+def test_the_command(capsys, tmp_path):
     out = tmp_path / "out"
-    code, said, err = command("import", FOLDER / "clip", f"--out={out}")
+    arguments = ("import", FOLDER / "clip", f"--out={out}")
+    code, said, err = processes.finish(processes.start_python("-m", "rankclip_jax.weights", *arguments), 120)
     assert (code, err) == (0, ""), err
     assert "every tensor was used" in said and f"written to {out}" in said
-    code, said, err = command("export", out, "--format=hf", f"--out={tmp_path / 'hf'}")
+    arguments = ("export", out, "--format=hf", f"--out={tmp_path / 'hf'}")
+    code, said, err = commands.run_module(capsys, "rankclip_jax.weights", *arguments)
     assert code == 0, err
     assert_same(read_model(out), read_model(tmp_path / "hf"))
 
@@ -218,10 +216,11 @@ def test_the_command(tmp_path):
         (("export", "./nowhere", "--format=hf", "--out=OUT"), "no run at "),
     ],
 )
-def test_mistakes_in_the_command(tmp_path, arguments, message):
+def test_mistakes_in_the_command(capsys, monkeypatch, tmp_path, arguments, message):
     out = tmp_path / "out"
     arguments = [argument.replace("OUT", str(out)) for argument in arguments]
-    code, _, err = command(*arguments, env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, _, err = commands.run_module(capsys, "rankclip_jax.weights", *arguments)
     assert (code, err.count("\n")) == (2, 1), err
     assert err.startswith(f"error: {message}")
     assert not out.exists()

@@ -20,7 +20,7 @@ from rankclip_jax.weights.export import export
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import read_source
 from rankclip_jax.weights.reference import ReferenceModel
-from tests.support import processes, runs
+from tests.support import commands, processes, runs
 
 pytestmark = pytest.mark.xdist_group("trouble")  # shares the fixture `short_run`
 
@@ -178,22 +178,11 @@ def test_weights_of_another_checkpoint_differ(monkeypatch, exported, run):
     assert not rows[0].holds and not rows[1].holds
 
 
-COMMAND = """
-import sys
-from rankclip_jax import cli
-from rankclip_jax.weights import __main__ as command, check
-from tests.weights.test_runs import simulated
-error, *arguments = sys.argv[1:]
-check.open_reference = lambda folder, model: simulated(folder, text=float(error))
-sys.argv = ["weights", *arguments]
-command.define_flags()
-cli.run(command.main, positional=True)
-"""
-
-
 @pytest.mark.parametrize("error, expected", [(0.0, 0), (0.001, 2)])
-def test_the_exit_code_is_2_if_results_differ(exported, run, error, expected):
-    code, out, err = processes.run(COMMAND, error, "check", exported, f"--against={run}", "--images=4", seconds=120)
+def test_the_exit_code_is_2_if_results_differ(capsys, monkeypatch, exported, run, error, expected):
+    monkeypatch.setattr(checking, "open_reference", lambda folder, model: simulated(folder, text=error))
+    arguments = ("check", exported, f"--against={run}", "--images=4")
+    code, out, err = commands.run_module(capsys, "rankclip_jax.weights", *arguments)
     assert code == expected, err
     assert ("DIFFERS" in out) == (expected == 2)
     assert (err == "") == (expected == 0) and err.count("\n") <= 1

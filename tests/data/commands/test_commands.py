@@ -14,7 +14,7 @@ from rankclip_jax.data.commands.stats import histogram
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError
 from tests.data.images.test_decode import COLOURED, encoded
-from tests.support import processes
+from tests.support import commands, processes
 from tests.support.data_commands import GOOD, ROWS, config_of
 
 
@@ -107,8 +107,8 @@ def test_parallel_work_keeps_its_order():
     assert len(sample(10, 0)) == 10 == len(sample(10, 20)) and len(set(sample(1000, 50).tolist())) == 50
 
 
-def test_the_command_line(pairs_folder, tmp_path):
-    """Each in a process, as a user starts them: overrides reach the command, and errors are one line."""
+def test_the_command_line(capsys, pairs_folder):
+    """Overrides reach the command, and errors are one line."""
     command = ("-m", "rankclip_jax.data")
     flags_ = ("--config=configs/emoji.py:mu", "--config.data.name=csv", f"--config.data.train={pairs_folder}/pairs.csv")
     code, out, err = processes.finish(processes.start_python(*command, "index", *flags_), 60)
@@ -119,7 +119,7 @@ def test_the_command_line(pairs_folder, tmp_path):
         (("index", "more", *flags_), "unexpected argument 'more'"),
         (("index", *flags_, "--config.data.trian=x"), "Did you mean 'data.train'"),
     ):
-        code, _, err = processes.finish(processes.start_python(*command, *arguments), 60)
+        code, _, err = commands.run_module(capsys, "rankclip_jax.data", *arguments)
         assert code == 2 and words in err and err.count("\n") == 1, err
 
 
