@@ -113,12 +113,15 @@ def syntax_trees() -> Iterator[ast.AST]:
 
 
 def reads() -> set[tuple[str, str]]:
-    """(a, b) for each ``a.b`` and ``x.a.b`` in the package."""
+    """(a, b) for each ``a.b`` and ``x.a.b`` in the package, and ("config", b) for names in tuples and values of dicts,
+    by which ``config[name]`` is read."""
     found = set()
     for node in syntax_trees():
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
             found.add((owner, node.attr))
+        values = node.elts if isinstance(node, ast.Tuple) else node.values if isinstance(node, ast.Dict) else ()
+        found |= {("config", x.value) for x in values if isinstance(x, ast.Constant) and isinstance(x.value, str)}
     return found
 
 

@@ -5,6 +5,7 @@ import pytest
 
 import rankclip_jax
 from tests.support import processes, runs
+from tests.support.pair_files import caption, write_csv, write_images
 
 STEPS = 8
 FLAGS = (
@@ -41,15 +42,27 @@ def two(tmp_path_factory):
     return workdir, results
 
 
-SHORT = ("--config.duration=3", "--config.checkpoint.every=2", "--config.log.diagnostics=False", *FLAGS[2:])
+SHORT = (
+    "--config.duration=3",
+    "--config.batch_size=8",
+    "--config.data.name=csv",
+    "--config.data.train=pairs.csv",
+    "--config.data.val_pairs=6",
+    "--config.data.train_limit=0",
+    "--config.tokenizer.vocab_size=300",
+    "--config.model.image.layers=1",
+    "--config.model.text.layers=1",
+    "--config.checkpoint.every=2",
+)
 
 
 def test_two_processes_train_the_run_of_one(tmp_path):
-    """The short form of the slow tests below: one device each, parameters split over both."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    code, _, err = runs.train(one, *SHORT)
+    """The short form of the slow tests below, with one device for each process."""
+    rows = [(name, caption(number)) for number, name in enumerate(write_images(tmp_path))]
+    write_csv(tmp_path, rows)
+    one, two, flags = tmp_path / "one", tmp_path / "two", (*SHORT, f"--config.data.root={tmp_path}")
+    code, _, err = runs.train(one, *flags)
     assert code == 0, err
-    flags = (*SHORT, "--config.mesh.fsdp=2")
     both = [runs.start(two, *flags, env=own) for own in processes.environments(2)]
     results = processes.finish_all(both, 240)
     assert [code for code, _, _ in results] == [0, 0], results
