@@ -31,7 +31,7 @@ def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("out", "second_captions.jsonl", "file to write or to continue")
     flags.DEFINE_string("by", KEYWORDS, "keywords, or the folder or name of a captioning model")
-    flags.DEFINE_string("template", "an image of {}", "keywords: the sentence; the keywords replace {}")
+    flags.DEFINE_string("template", "a picture of {}", "keywords: the sentence; the keywords replace {}")
     flags.DEFINE_integer("keywords", 5, "keywords: maximum number per caption", lower_bound=1)
     flags.DEFINE_integer("batch", 32, "pairs per batch", lower_bound=1)
     flags.DEFINE_integer("max_tokens", 30, "model: maximum number of tokens of a caption", lower_bound=1)
@@ -107,7 +107,7 @@ def _by_keywords(template: str, max_words: int) -> Captioner:
 
 
 def sentence(captions: Sequence[str], template: str, max_words: int) -> str:
-    """The first content words of all captions, such as "an image of dog, snow and field"; `ValueError` for none."""
+    """The first content words of all captions, such as "a picture of dog, snow and field"; `ValueError` for none."""
     words = [word for caption in captions for word in letters(caption).split() if word not in STOP_WORDS]
     chosen = list(dict.fromkeys(words))[:max_words]
     if not chosen:

@@ -19,7 +19,7 @@ TEMPLATES = (
     "{}",
     "an emoji of {}",
     "a drawing of {}",
-    "an image of {}",
+    "a picture of {}",  # a prompt, not prose: the results rest on it
     "an icon for {}",
     "a small symbol that shows {}",
     "{}, a colorful emoji",
