@@ -254,3 +254,8 @@ def test_damaged_table(folder):
     refused("line 6: expected cell 4", root=str(folder))
     table.write_bytes(b"\xff\xfe")
     refused("cannot read .*concepts.tsv", root=str(folder))
+
+
+def test_the_prompts_on_which_published_figures_rest():
+    templates = emoji.load().evals["val"].classes["group"].templates
+    assert templates[:4] == ("{}", "an emoji of {}", "a drawing of {}", "a picture of {}") and len(templates) == 7
