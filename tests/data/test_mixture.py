@@ -11,25 +11,19 @@ from rankclip_jax.data.mixture import Mixture, Subset
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.evals.probe_dataset import linear_probe
 from tests.support import pair_files
-from tests.support.pair_files import write_csv
+from tests.support.pair_files import keys
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Tables without images, of 100 and 30 pairs: a0 ... and b0 ..."""
     folder = tmp_path_factory.mktemp("mixture")
-    for letter, count in (("a", 100), ("b", 30)):
-        rows = [(f"{letter}{i}", f"caption of {letter}{i}") for i in range(count)]
-        write_csv(folder, rows, name=f"{letter}.csv")
+    pair_files.write_tables(folder, a=100, b=30)
     return folder
 
 
 def load(folder, name="csv", **options):
     return pair_files.load(name, folder, **options)
-
-
-def keys(records):
-    return [records.key(i) for i in range(len(records))]
 
 
 # ---------------------------------------------------------------- how often a pair occurs

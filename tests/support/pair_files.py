@@ -54,6 +54,18 @@ def write_csv(folder: Path, rows: list[tuple], header=("filepath", "title"), sep
     return folder / name
 
 
+def write_tables(folder: Path, **counts: int) -> None:
+    """Write a table without images for each letter: ``a=100`` is ``a.csv`` with the pairs a0, a1, ... a99."""
+    for letter, count in counts.items():
+        rows = [(f"{letter}{i}", f"caption of {letter}{i}") for i in range(count)]
+        write_csv(folder, rows, name=f"{letter}.csv")
+
+
+def keys(records) -> list[str]:
+    """The keys of all records, in order."""
+    return [records.key(i) for i in range(len(records))]
+
+
 def write_jsonl(folder: Path, items: list, name: str = "pairs.jsonl") -> Path:
     (folder / name).write_text("".join(json.dumps(item) + "\n" for item in items))
     return folder / name

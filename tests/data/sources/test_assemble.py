@@ -8,7 +8,7 @@ from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.sources.formats import FORMATS, Location, parse_locations
 from rankclip_jax.errors import UserError
 from tests.support import pair_files
-from tests.support.pair_files import jpeg, write_all, write_csv, write_images, write_jsonl
+from tests.support.pair_files import jpeg, keys, write_all, write_csv, write_images, write_jsonl
 
 LOCATIONS = {}
 
@@ -18,18 +18,12 @@ def folder(tmp_path_factory):
     """Pairs in every format, and tables without images, of 100, 30 and 7 pairs: a0 ..., b0 ..., c0 ...."""
     folder = tmp_path_factory.mktemp("pairs")
     LOCATIONS.update(write_all(folder))
-    for letter, count in (("a", 100), ("b", 30), ("c", 7)):
-        rows = [(f"{letter}{i}", f"caption of {letter}{i}") for i in range(count)]
-        write_csv(folder, rows, name=f"{letter}.csv")
+    pair_files.write_tables(folder, a=100, b=30, c=7)
     return folder
 
 
 def load(folder, name="csv", **options):
     return pair_files.load(name, folder, **options)
-
-
-def keys(records):
-    return [records.key(i) for i in range(len(records))]
 
 
 def refused(folder, message, **options):
