@@ -69,7 +69,10 @@ class Encoder:
     @property
     def temperature_scale(self) -> float:
         """exp(logit_scale): the factor of the cosines before the softmax; at most 100 in CLIP."""
-        return float(np.exp(np.asarray(self.weights.params["scalars"]["logit_scale"])))
+        scalars = self.weights.params["scalars"]
+        if "logit_scale" not in scalars:
+            raise UserError("these weights have no logit_scale, as in weights of one tower.")
+        return float(np.exp(np.asarray(scalars["logit_scale"])))
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
         """Return the token ids of texts, int32 [N, L]."""
@@ -101,6 +104,7 @@ class Encoder:
         """Return unit-norm embeddings of texts, float32 [N, D]."""
         if len(texts) == 0 and not isinstance(texts, str):
             raise UserError("encode_text was given no texts: pass at least one.")
+        self._need("text")
         tokens = self.tokenizer(texts)
         return self._encode(self._text, len(tokens), tokens.__getitem__)
 
@@ -109,6 +113,7 @@ class Encoder:
         images = [images] if single else images
         if len(images) == 0:
             raise UserError("encode_image was given no images: pass at least one.")
+        self._need("image")
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow releases the interpreter lock
 
             def read(rows: np.ndarray) -> np.ndarray:
@@ -127,6 +132,10 @@ class Encoder:
                 f"an image must be uint8 [H, W, 3], found {image.dtype} {list(image.shape)}: convert it to RGB."
             )
         return self._resize(image, self.image_size)
+
+    def _need(self, tower: str) -> None:
+        if tower not in self.weights.params["towers"]:
+            raise UserError(f"these weights have no {tower} tower: load a model with both towers.")
 
     def _encode(self, encode, count: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Encode `count` rows; `read` maps indices to rows, and is called once for each batch."""

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.image_sizes import sides
 from rankclip_jax.models import resnet, text, vit
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 from rankclip_jax.trees import flatten
@@ -39,6 +40,8 @@ def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim
     for name in SWITCHES:
         if name in options and not isinstance(options[name], bool):
             raise UserError(f"model.{side}.{name}={options[name]!r} must be True or False.")
+    if not 0 <= options.get("layer_scale", 0) <= 1:
+        raise UserError(f"model.{side}.layer_scale={options['layer_scale']} must be from 0 (none) to 1.")
     if "ln_eps" in options and not 0 < options["ln_eps"] < 1:
         raise UserError(f"model.{side}.ln_eps={options['ln_eps']} must be a small positive number, such as 1e-5.")
     if "patch_dropout" in options and not 0 <= options["patch_dropout"] < 1:
@@ -76,15 +79,25 @@ def check_sizes(config: ConfigDict) -> None:
         least = 0 if key.endswith(".mlp_width") else 1  # 0 means four times the width
         if type(value) is int and value < least:
             raise UserError(f"model.{key}={value} must be at least {least}.")
-    if "patch_size" in image and image.image_size % image.patch_size:
-        raise UserError(
-            f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
-        )
+    _check_image_size(image)
     if image.tower == "resnet":
         _check_resnet(image)
     for side, tower in (("image", image), ("text", text)):
         if tower.tower in ("vit", "text_transformer") and tower.width % tower.heads:
             raise UserError(f"model.{side}.heads={tower.heads} does not divide model.{side}.width={tower.width}.")
+
+
+def _check_image_size(image: ConfigDict) -> None:
+    height, width = sides(image.image_size)
+    if height != width and image.tower != "vit":
+        raise UserError(f"model.image.image_size={image.image_size}: only a vit reads images that are not square.")
+    if "patch_size" not in image:
+        return
+    # Weights of SigLIP for 384 pixels have patches of 14: the last 6 pixels are not read, in no library.
+    if any(side < image.patch_size or 2 * (side % image.patch_size) >= image.patch_size for side in (height, width)):
+        raise UserError(
+            f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
+        )
 
 
 def _check_resnet(image: ConfigDict) -> None:

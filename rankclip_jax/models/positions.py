@@ -3,7 +3,6 @@
 Letters: T tokens, D width, L context length.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -24,32 +23,33 @@ def resize_grid(grid_HWD: Array, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(jax.image.resize(grid_HWD, shape, "cubic", antialias=True))
 
 
-def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, class_token: bool) -> np.ndarray:
-    """Fit the position embeddings of square images to another image size.
+def fit_image_positions(
+    positions_TD: Array, old: tuple[int, int], new: tuple[int, int], class_token: bool
+) -> np.ndarray:
+    """Fit the position embeddings of a grid of patches to another grid.
 
     Args:
-      positions_TD: float [T, D], a square grid row by row.
-      image_size, patch_size: the new sizes; the patch size divides the image size.
+      positions_TD: float [T, D], a grid row by row.
+      old, new: (rows, columns) of the grids.
       class_token: whether the first row belongs to a class token; this row is not changed.
 
     Returns:
-      float [T', D]; the given values if the size is the same.
+      float [T', D]; the given values if the grid is the same.
 
     Raises:
-      UserError: the positions are not a square grid.
+      UserError: the positions are not those of the grid `old`.
     """
-    first = int(class_token)
-    patches, width = positions_TD.shape[0] - first, positions_TD.shape[1]
-    old, new = math.isqrt(max(patches, 0)), image_size // patch_size
-    if old < 1 or old * old != patches:
+    first, width = int(class_token), positions_TD.shape[1]
+    if positions_TD.shape[0] - first != old[0] * old[1]:
         which = " after the class token's" if class_token else ""
         raise UserError(
-            f"{patches} position embeddings{which} are not a square grid of patches: use weights for square images."
+            f"{positions_TD.shape[0] - first} position embeddings{which} are not a grid of {old[0]} x {old[1]} "
+            "patches: the weights and their config describe different architectures."
         )
     if old == new:
         return np.asarray(positions_TD)
-    grid = resize_grid(positions_TD[first:].reshape(old, old, width), (new, new))
-    return np.concatenate([np.asarray(positions_TD[:first]), grid.reshape(new * new, width)])
+    grid = resize_grid(positions_TD[first:].reshape(*old, width), new)
+    return np.concatenate([np.asarray(positions_TD[:first]), grid.reshape(new[0] * new[1], width)])
 
 
 def fit_text_positions(positions_LD: Array, context_length: int) -> np.ndarray:

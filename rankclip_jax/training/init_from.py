@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, first_few
+from rankclip_jax.image_sizes import shown, sides
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
+from rankclip_jax.models.resnet import REDUCTION
+from rankclip_jax.models.vit import has_class_token
 from rankclip_jax.run_folder import has_checkpoint
 from rankclip_jax.trees import leaves_with_path, name_of, path_of
 
@@ -43,17 +46,17 @@ def check_architecture(model: Model, config: ConfigDict) -> None:
 
     Fields may differ even if all shapes are equal.
     """
-    differing = []
+    differing, has = [], model.weights.params["towers"]
     if model.config.embed_dim != config.embed_dim:
         differing.append(("embed_dim", config.embed_dim, model.config.embed_dim))
-    for side in ("image", "text"):
+    for side in (side for side in ("image", "text") if side in has):
         have, want = (_decisive(one[side]) for one in (model.config, config))
         keys = ["tower"] if have["tower"] != want["tower"] else sorted(have | want)
         differing += [(f"{side}.{k}", want.get(k), have.get(k)) for k in keys if want.get(k) != have.get(k)]
     if differing:
-        shown = [f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing]
+        listed = [f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing]
         raise UserError(
-            f"config.init_from={model.origin} has {first_few(shown, ', ')}: set config.model to the same, or begin "
+            f"config.init_from={model.origin} has {first_few(listed, ', ')}: set config.model to the same, or begin "
             f"with --config=configs/finetune.py:{model.origin}"
         )
 
@@ -72,7 +75,7 @@ def _shown(value: Any) -> str:
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Raise a UserError if the weights were trained with another vocabulary than `tokenizer.vocabulary`."""
-    if model.tokenizer.vocabulary != tokenizer.vocabulary:
+    if "text" in model.weights.params["towers"] and model.tokenizer.vocabulary != tokenizer.vocabulary:
         raise UserError(
             f"config.init_from={model.origin} was trained with another vocabulary ({model.tokenizer.vocab_size:,} ids) "
             f"than config.tokenizer gives ({tokenizer.vocab_size:,}): set config.tokenizer.name=from_weights."
@@ -84,15 +87,16 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     towers = {side: dict(tree) for side, tree in model.weights.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
-    if old_size != image.image_size and image.tower == "convnet":
+    resized = "image" in towers and sides(old_size) != sides(image.image_size)
+    if resized and image.tower == "convnet":
         raise UserError(
             f"config.init_from={model.origin} is for images of {old_size} pixels and config.model for "
             f"{image.image_size}: a convnet's last layer fits one size only."
         )
-    if old_size != image.image_size:
-        _fit_image(towers["image"], image)
-        notes.append(f"image position embeddings resized from {old_size} to {image.image_size} pixels")
-    if old_context != text.context_length:
+    if resized:
+        _fit_image(towers["image"], model.config.image, image)
+        notes.append(f"image position embeddings resized from {shown(old_size)} to {shown(image.image_size)} pixels")
+    if "text" in towers and old_context != text.context_length:
         tower, key = towers["text"], "positional_embedding"
         tower[key] = fit_text_positions(tower[key], text.context_length)
         notes.append(f"text position embeddings cut from {old_context} to {text.context_length}")
@@ -101,13 +105,15 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     return model._replace(weights=weights, tokenizer=tokenizer, notes=tuple(notes))
 
 
-def _fit_image(tower: dict[str, Any], image: ConfigDict) -> None:
+def _fit_image(tower: dict[str, Any], old: ConfigDict, new: ConfigDict) -> None:
     key = "positional_embedding"
-    if image.tower == "resnet":
+    patch = REDUCTION if new.tower == "resnet" else new.patch_size
+    grids = [tuple(side // patch for side in sides(image.image_size)) for image in (old, new)]
+    if new.tower == "resnet":
         pool = tower["attnpool"]
-        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, 32, True)}
+        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], *grids, class_token=True)}
     else:
-        tower[key] = fit_image_positions(tower[key], image.image_size, image.patch_size, image.pool == "class")
+        tower[key] = fit_image_positions(tower[key], *grids, class_token=has_class_token(new.pool))
 
 
 def begin(state: dict, model: Model) -> dict:

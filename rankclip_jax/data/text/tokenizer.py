@@ -32,10 +32,14 @@ WORD_END = "</w>"
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
+def clean_spaces(text: str) -> str:
+    """open_clip's usual cleaning for tokenizers of other libraries: CLIP's without lower case."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
 def clean(text: str) -> str:
     """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return clean_spaces(text).lower()
 
 
 def canonical(text: str) -> str:
@@ -46,6 +50,8 @@ def canonical(text: str) -> str:
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
     "clip": clean,
     "canonical": canonical,
+    "whitespace": clean_spaces,
+    "open_clip_canonical": lambda text: canonical(clean_spaces(text).replace("_", " ")),
     "lower": str.lower,  # SigLIP 2
     "none": lambda text: text,
 }
