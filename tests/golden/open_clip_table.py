@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rankclip_jax.data.text.tokenizer import CLIP_VOCAB_SIZE
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.weights.formats.open_clip_config import check_supported

@@ -106,10 +106,12 @@ def scalars_of(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 def _tokenizer(folder: Path, cfg: Mapping[str, Any], context_length: int, tensors: Mapping, where: str) -> Tokenizer:
     embedding = tensors.get(f"{text_prefix(tensors)}token_embedding.weight")
-    rows = len(embedding) if embedding is not None else 0
+    if embedding is None:
+        return clip_tokenizer(context_length)  # no text is read without a text tower
+    rows = len(embedding)
     if not cfg.get("hf_tokenizer_name"):
         tokenizer = clip_tokenizer(context_length)
-        if rows and not vocabulary.fits(rows, tokenizer.vocab_size):
+        if not vocabulary.fits(rows, tokenizer.vocab_size):
             raise UserError(
                 f"{where}: the token embedding has {rows:,} rows, but CLIP's tokenizer has {tokenizer.vocab_size:,} "
                 "ids: the model has another tokenizer, which a state dict does not hold."
@@ -118,7 +120,7 @@ def _tokenizer(folder: Path, cfg: Mapping[str, Any], context_length: int, tensor
     tokenizer = read_tokenizer(folder, context_length, rows, "open_clip", cfg.get("tokenizer_kwargs"))
     pool = cfg.get("pool_type", "argmax")
     pooled = {"argmax": tokenizer.vocab_size - 1, "eos": cfg.get("eos_id", 2)}.get(pool, tokenizer.eot_id)
-    if rows and pooled != tokenizer.eot_id:
+    if pooled != tokenizer.eot_id:
         raise UserError(
             f"{where}: texts are pooled at the id {pooled}, which is not the end-of-text token of this tokenizer "
             f"({tokenizer.eot_id} of {tokenizer.vocab_size:,})."

@@ -30,8 +30,8 @@ def check_supported(cfg: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}: this is a CoCa model, which is not supported: it needs a decoder of captions.")
     if text.get("hf_model_name"):
         raise UserError(
-            f"{where}: the text tower {text['hf_model_name']} of transformers is not supported: it needs blocks with "
-            "norms after them, a padding mask and another pooling. Use weights with open_clip's own text tower."
+            f"{where}: the text tower {text['hf_model_name']} of transformers is not supported: it has other "
+            "blocks, a padding mask and another pooling. Use weights with open_clip's own text tower."
         )
     if vision.get("timm_model_name"):
         check_timm(vision, where)

@@ -70,10 +70,11 @@ def model_cfg(model: Model) -> dict[str, Any]:
     """
     config = model.config
     image, text = config.image, config.text
-    if image.tower == "vit" and image.activation != text.activation:
+    quick = [tower.activation == "quick_gelu" for tower in (image, text) if "activation" in tower]
+    if len(set(quick)) > 1:
         raise UserError(
-            f"open_clip has one activation for both towers, but this model has {image.activation!r} for images and "
-            f"{text.activation!r} for texts."
+            f"open_clip has quick_gelu in both towers or in none, but this model has {image.activation!r} for images "
+            f"and {text.activation!r} for texts."
         )
     text_cfg = _tower(text) | {
         "context_length": text.context_length,

@@ -27,7 +27,7 @@ SETTINGS = {
 # What a tower would need that no tower here has, by the beginning of its name.
 MISSING = {
     "convnext": "stages of depthwise convolutions",
-    "eva": "rotary or shared positions, and MLPs with gates or norms inside",
+    "eva": "attention with biases of another kind, rotary positions or MLPs with gates",
     "vitamin": "convolutional stages before the transformer",
     "fastvit": "convolutional stages with layers that are merged for inference",
     "vit_base_mci": "a convolutional stem",
@@ -53,14 +53,10 @@ def check_timm(vision: Mapping[str, Any], where: str) -> None:
         for key, value in SETTINGS[found["kind"]].items():
             given = vision.get(key, {"timm_pool": "avg", "timm_proj": "linear"}[key])
             if (given or None) != (value or None):
-                raise UserError(
-                    f"{where}: the image tower {name} with {key}={given!r} is not supported, only {value!r}."
-                )
+                raise UserError(f"{where}: {key}={given!r} of the image tower {name} is not supported, only {value!r}.")
         return
     needed = f"it needs {missing}" if missing else "only vit_*_siglip_* and vit_*_clip_* are"
-    raise UserError(
-        f"{where}: the image tower {name} of timm is not supported: {needed}. Use weights with another one."
-    )
+    raise UserError(f"{where}: the image tower {name} of timm is not supported: {needed}. Use other weights.")
 
 
 def base_name(vision: Mapping[str, Any]) -> str:
