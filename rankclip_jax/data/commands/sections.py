@@ -20,6 +20,7 @@ from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.terminal import printable
 
 T = TypeVar("T")
 MakeTokenizer = Callable[[ConfigDict, RecordSource], Tokenizer]  # the tokenizer of a new run
@@ -96,7 +97,7 @@ def in_parallel(work: Callable[[np.ndarray], T], indices: np.ndarray, threads: i
     At most 4 results per thread wait in memory.
     """
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
-    bar = tqdm(total=len(indices), desc=title, unit="pair", leave=False, delay=1)
+    bar = tqdm(total=len(indices), desc=printable(title), unit="pair", leave=False, delay=1)
     with ThreadPoolExecutor(threads) as pool, bar:
         waiting: list[tuple[int, Future]] = []
         for chunk in chunks:

@@ -25,7 +25,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
-from rankclip_jax.terminal import printable, show
+from rankclip_jax.terminal import printable, short, show
 
 ORIENTATION = 0x0112  # of EXIF
 OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
@@ -105,7 +105,7 @@ def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool
         unusual.update(found)
         reasons += [(kind, kind) for kind in found if strict and kind in STRICT]
         if reasons:
-            bad.append(Finding(key, reasons[0][0], "; ".join(reason for _, reason in reasons)))
+            bad.append(Finding(key, reasons[0][0], "; ".join(short(reason) for _, reason in reasons)))
     return Report(bad, unusual, np.array(hashes, np.int64), check)
 
 
