@@ -37,7 +37,7 @@ FORMATS: dict[str, Format] = {
     "coco": Format("coco", has_splits=True),
     "csv": Format("delimited", (".csv", ".tsv")),
     "huggingface": Format("huggingface", has_splits=True),
-    "image_folder": Format("image_folder"),
+    "image_folder": Format("image_folder", has_splits=True),
     "jsonl": Format("jsonl", (".jsonl", ".ndjson")),
     "parquet": Format("parquet", (".parquet",)),
     "tfds": Format("tfds", has_splits=True, is_named=True),
@@ -59,22 +59,24 @@ class Location(NamedTuple):
     split: str
 
 
-def parse_locations(text: str, default_format: str, key: str) -> list[Location]:
+def parse_locations(text: str, default_format: str, key: str, root: str = "") -> list[Location]:
     """Parse the value of a config key: terms joined by "|". A term without a format has the default format.
+
+    What follows "#" is a split, unless a path relative to `root` has exactly this name.
 
     Raises:
       UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
     """
     if not text.strip():
         return []
-    found = [_parse(term.strip(), default_format, key) for term in text.split("|")]
+    found = [_parse(term.strip(), default_format, key, root) for term in text.split("|")]
     weighted = sum(location.weight is not None for location in found)
     if 0 < weighted < len(found):
         raise UserError(f"{key}: {weighted} of {len(found)} locations have a weight: give all of them one, or none.")
     return found
 
 
-def _parse(term: str, default_format: str, key: str) -> Location:
+def _parse(term: str, default_format: str, key: str, root: str) -> Location:
     weight = None
     if found := WEIGHT.fullmatch(term):
         weight, term = float(found[1]), found[2]
@@ -85,7 +87,7 @@ def _parse(term: str, default_format: str, key: str) -> Location:
         name, term = found[1], found[2].strip()
     format_ = lookup(FORMATS, name, f"format in {key}")
     split = ""
-    if format_.has_splits and "#" in term:
+    if format_.has_splits and "#" in term and not locations.is_local(term, root):
         term, _, split = term.rpartition("#")
     if not term:
         raise UserError(f"{key} has a term without a location: write [WEIGHT ][FORMAT:]PATH | ...")
@@ -105,5 +107,6 @@ def files_of(location: Location, root: str) -> list[str]:
 
 def open_location(location: Location, options: PairOptions) -> PairSource:
     """Open the pairs of one location; `UserError` if they cannot be opened."""
-    options = replace(options, split=location.split)
-    return module_of(location).open_pairs(files_of(location, options.root), options)
+    options, files = replace(options, split=location.split), files_of(location, options.root)
+    locations.check_files(files)
+    return module_of(location).open_pairs(files, options)
