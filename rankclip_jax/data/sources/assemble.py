@@ -86,8 +86,8 @@ def _prefixes(found: Sequence[Location]) -> dict[Location, str]:
 
 def locations_of(options: FileOptions) -> dict[str, list[Location]]:
     """The locations of "train", "val" and "test"; `UserError` if there is no location, or an invalid one."""
-    texts = {name: getattr(options, name) for name in SPLITS}
-    found = {n: parse_locations(text, options.name, f"config.data.{n}", options.root) for n, text in texts.items()}
+    keys = {name: f"config.data.{name}" for name in SPLITS}
+    found = {n: parse_locations(getattr(options, n), options.name, key, options.root) for n, key in keys.items()}
     if not any(found.values()):
         raise UserError(f"config.data.name={options.name!r} needs config.data.train: give the location of your pairs.")
     for name in ("val", "test"):

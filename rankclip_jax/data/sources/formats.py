@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.caption_split import SplitCaptions
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
@@ -62,7 +63,8 @@ class Location(NamedTuple):
 def parse_locations(text: str, default_format: str, key: str, root: str = "") -> list[Location]:
     """Parse the value of a config key: terms joined by "|". A term without a format has the default format.
 
-    What follows "#" is a split, unless a path relative to `root` has exactly this name.
+    A number before a term is its weight, unless a path relative to `root` begins with it: "2014 photos/*.tar". What
+    follows "#" is a split, unless a path has exactly this name.
 
     Raises:
       UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
@@ -78,7 +80,7 @@ def parse_locations(text: str, default_format: str, key: str, root: str = "") ->
 
 def _parse(term: str, default_format: str, key: str, root: str) -> Location:
     weight = None
-    if found := WEIGHT.fullmatch(term):
+    if (found := WEIGHT.fullmatch(term)) and not locations.is_path(term, root):
         weight, term = float(found[1]), found[2]
         if not 0 < weight < float("inf"):
             raise UserError(f"{key}: weight {found[1]} of {term!r} must be a positive number.")
@@ -109,4 +111,6 @@ def open_location(location: Location, options: PairOptions) -> PairSource:
     """Open the pairs of one location; `UserError` if they cannot be opened."""
     options, files = replace(options, split=location.split), files_of(location, options.root)
     locations.check_files(files)
-    return module_of(location).open_pairs(files, options)
+    pairs = module_of(location).open_pairs(files, options)
+    # Class names are one caption each.
+    return SplitCaptions(pairs, options.caption_split) if options.caption_split and not pairs.class_names else pairs

@@ -1,6 +1,5 @@
 """Lists images in folders, and the caption files beside them: the files with the same name, such as 001.txt."""
 
-import json
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.columns import CAPTIONS, find_usual
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.storage.folders import walk
+from rankclip_jax.text_files import parse_json
 
 USUAL = ("txt", "caption", "json")  # extensions of captions, the preferred one first
 READ = 10  # JSON files that are read to find out whether they hold captions
@@ -62,8 +62,8 @@ def read_captions(path: str, key: str) -> tuple[str, ...]:
     """
     data = locations.read(path)
     if not path.lower().endswith("json"):
-        return captions_of(data.splitlines())
-    content = json.loads(data)
+        return captions_of(data)
+    content = parse_json(data)
     if key:
         return captions_of(field_of(content, parse_key(key)))
     name = find_usual(content, CAPTIONS) if isinstance(content, dict) else None

@@ -1,6 +1,6 @@
 """Images in folders: with captions beside them, in tables beside them, or in one folder per class.
 
-    scans/00/001.jpg, scans/00/001.txt       each line of the text file is a caption; also 001.caption, 001.json
+    scans/00/001.jpg, scans/00/001.txt       the text file has the caption of the image; also 001.caption, 001.json
     photos/1.jpg, photos/metadata.jsonl      a table of captions: `image_metadata`
     animals/red_fox/001.jpg                  class "red fox": captions are made by config.data.templates
     animals/red_fox/wild/002.jpg             the same class, at any depth
@@ -19,9 +19,10 @@ import numpy as np
 
 from rankclip_jax.data.images.extensions import SUFFIXES
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.image_files import ImageFile, extensions_of, have_captions, images_in, read_captions
 from rankclip_jax.data.sources.image_metadata import below, open_tables, tables_in
-from rankclip_jax.data.sources.labels import class_captions, in_words
+from rankclip_jax.data.sources.labels import class_captions
 from rankclip_jax.data.sources.paths import read_image
 from rankclip_jax.data.sources.strings import packed, text_of, update
 from rankclip_jax.data.storage import locations
@@ -30,7 +31,6 @@ from rankclip_jax.data.storage.split_names import is_split
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
-CLASS_NAMES = "class_names.tsv"
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
@@ -42,7 +42,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     for folder in files:
         if locations.is_url(folder) or not os.path.isdir(folder):
             raise UserError(f"{folder} is not a local folder: format image_folder reads folders of images.")
-    split = _split(files, options.split)
+    homes, split = files, _split(files, options.split)
     tables = [table for folder in files for table in tables_in(folder)]
     if split and not any(os.path.dirname(table) in files for table in tables):
         files, split = [path for folder in files if os.path.isdir(path := os.path.join(folder, split))], ""
@@ -56,7 +56,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
         return below(pairs, split) if split else pairs
     if have_captions(images, options.caption_key):
         return CaptionedImages(images, options)
-    return _class_pairs(files, images, options.templates)
+    return _class_pairs([*dict.fromkeys([*homes, *files])], images, options.templates)
 
 
 def _split(files: Sequence[str], wanted: str) -> str:
@@ -74,23 +74,27 @@ def _split(files: Sequence[str], wanted: str) -> str:
     return wanted or "".join(known)
 
 
-def _class_pairs(files: Sequence[str], images: Sequence[ImageFile], templates: Sequence[str]) -> "ClassPairs":
-    """One class per top-level folder; `UserError` if images are beside folders, or there is only one class."""
+def _class_pairs(homes: Sequence[str], images: Sequence[ImageFile], templates: Sequence[str]) -> "ClassPairs":
+    """One class per top-level folder, named by files in the folders `homes`.
+
+    Raises:
+      UserError: images are beside folders, or there is only one class, or a class has no name.
+    """
     flat = [image.name for image in images if os.sep not in image.name]
     if 0 < len(flat) < len(images):
         raise UserError(
-            f"{files[0]} holds folders, and images beside them such as {flat[0]}: move these images to a folder."
+            f"{homes[0]} holds folders, and images beside them such as {flat[0]}: move these images to a folder."
         )
     folders = [image.name.split(os.sep, 1)[0] for image in images]
     if flat or len(set(folders)) == 1:
         raise UserError(
-            f"{files[0]} holds images such as {images[0].name} without captions or classes: put a text file with "
+            f"{homes[0]} holds images such as {images[0].name} without captions or classes: put a text file with "
             "captions beside each image, or make a folder per class, or name a table of captions (format csv)."
         )
-    classes = _class_names(files, sorted(set(folders)))
-    label = {folder: index for index, folder in enumerate(classes)}
+    codes = sorted(set(folders))
+    label = {code: index for index, code in enumerate(codes)}
     labels = np.array([label[folder] for folder in folders])
-    return ClassPairs(images, labels, tuple(classes.values()), templates)
+    return ClassPairs(images, labels, class_names_of(codes, homes, homes[0]), templates)
 
 
 class _Images(PairSource):
@@ -169,14 +173,3 @@ class ClassPairs(_Images):
         sha = hashlib.sha256(repr(self._captions).encode())
         update(sha, self._names)
         return sha.hexdigest()
-
-
-def _class_names(files: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
-    """Class names by folder."""
-    given: dict[str, str] = {}
-    for location in files:
-        path = os.path.join(location, CLASS_NAMES)
-        if locations.exists(path):
-            lines = locations.read(path).decode("utf-8", "replace").splitlines()
-            given |= dict(line.split("\t", 1) for line in lines if "\t" in line)
-    return {folder: given.get(folder, in_words(folder)) for folder in folders}
