@@ -20,6 +20,7 @@ from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.redact import redacted
 from rankclip_jax.terminal import printable
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Section(NamedTuple):
 
     name: str  # "train", "val" or "test"; if it has several locations, followed by the location
     pairs: PairSource
+    prefix: str = ""  # of all keys, if there are several locations
 
 
 class EncodedRecords(PairSource):
@@ -66,7 +68,8 @@ def sections_of(config: ConfigDict) -> list[Section]:
         return [Section("train", EncodedRecords(SOURCES[config.data.name](config.data).train))]
     found = []
     for split, parts in open_parts(parse(FileOptions, config.data)).items():
-        found += [Section(split if len(parts) == 1 else f"{split} {p.location.path}", p.pairs) for p in parts]
+        names = [split if len(parts) == 1 else f"{split} {redacted(part.location.path)}" for part in parts]
+        found += [Section(name, part.pairs, part.prefix) for name, part in zip(names, parts, strict=True)]
     return found
 
 

@@ -79,7 +79,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
     try:
         with replaced_file(out) as file:
-            for name, pairs in sections:
+            for name, pairs, _ in sections:
                 work = partial(_report, pairs, tokenizer, min_side, strict)
                 for report in in_parallel(work, np.arange(len(pairs)), threads, f"validating {name}"):
                     bad += report.bad

@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.class_names import class_names_of
-from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
+from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, find_usual, text_columns
+from rankclip_jax.data.sources.image_columns import ImageColumn, choose_image_column, is_image, is_text, value_type
 from rankclip_jax.data.sources.labels import checked_label, class_captions
-from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.strings import packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts
-from rankclip_jax.data.storage import locations
+from rankclip_jax.data.storage.folders import names_below
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 from rankclip_jax.text_files import parse_json
 
 
@@ -53,6 +54,7 @@ class ArrowCells(Cells):
         self.schema = schemas[0]
         self.schemas = tuple(zip(files, schemas, strict=True))
         self._files, self._file_starts = tuple(files), np.cumsum([0, *row_counts])
+        self._names = names_below([redacted(file) for file in files])
 
     def __len__(self) -> int:
         return int(self._file_starts[-1])
@@ -72,7 +74,7 @@ class ArrowCells(Cells):
 
     def name(self, index: int) -> str:
         file = int(np.searchsorted(self._file_starts, index, "right")) - 1
-        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
+        return f"{self._names[file]}:{index - self._file_starts[file]}"
 
 
 def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -> PairSource:
@@ -90,7 +92,7 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     names = cells.schema.names
     if not len(cells):
         raise UserError(f"{where} has no rows: check the file.")
-    image = find_column(names, options.image_key, IMAGES, "image_key", where)
+    image = choose_image_column(cells, folder, options, where)
     for file, field in cells.fields(image):
         _check_image(field, file)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
@@ -102,25 +104,9 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     for name in texts:
         for file, field in cells.fields(name):
             _check_text(field, file)
-    if all(_is_text(_value_type(field.type)) for _, field in cells.fields(image)):
+    if all(is_text(value_type(field.type)) for _, field in cells.fields(image)):
         return TablePairs(_rows(cells, image, texts), folder)
     return CaptionedCells(ImageColumn(cells, image, folder), *texts)
-
-
-class ImageColumn:
-    """A column of images: encoded bytes, or paths relative to `folder`."""
-
-    def __init__(self, cells: Cells, column: str, folder: str = ""):
-        self.cells, self._column, self._folder = cells, column, folder
-
-    def read(self, index: int) -> bytes:
-        """The encoded image of a row; `ValueError` if its value is null."""
-        value = self.cells.large_cell(self._column, index)
-        if isinstance(value, dict):
-            value = value["path"] if value.get("bytes") is None else value["bytes"]
-        if value is None:
-            raise ValueError("the image is missing")
-        return locations.read(join(self._folder, value)) if isinstance(value, str) else value
 
 
 class _CellPairs(PairSource):
@@ -197,17 +183,8 @@ def _texts(parts: Iterable[pa.Array]) -> Texts:
 
 def _plain(part: pa.Array) -> pa.LargeBinaryArray:
     """Texts of any type, also dictionaries and nulls, in one type."""
-    kind = pa.large_string() if pa.types.is_null(part.type) else _value_type(part.type)
+    kind = pa.large_string() if pa.types.is_null(part.type) else value_type(part.type)
     return packed_column(part.cast(kind))
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(test(kind) for test in tests)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -215,10 +192,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _check_image(field: pa.Field, where: str) -> None:
-    kind = _value_type(field.type)
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    is_struct = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
-    if not (is_bytes or is_struct or _is_text(kind)):
+    if not is_image(field):
         raise UserError(
             f"{where}: image column {field.name!r} holds {field.type}; it must hold encoded bytes, paths, or "
             "structs of `bytes` and `path`: name another column in config.data.image_key, or encode the images."
@@ -226,8 +200,8 @@ def _check_image(field: pa.Field, where: str) -> None:
 
 
 def _check_text(field: pa.Field, where: str) -> None:
-    kind = _value_type(field.type)
-    if not _is_text(_value_type(kind.value_type) if _is_list(kind) else kind):
+    kind = value_type(field.type)
+    if not is_text(value_type(kind.value_type) if _is_list(kind) else kind):
         raise UserError(
             f"{where}: caption column {field.name!r} holds {field.type}; it must hold texts or lists of texts: "
             "name another column in config.data.caption_key."
