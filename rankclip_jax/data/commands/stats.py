@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, training_set
 from rankclip_jax.data.images.decode import DecodedRecords, open_image
+from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 
@@ -132,7 +133,7 @@ def _header(train: RecordSource, index: int) -> tuple[str, tuple[int, int]]:
     if isinstance(train, DecodedRecords):
         image = open_image(train.pairs.image_bytes(index))
         return image.format or "?", image.size
-    height, width = np.asarray(train[index].image).shape[:2]
+    height, width = height_width(train[index].image)
     return "in memory", (width, height)
 
 
