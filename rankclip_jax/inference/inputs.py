@@ -12,6 +12,7 @@ from PIL import Image
 from rankclip_jax.data.images.decode import MAX_PIXELS, decode, loaded
 from rankclip_jax.data.images.types import ImageError, ImageLike
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import printable, short
 
 FORMS = "pass a path, the bytes of a file, an open file, a PIL image or a uint8 array [H, W, 3]"
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
@@ -61,15 +62,14 @@ def read_image(image: Any) -> ImageLike:
             return _from_array(_as_array(image))
     except ImageError as error:
         hint = HINTS.get(error.kind, "convert it to a PNG or JPEG of 8 bits")
-        raise UserError(f"cannot read {_name(image)} as an image ({error}): {hint}.") from None
+        raise UserError(f"cannot read {_name(image)} as an image ({short(error)}): {hint}.") from None
     raise UserError(f"an image cannot be {shown(image)}: {FORMS}.")
 
 
 def _name(image: Any) -> str:
     if not isinstance(image, str | os.PathLike):
         return f"this {type(image).__name__}"
-    name = os.fsdecode(image)
-    return name if name.isprintable() else repr(name)
+    return printable(os.fsdecode(image))
 
 
 def _from_path(path: str | os.PathLike) -> ImageLike:
@@ -83,7 +83,7 @@ def _from_path(path: str | os.PathLike) -> ImageLike:
             raise UserError(f"{_name(path)} is not a file: pass the path of one image.")
         return decode(path.read_bytes())
     except (OSError, ValueError) as error:  # no permission, a name with a null character
-        raise UserError(f"cannot read {_name(path)} ({error}): check the path.") from None
+        raise UserError(f"cannot read {_name(path)} ({short(error)}): check the path.") from None
 
 
 def _content(file: IO[bytes]) -> bytes:
@@ -93,7 +93,7 @@ def _content(file: IO[bytes]) -> bytes:
             file.seek(0)
         data = file.read()
     except (OSError, ValueError) as error:  # a pipe, a closed file, text in another encoding
-        raise UserError(f"cannot read this {type(file).__name__} ({error}): pass the bytes of the image.") from None
+        raise UserError(f"cannot read {_name(file)} ({short(error)}): pass the bytes of the image.") from None
     if not isinstance(data, bytes):
         raise UserError(f"an image file must be open in mode 'rb'; reading it returned {shown(data)}.")
     return data
@@ -103,8 +103,7 @@ def _as_array(values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
     except Exception as error:  # for example a tensor of another device
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"cannot convert {shown(values)} to a numpy array ({reason}): {FORMS}.") from None
+        raise UserError(f"cannot convert {shown(values)} to a numpy array ({short(error)}): {FORMS}.") from None
 
 
 def _from_array(array: np.ndarray) -> ImageLike:
