@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.image_sizes import sides
+from rankclip_jax.image_size import height_width_of
 from rankclip_jax.models import resnet, text, vit
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 from rankclip_jax.trees import flatten
@@ -88,16 +88,16 @@ def check_sizes(config: ConfigDict) -> None:
 
 
 def _check_image_size(image: ConfigDict) -> None:
-    height, width = sides(image.image_size)
-    if height != width and image.tower != "vit":
-        raise UserError(f"model.image.image_size={image.image_size}: only a vit reads images that are not square.")
-    if "patch_size" not in image:
-        return
+    size = image.image_size
+    pair = height_width_of(size) if isinstance(size, int) or len(size) == 2 else ()
+    if not pair or not all(type(side) is int and side > 0 for side in pair):
+        raise UserError(f"model.image.image_size={size} must be a number of pixels, at least 1, or (height, width).")
+    if pair[0] != pair[1] and image.tower != "vit":
+        raise UserError(f"model.image.image_size={size} is not square: only the tower vit reads such images.")
     # Weights of SigLIP for 384 pixels have patches of 14: the last 6 pixels are not read, in no library.
-    if any(side < image.patch_size or 2 * (side % image.patch_size) >= image.patch_size for side in (height, width)):
-        raise UserError(
-            f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
-        )
+    patch = image.get("patch_size", 1)
+    if any(side < patch or 2 * (side % patch) >= patch > 1 for side in pair):
+        raise UserError(f"model.image.patch_size={patch} does not divide model.image.image_size={size}.")
 
 
 def _check_resnet(image: ConfigDict) -> None:

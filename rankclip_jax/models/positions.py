@@ -3,12 +3,14 @@
 Letters: T tokens, D width, L context length.
 """
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.image_size import Size, height_width_of, size_text
 
 Array = Any  # numpy or jax
 
@@ -24,32 +26,35 @@ def resize_grid(grid_HWD: Array, size: tuple[int, int]) -> np.ndarray:
 
 
 def fit_image_positions(
-    positions_TD: Array, old: tuple[int, int], new: tuple[int, int], class_token: bool
+    positions_TD: Array, image_size: Size, patch_size: int, class_token: bool, old_size: Size
 ) -> np.ndarray:
-    """Fit the position embeddings of a grid of patches to another grid.
+    """Fit position embeddings to another image size.
 
     Args:
       positions_TD: float [T, D], a grid row by row.
-      old, new: (rows, columns) of the grids.
+      image_size, patch_size: the new sizes; the patch size divides the image size.
       class_token: whether the first row belongs to a class token; this row is not changed.
+      old_size: image size of the given positions.
 
     Returns:
-      float [T', D]; the given values if the grid is the same.
+      float [T', D]; the given values if the size is the same.
 
     Raises:
-      UserError: the positions are not those of the grid `old`.
+      UserError: the positions are not a grid of the old size.
     """
-    first, width = int(class_token), positions_TD.shape[1]
-    if positions_TD.shape[0] - first != old[0] * old[1]:
+    first = int(class_token)
+    patches, width = positions_TD.shape[0] - first, positions_TD.shape[1]
+    old, new = (tuple(side // patch_size for side in height_width_of(size)) for size in (old_size, image_size))
+    if patches != math.prod(old):
         which = " after the class token's" if class_token else ""
         raise UserError(
-            f"{positions_TD.shape[0] - first} position embeddings{which} are not a grid of {old[0]} x {old[1]} "
-            "patches: the weights and their config describe different architectures."
+            f"{patches} position embeddings{which} are not the {math.prod(old)} of images of {size_text(old_size)} "
+            f"pixels: use weights for model.image.patch_size={patch_size}."
         )
     if old == new:
         return np.asarray(positions_TD)
     grid = resize_grid(positions_TD[first:].reshape(*old, width), new)
-    return np.concatenate([np.asarray(positions_TD[:first]), grid.reshape(new[0] * new[1], width)])
+    return np.concatenate([np.asarray(positions_TD[:first]), grid.reshape(math.prod(new), width)])
 
 
 def fit_text_positions(positions_LD: Array, context_length: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, first_few
-from rankclip_jax.image_sizes import shown, sides
+from rankclip_jax.image_size import Size, height_width_of, size_text
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
@@ -87,15 +87,15 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     towers = {side: dict(tree) for side, tree in model.weights.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
-    resized = "image" in towers and sides(old_size) != sides(image.image_size)
-    if resized and image.tower == "convnet":
-        raise UserError(
-            f"config.init_from={model.origin} is for images of {old_size} pixels and config.model for "
-            f"{image.image_size}: a convnet's last layer fits one size only."
-        )
-    if resized:
-        _fit_image(towers["image"], model.config.image, image)
-        notes.append(f"image position embeddings resized from {shown(old_size)} to {shown(image.image_size)} pixels")
+    if "image" in towers and height_width_of(old_size) != height_width_of(image.image_size):
+        old, new = size_text(old_size), size_text(image.image_size)
+        if image.tower == "convnet":
+            raise UserError(
+                f"config.init_from={model.origin} is for images of {old} pixels and config.model for {new}: a "
+                "convnet's last layer fits one size only."
+            )
+        _fit_image(towers["image"], image, old_size)
+        notes.append(f"image position embeddings resized from {old} to {new} pixels")
     if "text" in towers and old_context != text.context_length:
         tower, key = towers["text"], "positional_embedding"
         tower[key] = fit_text_positions(tower[key], text.context_length)
@@ -105,15 +105,14 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     return model._replace(weights=weights, tokenizer=tokenizer, notes=tuple(notes))
 
 
-def _fit_image(tower: dict[str, Any], old: ConfigDict, new: ConfigDict) -> None:
+def _fit_image(tower: dict[str, Any], image: ConfigDict, old_size: Size) -> None:
     key = "positional_embedding"
-    patch = REDUCTION if new.tower == "resnet" else new.patch_size
-    grids = [tuple(side // patch for side in sides(image.image_size)) for image in (old, new)]
-    if new.tower == "resnet":
+    if image.tower == "resnet":
         pool = tower["attnpool"]
-        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], *grids, class_token=True)}
+        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, REDUCTION, True, old_size)}
     else:
-        tower[key] = fit_image_positions(tower[key], *grids, class_token=has_class_token(new.pool))
+        has_token = has_class_token(image.pool)
+        tower[key] = fit_image_positions(tower[key], image.image_size, image.patch_size, has_token, old_size)
 
 
 def begin(state: dict, model: Model) -> dict:

@@ -18,14 +18,17 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.sections import EncodedRecords, MakeTokenizer, in_parallel, sections_of
 from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, open_image
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
+from rankclip_jax.terminal import printable, short, show
 
 ORIENTATION = 0x0112  # of EXIF
+DAMAGED_EXIF = "damaged EXIF"
 OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
 STRICT = (OVER_LONG, ANIMATED)
 # Unusual properties of usable pairs, and their handling.
@@ -36,8 +39,9 @@ HANDLED = {
     "palette": "converted to RGB",
     "grey": "converted to RGB",
     "16 bits": "the high 8 bits are used",
-    "transparency": "dropped: the colours below it are used",
+    "transparency": "dropped or laid on white, as model.image.resize says",
     "EXIF orientation": "not applied, as in CLIP's pipeline",
+    DAMAGED_EXIF: "not used",
     REPEATED: "quarantine of this key skips all of them",
 }
 SHOWN = 3  # keys for each reason
@@ -52,11 +56,12 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Result for a chunk of pairs: pairs to list, counts of properties in `HANDLED`, hashes of keys."""
+    """Result for a chunk of pairs: pairs to list, counts of properties in `HANDLED`, hashes of keys, captions."""
 
     bad: list[Finding]
     unusual: Counter
     hashes: np.ndarray
+    check: CaptionCheck
 
 
 def define_flags() -> None:
@@ -73,46 +78,52 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
     sections = sections_of(config)
     tokenizer = make_tokenizer(config, DecodedRecords(sections[0].pairs))
-    bad, unusual, hashes = [], Counter(), []
+    bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
     try:
         with replaced_file(out) as file:
-            for name, pairs in sections:
+            for name, pairs, _ in sections:
                 work = partial(_report, pairs, tokenizer, min_side, strict)
                 for report in in_parallel(work, np.arange(len(pairs)), threads, f"validating {name}"):
                     bad += report.bad
                     unusual += report.unusual
                     hashes.append(report.hashes)
+                    check.merge(report.check)
                     file.writelines(_line(finding) for finding in report.bad)
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
     unusual[REPEATED] = int((np.unique(np.concatenate(hashes), return_counts=True)[1] > 1).sum())
-    print(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
-    print("\n".join([*_by_kind(bad), *_handled(unusual), f"list: {out}"]))
+    show(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
+    show("\n".join([*_by_kind(bad), *_handled(unusual), *section(check), f"list: {out}"]))
     if bad and not isinstance(sections[0].pairs, EncodedRecords):
-        print(f"train without them: --config.data.quarantine={out}")
+        show(f"train without them: --config.data.quarantine={out}")
 
 
 def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool, indices: np.ndarray) -> Report:
-    bad, unusual, hashes = [], Counter(), []
+    bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
     for index in indices.tolist():
         key = pairs.key(index)
         hashes.append(hash(key))
-        reasons, found = examine(pairs, index, tokenizer, min_side)
+        reasons, found = examine(pairs, index, tokenizer, min_side, check)
         unusual.update(found)
         reasons += [(kind, kind) for kind in found if strict and kind in STRICT]
         if reasons:
-            bad.append(Finding(key, reasons[0][0], "; ".join(reason for _, reason in reasons)))
-    return Report(bad, unusual, np.array(hashes, np.int64))
+            bad.append(Finding(key, reasons[0][0], "; ".join(short(reason) for _, reason in reasons)))
+    return Report(bad, unusual, np.array(hashes, np.int64), check)
 
 
 def examine(
-    pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int
+    pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int, check: CaptionCheck
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Problems of a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
+    """Problems of a pair as (kind, text), and its unusual properties as keys of `HANDLED`.
+
+    Its captions are added to `check`, except second captions and captions made of class names.
+    """
     reasons, unusual = [], []
-    for read in (pairs.captions, pairs.second_captions):
+    for is_first, read in ((True, pairs.captions), (False, pairs.second_captions)):
         try:
             captions = read(index)
+            if is_first and not pairs.class_names:
+                check.add(captions)
             if captions and (tokenizer.lengths(captions) > tokenizer.context_length).any():
                 unusual.append(OVER_LONG)
         except UnicodeDecodeError as error:
@@ -128,6 +139,8 @@ def examine(
         side = min(decode(data).size)
     except ImageError as error:
         return [*reasons, (error.kind, str(error))], unusual
+    except Exception as error:  # from the header: plugins of Pillow may raise any exception
+        return [*reasons, ("image", f"image: {type(error).__name__}: {error}")], unusual
     if side < min_side:
         reasons.append(("tiny", f"tiny: the shorter side is {side} pixels"))
     return reasons, unusual
@@ -135,7 +148,7 @@ def examine(
 
 def _unusual(image: Image.Image) -> list[str]:
     """Keys of `HANDLED` that apply to an image, from its header."""
-    mode = image.mode
+    mode, orientation = image.mode, _orientation(image)
     tests = {
         ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",  # MPO: two views of a 3D camera
         "CMYK": mode == "CMYK",
@@ -143,9 +156,18 @@ def _unusual(image: Image.Image) -> list[str]:
         "grey": mode in ("1", "L", "LA"),
         "16 bits": mode.startswith("I"),
         "transparency": mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info,
-        "EXIF orientation": "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1,
+        "EXIF orientation": orientation not in (None, 1),
+        DAMAGED_EXIF: orientation is None,
     }
     return [kind for kind, applies in tests.items() if applies]
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """EXIF orientation, 1 if there is none; None if the EXIF data are damaged."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
+    except Exception:  # Pillow raises SyntaxError, struct.error, TypeError ...
+        return None
 
 
 def _line(finding: Finding) -> str:
@@ -155,7 +177,7 @@ def _line(finding: Finding) -> str:
 def _by_kind(bad: Sequence[Finding]) -> list[str]:
     lines = []
     for kind, count in Counter(finding.kind for finding in bad).most_common():
-        keys = [finding.key for finding in bad if finding.kind == kind][:SHOWN]
+        keys = [printable(finding.key) for finding in bad if finding.kind == kind][:SHOWN]
         lines.append(f"  {count:>12,} {kind}: {', '.join(keys)}" + (", ..." if count > SHOWN else ""))
     return lines
 

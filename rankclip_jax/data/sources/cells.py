@@ -1,8 +1,7 @@
 """Pairs in the columns of a table. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,16 @@ import pyarrow.compute as pc
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
-from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
-from rankclip_jax.data.sources.labels import checked_label, class_captions, in_words
-from rankclip_jax.data.sources.paths import join
+from rankclip_jax.data.sources.class_names import class_names_of
+from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, find_usual, text_columns
+from rankclip_jax.data.sources.image_columns import ImageColumn, choose_image_column, is_image, is_text, value_type
+from rankclip_jax.data.sources.labels import checked_label, class_captions
 from rankclip_jax.data.sources.strings import packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts
-from rankclip_jax.data.storage import locations
+from rankclip_jax.data.storage.folders import names_below
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
+from rankclip_jax.text_files import parse_json
 
 
 class Cells:
@@ -45,28 +47,34 @@ class Cells:
 
 
 class ArrowCells(Cells):
-    """Base class: the cells of some files with the same columns. Keys are file and row, as in "train.parquet:17"."""
+    """Base class: the cells of some files. Keys are file and row, as in "train.parquet:17"."""
 
     def __init__(self, files: Sequence[str], schemas: Sequence[pa.Schema], row_counts: Sequence[int]):
-        """Take at least one path or URL, and the schema and number of rows of each; `UserError` if columns differ."""
+        """Take at least one path or URL, and the schema and number of rows of each."""
         self.schema = schemas[0]
-        for file, schema in zip(files, schemas, strict=True):
-            if schema.names != self.schema.names:
-                raise UserError(
-                    f"{file} has columns {schema.names}, {files[0]} has {self.schema.names}: use two locations."
-                )
+        self.schemas = tuple(zip(files, schemas, strict=True))
         self._files, self._file_starts = tuple(files), np.cumsum([0, *row_counts])
+        self._names = names_below([redacted(file) for file in files])
 
     def __len__(self) -> int:
         return int(self._file_starts[-1])
 
-    def whole(self, column: str) -> pa.ChunkedArray:
-        """A column of texts, from all files."""
+    def whole(self, column: str) -> Iterable[pa.Array]:
+        """The parts of a column of texts, from all files; their types may differ."""
         raise NotImplementedError
+
+    def fields(self, column: str) -> list[tuple[str, pa.Field]]:
+        """Each file, and the type of the column in it; `UserError` if one lacks the column."""
+        for file, schema in self.schemas:
+            if column not in schema.names:
+                raise UserError(
+                    f"{file} has columns {schema.names}, {self._files[0]} has {self.schema.names}: use two locations."
+                )
+        return [(file, schema.field(column)) for file, schema in self.schemas]
 
     def name(self, index: int) -> str:
         file = int(np.searchsorted(self._file_starts, index, "right")) - 1
-        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
+        return f"{self._names[file]}:{index - self._file_starts[file]}"
 
 
 def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -> PairSource:
@@ -84,34 +92,21 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     names = cells.schema.names
     if not len(cells):
         raise UserError(f"{where} has no rows: check the file.")
-    image = find_column(names, options.image_key, IMAGES, "image_key", where)
-    _check_image(cells.schema.field(image), where)
+    image = choose_image_column(cells, folder, options, where)
+    for file, field in cells.fields(image):
+        _check_image(field, file)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
-        names = _label_names(cells.schema)[label]
+        home = where if os.path.isdir(where) else os.path.dirname(where)
+        names = class_names_of(_names_of(cells, label), [home], where)
         return LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
-        _check_text(cells.schema.field(name), where)
-    if _is_text(_value_type(cells.schema.field(image).type)):
+        for file, field in cells.fields(name):
+            _check_text(field, file)
+    if all(is_text(value_type(field.type)) for _, field in cells.fields(image)):
         return TablePairs(_rows(cells, image, texts), folder)
     return CaptionedCells(ImageColumn(cells, image, folder), *texts)
-
-
-class ImageColumn:
-    """A column of images: encoded bytes, or paths relative to `folder`."""
-
-    def __init__(self, cells: Cells, column: str, folder: str = ""):
-        self.cells, self._column, self._folder = cells, column, folder
-
-    def read(self, index: int) -> bytes:
-        """The encoded image of a row; `ValueError` if its value is null."""
-        value = self.cells.large_cell(self._column, index)
-        if isinstance(value, dict):
-            value = value["path"] if value.get("bytes") is None else value["bytes"]
-        if value is None:
-            raise ValueError("the image is missing")
-        return locations.read(join(self._folder, value)) if isinstance(value, str) else value
 
 
 class _CellPairs(PairSource):
@@ -149,12 +144,12 @@ class CaptionedCells(_CellPairs):
 
 
 class LabelledCells(_CellPairs):
-    """Images with a column of labels, indices into `names`."""
+    """Images with a column of labels, indices into `class_names`."""
 
-    def __init__(self, images: ImageColumn, label: str, names: Sequence[str], templates: Sequence[str]):
+    def __init__(self, images: ImageColumn, label: str, class_names: tuple[str, ...], templates: Sequence[str]):
         super().__init__(images)
         self._label = label
-        self.class_names = tuple(map(in_words, names))
+        self.class_names = class_names
         self._captions = class_captions(self.class_names, templates)
 
     def label(self, index: int) -> int:
@@ -168,37 +163,36 @@ class LabelledCells(_CellPairs):
 
 
 def _rows(cells: ArrowCells, image: str, texts: Sequence[str]) -> Rows:
-    columns = []
-    for name in texts:
-        column = pa.concat_arrays(_decoded(cells.whole(name)).chunks)
-        rows = np.arange(len(column))
-        if _is_list(column.type):
-            rows, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
-        columns.append(Texts(packed_column(column), rows))
-    return Rows(packed_column(_decoded(cells.whole(image))), *columns)
+    captions = (_texts(cells.whole(name)) for name in texts)
+    return Rows(pa.concat_arrays([_plain(part) for part in cells.whole(image)]), *captions)
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(_value_type(column.type))
+def _texts(parts: Iterable[pa.Array]) -> Texts:
+    """The texts in some parts of a column, each a text or a list of texts per row."""
+    values, rows, start = [], [], 0
+    for part in parts:
+        own = np.arange(len(part))
+        row_count = len(part)
+        if _is_list(part.type):
+            own, part = pc.list_parent_indices(part).to_numpy(), pc.list_flatten(part)
+        values.append(_plain(part))
+        rows.append(own + start)
+        start += row_count
+    return Texts(pa.concat_arrays(values), np.concatenate(rows))
 
 
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+def _plain(part: pa.Array) -> pa.LargeBinaryArray:
+    """Texts of any type, also dictionaries and nulls, in one type."""
+    kind = pa.large_string() if pa.types.is_null(part.type) else value_type(part.type)
+    return packed_column(part.cast(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _check_image(field: pa.Field, where: str) -> None:
-    kind = _value_type(field.type)
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    is_struct = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
-    if not (is_bytes or is_struct or _is_text(kind)):
+    if not is_image(field):
         raise UserError(
             f"{where}: image column {field.name!r} holds {field.type}; it must hold encoded bytes, paths, or "
             "structs of `bytes` and `path`: name another column in config.data.image_key, or encode the images."
@@ -206,8 +200,8 @@ def _check_image(field: pa.Field, where: str) -> None:
 
 
 def _check_text(field: pa.Field, where: str) -> None:
-    kind = _value_type(field.type)
-    if not _is_text(kind.value_type if _is_list(kind) else kind):
+    kind = value_type(field.type)
+    if not is_text(value_type(kind.value_type) if _is_list(kind) else kind):
         raise UserError(
             f"{where}: caption column {field.name!r} holds {field.type}; it must hold texts or lists of texts: "
             "name another column in config.data.caption_key."
@@ -217,10 +211,21 @@ def _check_text(field: pa.Field, where: str) -> None:
 def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Class names by label column, which Hugging Face stores in the schema."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _names_of(cells: ArrowCells, label: str) -> list[str]:
+    """The class names of a column of labels; `UserError` if files have different ones."""
+    cells.fields(label)  # checks that all files have the column
+    named = ((file, _label_names(schema).get(label)) for file, schema in cells.schemas)
+    found = {tuple(names): file for file, names in named if names}
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise UserError(f"{first} and {second} have different class names in column {label!r}: use two locations.")
+    return list(next(iter(found)))
 
 
 def _label_column(schema: pa.Schema) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankclip_jax.data.caption_check import warnings_of
 from rankclip_jax.data.class_records import LABELLING
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.mixture import Subset
@@ -16,6 +17,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.progress import progress
 from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import short
 
 LOG = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> Eval
     images = LazyImages(pairs if len(kept) == len(pairs) else Subset(pairs, kept))
     if pairs.class_names:
         return _of_classes(name, images, np.array(found, np.int32), pairs.class_names, templates)
+    for line in warnings_of(name, found):
+        LOG.warning("%s", line)
     return EvalSplit(
         name=name,
         images=images,
@@ -47,7 +51,7 @@ def _read(name: str, pairs: PairSource, read: Callable[[int], Any]) -> tuple[lis
             found.append(read(index))
             kept.append(index)
         except Exception as error:  # any error of a reader
-            bad.append(f"{pairs.key(index)} ({type(error).__name__}: {error})")
+            bad.append(f"{pairs.key(index)} ({type(error).__name__}: {short(error)})")
     if bad:
         LOG.warning("split %s: %d of %d pairs left out, first %s", name, len(bad), len(pairs), bad[0])
     if not found:

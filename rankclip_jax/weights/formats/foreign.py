@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.image_sizes import sides
+from rankclip_jax.image_size import Size, height_width_of
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.presets import CLIP_IMAGE, CLIP_TEXT, IMAGE_DEFAULTS, TEXT_DEFAULTS, get_preset
 from rankclip_jax.models.two_towers import build_towers
@@ -89,7 +89,7 @@ def _without_unused_rows(foreign: Foreign) -> tuple[Mapping[str, np.ndarray], li
 def array_shapes(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:
     """Shape of every array of the towers in `config`, by path, without distribution heads."""
     towers = build_towers(config, tokenizer.vocab_size, tokenizer.eot_id)
-    images = jnp.zeros((1, *sides(towers.image.image_size), 3), jnp.uint8)
+    images = jnp.zeros((1, *height_width_of(towers.image.image_size), 3), jnp.uint8)
     tokens = jnp.zeros((1, towers.text.context_length), jnp.int32)
     variables = dict(jax.eval_shape(towers.init, jax.random.key(0), images, tokens))
     tree = {"towers": variables.pop("params"), **variables}
@@ -115,6 +115,19 @@ def model_config(name: str, embed_dim: int, image: Mapping, text: Mapping) -> Co
     config.update(name=name, embed_dim=embed_dim)
     config.image, config.text = ConfigDict(image), ConfigDict(text)
     return config
+
+
+def input_size(given: Mapping[str, Any], key: str, where: str) -> Size:
+    """A size in a foreign config, a side or [height, width]; equal sides become one number.
+
+    Raises:
+      UserError: it is missing, or has another form.
+    """
+    value = given.get(key)
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise UserError(f"{where} has {key}={value!r}: it must be a number of pixels, or [height, width].")
+    return pair[0] if pair[0] == pair[1] else pair
 
 
 def require(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, what: str) -> None:

@@ -11,11 +11,10 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer, clip_tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.image_sizes import sides
 from rankclip_jax.models.presets import TRAITS
-from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
+from rankclip_jax.weights.formats.foreign import Foreign, input_size, model_config, require
 from rankclip_jax.weights.formats.huggingface_table import KINDS, rules
-from rankclip_jax.weights.formats.preprocessing import read_preprocessor
+from rankclip_jax.weights.formats.processors import read_preprocessor
 from rankclip_jax.weights.formats.tensor_files import Tensors, first_file, lone_file, read_json, read_tensors
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 
@@ -123,11 +122,9 @@ def _read_config(folder: Path, given: Mapping[str, Any], kind: str) -> ConfigDic
         require(text, {"projection_size": embed_dim}, str(path), "a text_config")
     try:
         image = _tower("vit", vision, path) | TRAITS[kind]["image"]
-        height, width = sides(vision["image_size"])
-        patch = sides(vision["patch_size"])
-        if patch[0] != patch[1]:
+        image |= {key: input_size(vision, key, str(path)) for key in ("image_size", "patch_size")}
+        if not isinstance(image["patch_size"], int):
             raise UserError(f"{path}: patch_size={vision['patch_size']} is not square, which is not supported.")
-        image |= {"image_size": height if height == width else (height, width), "patch_size": patch[0]}
         options = _tower("text_transformer", text, path) | TRAITS[kind]["text"]
         options["context_length"] = text["max_position_embeddings"]
         image |= read_preprocessor(folder, kind, image["image_size"])

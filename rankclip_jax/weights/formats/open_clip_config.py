@@ -6,8 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.image_sizes import sides
-from rankclip_jax.weights.formats.foreign import model_config, require
+from rankclip_jax.weights.formats.foreign import input_size, model_config, require
 from rankclip_jax.weights.formats.timm_towers import check_timm
 
 # Settings for which our towers support only one value.
@@ -76,8 +75,7 @@ def to_model_config(
     quick = bool(cfg.get("quick_gelu", False))
     try:
         image = dict(timm) if timm else _image_options(vision, quick)
-        height, width = sides(image["image_size"])
-        image["image_size"] = height if height == width else (height, width)
+        image["image_size"] = input_size(image, "image_size", where)
         return model_config(name, cfg.get("embed_dim", shapes.get("embed_dim")), image, _text_options(text, quick))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{where} does not describe a model ({type(error).__name__}: {error}): use its own.") from error
