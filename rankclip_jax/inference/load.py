@@ -73,7 +73,8 @@ def _read_run(path: str | Path, step: int | str | None) -> Model:
     weights, meta = load_model(str(run / CHECKPOINTS), step)
     return Model(
         config=ConfigDict(record["config"]["model"]),
-        weights=weights,
+        # An imported tower alone has no scalars, and empty dictionaries are not stored.
+        weights=weights._replace(params={"scalars": {}, **weights.params}),
         tokenizer=tokenizer,
         step=meta["step"],
         origin=str(path),

@@ -93,8 +93,8 @@ def _open_in_open_clip(folder: Path) -> ReferenceModel:
         import open_clip as library
     except ImportError as error:
         raise UserError(
-            f"checking {folder} needs open_clip ({error}): pip install open_clip_torch. A folder exported with "
-            "--format=hf needs only transformers."
+            f"checking {folder} needs open_clip ({error}): {install_hint('peers')}. A folder exported with --format=hf "
+            "needs only transformers."
         ) from None
     name = f"local-dir:{folder}"
     try:
