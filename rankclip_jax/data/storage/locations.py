@@ -81,7 +81,7 @@ def resolved(path: str) -> str:
     if is_redacted(path):
         raise UserError(
             f"the secrets of {path} are not stored with the run: write them as environment variables, "
-            "as in https://host/data.tar?token=$TOKEN, and set these."
+            "as in 'https://host/data.tar?token=$TOKEN', and set these."
         )
     for name in VARIABLE.findall(path):
         if name not in os.environ:
