@@ -10,6 +10,8 @@ from rankclip_jax.redact import redacted
 # halves of surrogate pairs, which cannot be encoded. Joiners (U+200C, U+200D) stay: scripts and emoji need them.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
+SHOWN = 300  # characters of `short`
+
 
 def printable(text: object) -> str:
     r"""Return ``str(text)`` `redacted`, and with every control character as an escape, such as ``\x1b`` or ``\n``.
@@ -22,6 +24,12 @@ def printable(text: object) -> str:
 def printable_lines(text: object) -> str:
     """Return `printable` of each line: text that a command prints as several lines."""
     return "\n".join(map(printable, str(text).split("\n")))
+
+
+def short(text: object) -> str:
+    """Return `printable` of the first characters: messages of other libraries may repeat a whole file."""
+    text = str(text)
+    return printable(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def show(text: object = "") -> None:

@@ -19,7 +19,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.quarantine import read_quarantine, sound_pairs, with_prefixes
 from rankclip_jax.data.sources.array_record import encode_pair, write_records
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import printable, show
+from rankclip_jax.terminal import printable, short, show
 
 SHOWN = 3  # keys of skipped pairs
 BadPair = tuple[str, str]  # key, reason
@@ -56,7 +56,7 @@ def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int
         written += write_records(out.with_name(f"{out.name}-{shards:05d}.array_record"), records)
         shards += 1
     for key, reason in bad[:SHOWN]:
-        show(f"  skipped {printable(key)}: {printable(reason)}")
+        show(f"  skipped {printable(key)}: {short(reason)}")
     show(
         f"{written:,} of {len(pairs):,} pairs in {shards} files: "
         f"--config.data.name=arrayrecord --config.data.train='{out}-*.array_record'"

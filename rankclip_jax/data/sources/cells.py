@@ -47,17 +47,12 @@ class Cells:
 
 
 class ArrowCells(Cells):
-    """Base class: the cells of some files with the same columns. Keys are file and row, as in "train.parquet:17"."""
+    """Base class: the cells of some files. Keys are file and row, as in "train.parquet:17"."""
 
     def __init__(self, files: Sequence[str], schemas: Sequence[pa.Schema], row_counts: Sequence[int]):
-        """Take at least one path or URL, and the schema and number of rows of each; `UserError` if columns differ."""
+        """Take at least one path or URL, and the schema and number of rows of each."""
         self.schema = schemas[0]
-        for file, schema in zip(files, schemas, strict=True):
-            if sorted(schema.names) != sorted(self.schema.names):
-                raise UserError(
-                    f"{file} has columns {schema.names}, {files[0]} has {self.schema.names}: use two locations."
-                )
-        self._schemas = tuple(zip(files, schemas, strict=True))
+        self.schemas = tuple(zip(files, schemas, strict=True))
         self._files, self._file_starts = tuple(files), np.cumsum([0, *row_counts])
         self._names = names_below([redacted(file) for file in files])
 
@@ -69,8 +64,13 @@ class ArrowCells(Cells):
         raise NotImplementedError
 
     def fields(self, column: str) -> list[tuple[str, pa.Field]]:
-        """Each file, and the type of the column in it."""
-        return [(file, schema.field(column)) for file, schema in self._schemas]
+        """Each file, and the type of the column in it; `UserError` if one lacks the column."""
+        for file, schema in self.schemas:
+            if column not in schema.names:
+                raise UserError(
+                    f"{file} has columns {schema.names}, {self._files[0]} has {self.schema.names}: use two locations."
+                )
+        return [(file, schema.field(column)) for file, schema in self.schemas]
 
     def name(self, index: int) -> str:
         file = int(np.searchsorted(self._file_starts, index, "right")) - 1
@@ -98,7 +98,7 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
         home = where if os.path.isdir(where) else os.path.dirname(where)
-        names = class_names_of(_label_names(cells.schema)[label], [home], where)
+        names = class_names_of(_names_of(cells, label), [home], where)
         return LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
@@ -215,6 +215,17 @@ def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _names_of(cells: ArrowCells, label: str) -> list[str]:
+    """The class names of a column of labels; `UserError` if files have different ones."""
+    cells.fields(label)  # checks that all files have the column
+    named = ((file, _label_names(schema).get(label)) for file, schema in cells.schemas)
+    found = {tuple(names): file for file, names in named if names}
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise UserError(f"{first} and {second} have different class names in column {label!r}: use two locations.")
+    return list(next(iter(found)))
 
 
 def _label_column(schema: pa.Schema) -> str | None:

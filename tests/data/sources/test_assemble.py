@@ -233,3 +233,13 @@ def test_an_unreadable_image_is_white_and_logged_once(tmp_path, caplog):
     assert images.unreadable == {1, 2} and caplog.text.count("is evaluated as white") == 2
     assert "pics/001.jpg is evaluated as white: ImageError: truncated" in caplog.text
     assert len(images[np.array([3, 0])]) == 2 and np.asarray(images[np.array([3, 0])][0]).std() > 10
+
+
+def test_a_number_that_begins_a_path_is_no_weight(tmp_path):
+    (tmp_path / "2014 photos").mkdir()
+    (tmp_path / "2014 photos" / "a.csv").write_text("image,caption\na.jpg,one\n")
+    for path in ("2014 photos/a.csv", "2014 photos/*.csv", "2014 ph*/a.csv", "2014 {photos,pics}/a.csv", "2014 photos"):
+        assert parse_locations(path, "csv", "train", str(tmp_path)) == [Location(None, "csv", path, "")]
+    found = parse_locations("0.5 csv:2014 photos/a.csv | 2 2014 photos", "csv", "train", str(tmp_path))
+    assert found == [Location(0.5, "csv", "2014 photos/a.csv", ""), Location(2, "csv", "2014 photos", "")]
+    assert parse_locations("2014 none/*.csv", "csv", "train", str(tmp_path))[0].weight == 2014
