@@ -47,7 +47,7 @@ def with_prefixes(keys: frozenset[str], sources: Mapping[str, PairSource]) -> fr
             key = pairs.key(int(index)).removeprefix(prefix)
             if key in owner:
                 raise UserError(
-                    f"config.data.quarantine lists {key}, which is in {owner[key]} and in {prefix}: write it again by "
+                    f"config.data.quarantine lists {key}, which is in {owner[key][:-1]} and in {prefix[:-1]}: write it again by "
                     "`data validate`, which adds the location to each key."
                 )
             owner[key] = prefix
