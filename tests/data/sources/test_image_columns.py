@@ -47,9 +47,7 @@ def test_the_first_usual_name_among_columns_that_work(tmp_path):
 
 
 def test_no_column_works(tmp_path):
-    message = (
-        r"none of the columns 'image_path' \(FileNotFoundError: .*; 'image' \(.*unidentified.*set config.data.image_key"
-    )
+    message = r"any of the columns 'image_path' \(FileNotFoundError: .*; 'image' \(.*unidentified.*set config.data"
     with pytest.raises(UserError, match=message):
         images(tmp_path, {"image": [b"no image"] * COUNT, "image_path": GONE})
 
