@@ -20,6 +20,7 @@ from rankclip_jax.checkpoints.files import Damaged
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.parallel import processes
+from rankclip_jax.run_folder import is_step
 
 PyTree = Any
 
@@ -66,11 +67,12 @@ class Checkpoints:
           best_mode: whether the best value is the "max" or the "min".
 
         Raises:
-          UserError: `best_mode` is invalid.
+          UserError: `best_mode` is invalid, or `folder` is a file.
         """
         if best_mode not in ("max", "min"):
             raise UserError(f"best_mode={best_mode!r} must be 'max' or 'min'")
         self._folder = files.absolute(folder)
+        self._set_files_aside()
         self._best = {"metric": best_metric, "mode": best_mode}
         self._scores = files.scores(self._folder, self._best)
         options = ocp.CheckpointManagerOptions(
@@ -189,18 +191,20 @@ class Checkpoints:
     def _set_aside(self, step: int, problem: str) -> None:
         """Rename a damaged step: it is kept but no longer the newest."""
         if processes.is_main():
-            target, n = self._folder / f"{step}.damaged", 1
-            while target.exists():
-                target, n = self._folder / f"{step}.damaged.{n}", n + 1
-            (self._folder / str(step)).rename(target)
-            print(
-                f"warning: checkpoint {step} is damaged ({problem}); it is renamed to {target.name}, and an earlier "
-                "one is used",
-                file=sys.stderr,
-                flush=True,
-            )
+            found = f"checkpoint {step} is damaged ({problem}), and an earlier one is used"
+            files.set_aside(self._folder / str(step), found)
         processes.barrier(f"set checkpoint {step} aside")
         self._manager.reload()
+
+    def _set_files_aside(self) -> None:
+        """Rename files that are named like a step: Orbax could not save that step."""
+        if self._folder.exists() and not self._folder.is_dir():
+            raise UserError(f"{self._folder} is a file, and the folder of checkpoints must be there: move it away")
+        if processes.is_main() and self._folder.exists():
+            for path in self._folder.iterdir():
+                if is_step(path.name) and not path.is_dir():
+                    files.set_aside(path, f"{path} is a file, and no checkpoint")
+        processes.barrier("set files aside")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

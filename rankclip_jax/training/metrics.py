@@ -15,7 +15,8 @@ from typing import Any
 
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files import replaced_file
-from rankclip_jax.run_folder import METRICS, valid_lines
+from rankclip_jax.json_files import read_text
+from rankclip_jax.run_folder import METRICS, make_writable, valid_lines
 
 
 class MetricsWriter:
@@ -53,6 +54,8 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line for `step` and flush it: a kill loses at most the line that is being written.
 
+        Only `sync` waits for the disk: a loss of power may lose lines after the last `sync`, or cut one short.
+
         Args:
           step: number of training steps done.
           values: name to number; TensorBoard groups names by the part before a slash (``loss/clip``). For arrays of
@@ -73,6 +76,11 @@ class MetricsWriter:
                     self._tensorboard.add_scalar(name, number, int(step))
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
+
+    def sync(self) -> None:
+        """Flush the lines to disk, before a checkpoint is saved: a resumed run continues the log at that step."""
+        if self._jsonl is not None:
+            os.fsync(self._jsonl.fileno())
 
     def truncate_after(self, step: int) -> None:
         """Drop invalid lines and lines after `step`; otherwise steps would appear twice after a resume.
@@ -106,6 +114,7 @@ class MetricsWriter:
             from tensorboardX import SummaryWriter  # here, because it takes a second to import
 
             folder = os.path.join(self._workdir, "tensorboard")
+            make_writable(folder, folder, "move it away, or set config.log.tensorboard=False")
             self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=10)
         if self._want_wandb:
             self._wandb = self._open_wandb()
@@ -116,8 +125,7 @@ class MetricsWriter:
         if not os.path.exists(path):
             with replaced_file(path) as file:
                 file.write(uuid.uuid4().hex[:8])
-        with open(path) as file:
-            run_id = file.read().strip()
+        run_id = read_text(path, "remove it").strip()
         project = self._want_wandb if isinstance(self._want_wandb, str) else "rankclip_jax"
         config = dict(self._config or {})
         return self._wandb_module.init(project=project, id=run_id, resume="allow", dir=self._workdir, config=config)

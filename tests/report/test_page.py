@@ -50,7 +50,8 @@ def write_embeddings_of(folder, spoil=None):
     write_embeddings(folder, embeds, split)
     names = tuple(EVALS)
     metrics, chance = evaluate_embeddings(embeds, split, names), chance_levels(split, names)
-    write_eval(folder, 200, metrics, chance, {"test_style/image_to_text_R@1": 0.25})
+    pixels = {"test_style/image_to_text_R@1": 0.25}
+    write_eval(folder, {"step": 200, "metrics": metrics, "chance": chance, "pixels": pixels})
 
 
 def write_config(folder):
