@@ -17,13 +17,16 @@ CONFIG = "config"
 
 
 def with_last_config(argv: Sequence[str]) -> list[str]:
-    """Return `argv` with the last --config only, as absl does for other flags.
+    """Return `argv` with the last --config as the first flag, and without earlier ones.
 
-    ml_collections would define the keys of both files, and fail for a key that both have.
+    As for other flags of absl, the last one counts, and its place does not matter. ml_collections would define the keys
+    of both files, fail for a key that both have, and not know the keys before the file.
     """
     found = _config_arguments(argv)
-    dropped = {i for start, end in found[:-1] for i in range(start, end)}
-    return [arg for i, arg in enumerate(argv) if i not in dropped]
+    others = set(range(len(argv))) - {i for start, end in found for i in range(start, end)}
+    last = argv[slice(*found[-1])] if found else []
+    program, *rest = (argv[i] for i in sorted(others))
+    return [program, *last, *rest]
 
 
 def config_spec(argv: Sequence[str]) -> str | None:

@@ -8,9 +8,12 @@ infinities, so they are the strings "NaN", "Infinity" and "-Infinity", which Pyt
 import json
 import math
 import os
+import shutil
+import sys
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError, install_hint
@@ -85,17 +88,20 @@ class MetricsWriter:
     def truncate_after(self, step: int) -> None:
         """Drop invalid lines and lines after `step`; otherwise steps would appear twice after a resume.
 
-        Call it before the first write of a resumed run. The file is replaced atomically.
+        Call it before the first write of a resumed run. The file is replaced atomically. If it has invalid lines, other
+        than a last one that was cut short, it is copied to ``metrics.jsonl.damaged`` before.
         """
         path = os.path.join(self._workdir, METRICS)
         if not self._active or not os.path.exists(path):
             return
         self.close()
         self._purge_step = step + 1
+        lines = list(valid_lines(path))
+        if Path(path).read_bytes().count(b"\n") > len(lines):
+            shutil.copy(path, f"{path}.damaged")
+            print(f"warning: {path} has invalid lines; {METRICS}.damaged is a copy of it", file=sys.stderr, flush=True)
         with replaced_file(path) as file:
-            for line in valid_lines(path):
-                if line["step"] <= step:
-                    file.write(json.dumps(line) + "\n")
+            file.writelines(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
 
     def close(self) -> None:
         """Flush and close all files; a later write opens them again."""
