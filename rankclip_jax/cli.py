@@ -141,6 +141,7 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     argv = ["--help" if arg == "-h" else arg for arg in argv]
     argv = [argv[0], *(re.sub(rf"^-{CONFIG}\b", f"--{CONFIG}", arg) for arg in argv[1:])]
     argv = with_last_config(argv)
+    sys.argv[:] = argv  # ml_collections reads the keys there
     spec = config_spec(argv)
     if spec is not None:
         check_config_file(spec)
