@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from rankclip_jax.config.command_line import CONFIG, check_config_file, config_spec, explain, with_last_config
 from rankclip_jax.errors import NO_ACCESS, NO_ROOM, UserError, did_you_mean
 from rankclip_jax.parallel import processes
+from rankclip_jax.terminal import make_printable, printable
 
 
 def define_config(required: bool = True) -> flags.FlagHolder:
@@ -132,7 +134,7 @@ def _code_of(stop: SystemExit) -> int:
 
 
 def _print_error(message: str) -> None:
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     print(f"error: {processes.process_label()}{line}", file=sys.stderr)
 
 
@@ -166,8 +168,9 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """While a command runs, drop PIL's warnings and log messages that repeat a raised error."""
+    """While a command runs, drop PIL's warnings and log messages that repeat a raised error; print no raw text."""
     loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
+    absl_logging.get_absl_handler().addFilter(make_printable)
     # If one write of a save fails, the threads of the other writes raise this error.
     sys.unraisablehook = lambda late: None if str(late.exc_value) == "Event loop is closed" else hook(late)
     for logger in loggers:
@@ -180,6 +183,7 @@ def _quiet_libraries() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = hook
+        absl_logging.get_absl_handler().removeFilter(make_printable)
         for logger in loggers:
             logger.removeFilter(_is_not_repeated)
 

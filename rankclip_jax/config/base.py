@@ -41,6 +41,8 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "caption_key": "",  # column, field or extension of the caption; "" detects the usual names
                 # Column, field or extension of second captions, which ALIP reads; "" for none.
                 "second_caption_key": "",
+                # Several captions in one text: "lines" (each line is one), "list" (the text is a list); "": it is one.
+                "caption_split": "",
                 # File of second captions, written by `data captions`, for data of any format; "" for none.
                 "second_captions": "",
                 "image_root": "",  # folder that image paths in a table are relative to; "" for the table's own folder

@@ -8,6 +8,7 @@ for bit. The only state of the stream is the index of the next step.
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,13 +17,16 @@ import grain
 import numpy as np
 
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
+from rankclip_jax.data.caption_check import SAMPLE, warnings_of
 from rankclip_jax.data.images.types import WHITE, check_image
 from rankclip_jax.data.loader_options import LoaderOptions, example_arrays
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.augment import TextAugment
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.parallel import processes
 
+LOG = logging.getLogger(__name__)
 STRIDE = 7919  # a prime: the replacements of neighbouring bad records are far apart
 MAX_SUBSTITUTES = 16
 # Up to this number of records the permutation is stored. Grain's index_shuffle stores nothing, but is slow for less
@@ -102,6 +106,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         self._tokens = lru_cache(CACHED_CAPTIONS)(lambda caption: tokenizer(caption)[0])
         self._first_row = options.process_index * options.local_batch
         self._chunks_per_batch = options.local_batch // options.chunk
+        # Captions of the first records by index, until they are checked. Class names are checked when they are read.
+        self._first_captions: dict[int, Sequence[str]] | None = None if source.classes else {}
         self._bad = BadRecords(len(source), options.max_bad_fraction)
         self.step = start_step
         self.steps_per_epoch = self._plan.steps_per_epoch
@@ -116,7 +122,15 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         chunks = [next(self._chunks) for _ in range(self._chunks_per_batch)]
         self._bad.add(self._options.local_batch, [failure for chunk in chunks for failure in chunk.failures])
         self.step += 1
+        self._check_captions()
         return {name: np.concatenate([chunk.arrays[name] for chunk in chunks]) for name in self._arrays}
+
+    def _check_captions(self) -> None:
+        """Once, with the first batch: warn of captions that are probably no captions."""
+        captions, self._first_captions = self._first_captions, None
+        if captions and processes.is_main():
+            for line in warnings_of("train", [*captions.values()]):
+                LOG.warning("%s", line)
 
     def close(self) -> None:
         """Stop the threads; the loader returns no more batches."""
@@ -167,6 +181,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         check_image(record.image)
         rng = draw(FIRST)
         caption = _one_of(record.captions, rng)
+        if (first := self._first_captions) is not None and len(first) < SAMPLE:
+            first[index] = record.captions
         if "caption_tokens" in self._arrays and not record.second_captions:
             raise ValueError("no second caption")
         make = {

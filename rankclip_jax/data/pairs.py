@@ -18,6 +18,7 @@ class PairOptions:
       image_key: column, field or file extension of the image; "" for the first usual name found.
       caption_key: the same for the caption or captions.
       second_caption_key: the same for second captions; "" for none.
+      caption_split: "lines" or "list" if a text holds several captions: `sources.caption_split`; "" if it is one.
       image_root: folder that image paths in a table are relative to; "" for the folder of the table.
       templates: prompt templates, which make captions of class names.
       index_dir: folder for the indexes of tars; "" for a folder beside the tars.
@@ -28,6 +29,7 @@ class PairOptions:
     image_key: str = ""
     caption_key: str = ""
     second_caption_key: str = ""
+    caption_split: str = ""
     image_root: str = ""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     index_dir: str = ""

@@ -1,7 +1,6 @@
 """The quarantine list, written by `data validate`: JSON lines with a ``key`` and a ``reason``."""
 
 import hashlib
-import json
 import os
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import decode, parse_json
 
 
 def read_quarantine(path: str) -> frozenset[str]:
@@ -16,13 +16,13 @@ def read_quarantine(path: str) -> frozenset[str]:
     if not path:
         return frozenset()
     try:
-        lines = locations.read(os.path.expanduser(path)).decode().splitlines()
+        lines = decode(locations.read(os.path.expanduser(path))).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read config.data.quarantine={path} ({error}): check the path.") from None
     keys = set()
     for number, line in enumerate(lines, 1):
         try:
-            keys |= {json.loads(line)["key"]} if line.strip() else set()
+            keys |= {parse_json(line)["key"]} if line.strip() else set()
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f'{path}, line {number}: expected {{"key": ..., "reason": ...}}, found {line[:80]}'

@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Collection
 
@@ -17,6 +16,7 @@ from rankclip_jax.data.progress import progress
 from rankclip_jax.data.sources.strings import packed, text_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import as_utf8, parse_json
 
 HASH_BYTES = 8
 
@@ -33,7 +33,7 @@ class CaptionFile:
         self._path = path
         self.digest = hashlib.sha256(data).hexdigest()
         texts, hashes = [], []
-        for number, line in enumerate(progress(data.splitlines(), path, "line"), 1):
+        for number, line in enumerate(progress(as_utf8(data).splitlines(), path, "line"), 1):
             if line.strip():
                 key, text = _parse(path, number, line)
                 hashes.append(_hash(key))
@@ -57,7 +57,7 @@ class CaptionFile:
 def _parse(path: str, number: int, line: bytes) -> tuple[str, str]:
     """Key and second caption of a line."""
     try:
-        found = json.loads(line)
+        found = parse_json(line)
         key, text = found["key"], found["second_caption"]
         if isinstance(key, str) and isinstance(text, str):
             return key, text

@@ -10,7 +10,7 @@ import pytest
 
 from rankclip_jax.data.bad_records import BadRecord, BadRecords
 from rankclip_jax.data.loader import STRIDE, Plan
-from rankclip_jax.data.records import Record
+from rankclip_jax.data.records import Record, RecordSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.errors import UserError
 from tests.support.loaders import make_loader
@@ -19,7 +19,7 @@ AUGMENT = "shift|flip|color_jitter"
 KEYS = ("images", "tokens", "index")
 
 
-class Source:
+class Source(RecordSource):
     """Images and captions that contain their index; records whose index is in `bad` cannot be read."""
 
     def __init__(self, num_records=100, bad=(), side=12):

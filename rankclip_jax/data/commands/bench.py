@@ -20,6 +20,7 @@ from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.augment import make_text_augment
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import show
 from rankclip_jax.text_table import text_table
 
 Stages = dict[str, tuple[Callable[[Any], Any], Sequence]]
@@ -42,16 +43,16 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     if not indices:
         raise UserError("none of the pairs can be read: see python -m rankclip_jax.data validate.")
     seconds = _timed(_stages(config, train, indices, tokenizer))
-    print(_table(seconds, len(indices)))
+    show(_table(seconds, len(indices)))
     if isinstance(train, DecodedRecords):
-        print(_against_pillow([train.pairs.image_bytes(index) for index in indices], config.model.image.image_size))
+        show(_against_pillow([train.pairs.image_bytes(index) for index in indices], config.model.image.image_size))
     batch_size, rate = min(config.batch_size, len(train)), 0.0
-    print(f"loader, batches of {batch_size}")
+    show(f"loader, batches of {batch_size}")
     for threads in [*itertools.takewhile(lambda n: n < max_threads, (1 << i for i in range(20))), max_threads]:
         with make_loader(config, train, tokenizer, batch_size=batch_size, num_threads=threads) as loader:
             rate = batch_size * _batches_per_second(loader, config.data.prefetch, loader_seconds)
-        print(f"  {threads:>3} threads  {rate:>9,.0f} pairs/s", flush=True)
-    print(
+        show(f"  {threads:>3} threads  {rate:>9,.0f} pairs/s")
+    show(
         f"a training step of {config.batch_size} pairs waits for data if it takes less than "
         f"{config.batch_size / rate:.3g} s (on one machine); the slowest stage is {max(seconds, key=seconds.get)}"
     )

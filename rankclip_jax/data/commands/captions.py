@@ -22,6 +22,8 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.text.words import STOP_WORDS, letters
 from rankclip_jax.errors import UserError, install_hint
+from rankclip_jax.terminal import printable, show
+from rankclip_jax.text_files import parse_json
 
 Captioner = Callable[[PairSource, Sequence[int]], list[str]]
 KEYWORDS = "keywords"
@@ -56,8 +58,8 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
     written, skipped = np.sum(counts, axis=0)
-    print(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs are unreadable")
-    print(f"train with them: --config.data.second_captions={out}")
+    show(f"{written:,} second captions written to {out}, {len(done):,} existed, {skipped:,} pairs are unreadable")
+    show(f"train with them: --config.data.second_captions={out}")
 
 
 def _write(file: IO, source: PairSource, caption: Captioner, done: set[str], batch_size: int) -> tuple[int, int]:
@@ -82,7 +84,7 @@ def _lines(source: PairSource, indices: Sequence[int], caption: Captioner) -> li
     except Exception as error:
         if len(indices) > 1:  # find the pair that fails
             return [line for index in indices for line in _lines(source, [index], caption)]
-        tqdm.write(f"{source.key(indices[0])} skipped: {error}")
+        tqdm.write(printable(f"{source.key(indices[0])} skipped: {error}"))
         return [""]
     rows = [{"key": source.key(i), "second_caption": text} for i, text in zip(indices, captions, strict=True)]
     return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -97,7 +99,7 @@ def _known_keys(out: Path) -> set[str]:
     if len(complete) < len(data):
         os.truncate(out, len(complete))
     try:
-        return {json.loads(line)["key"] for line in complete.splitlines()}
+        return {parse_json(line)["key"] for line in complete.splitlines()}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"--out={out} is not a file of second captions: name another file.") from None
 

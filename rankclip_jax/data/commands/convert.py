@@ -19,6 +19,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.quarantine import read_quarantine, sound_pairs
 from rankclip_jax.data.sources.array_record import encode_pair, write_records
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import printable, show
 
 SHOWN = 3  # keys of skipped pairs
 BadPair = tuple[str, str]  # key, reason
@@ -54,8 +55,8 @@ def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int
         written += write_records(out.with_name(f"{out.name}-{shards:05d}.array_record"), records)
         shards += 1
     for key, reason in bad[:SHOWN]:
-        print(f"  skipped {key}: {reason}")
-    print(
+        show(f"  skipped {printable(key)}: {printable(reason)}")
+    show(
         f"{written:,} of {len(pairs):,} pairs in {shards} files: "
         f"--config.data.name=arrayrecord --config.data.train='{out}-*.array_record'"
     )

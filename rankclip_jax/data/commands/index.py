@@ -7,6 +7,7 @@ from rankclip_jax.data.commands.sections import MakeTokenizer
 from rankclip_jax.data.sources.assemble import locations_of
 from rankclip_jax.data.sources.formats import FORMATS, files_of, module_of
 from rankclip_jax.data.sources.options import FileOptions, parse
+from rankclip_jax.terminal import show
 
 
 def define_flags() -> None:
@@ -26,6 +27,6 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     ]
     for split, location in wanted:
         files = files_of(location, options.root)
-        print(f"{split} {location.path}\n{module_of(location).index(files, options, rebuild)}")
+        show(f"{split} {location.path}\n{module_of(location).index(files, options, rebuild)}")
     if not wanted:
-        print(f"nothing to index: {config.data.name} is read without an index.")
+        show(f"nothing to index: {config.data.name} is read without an index.")

@@ -12,6 +12,7 @@ from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import printable, show
 
 SHOWN_CAPTIONS = 5
 
@@ -30,27 +31,28 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     sizes = {"batch_size": min(num_pairs, len(train)), "num_threads": 0, "prefetch": 0}
     with make_loader(config, train, tokenizer, **sizes) as loader:
         batch = next(loader)
-    print(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))
+    show(f"{dataset.name} {dataset.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in dataset.counts.items()))
     for index, image, tokens in zip(batch["index"], batch["images"], batch["tokens"], strict=True):
-        print("\n" + _as_text(train, int(index), image, tokens, tokenizer))
+        show("\n" + _as_text(train, int(index), image, tokens, tokenizer))
     try:
         image_grid(batch["images"], [tokenizer.decode(tokens) for tokens in batch["tokens"]]).save(out)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write --out={out} ({error}): name a .png or .jpg in an existing folder.") from None
-    print(f"\nimages as the image tower gets them: {out}")
+    show(f"\nimages as the image tower gets them: {out}")
 
 
 def _as_text(train: RecordSource, index: int, image: np.ndarray, tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     try:
         record = train[index]
     except Exception as error:  # the loader found no readable replacement either
-        return f"{train.key(index)}\n  cannot be read ({error}), nor can the records that replace it: see `validate`"
+        problem = f"cannot be read ({error}), nor can the records that replace it: see `validate`"
+        return f"{printable(train.key(index))}\n  {printable(problem)}"
     old, new = (" x ".join(map(str, height_width(image)[::-1])) for image in (record.image, image))
     lines = [("image", f"{old} pixels, to the tower {new}")]
     lines += _first("caption", record.captions) + _first("second", record.second_captions)
     used = int(np.argmax(tokens == tokenizer.eot_id)) + 1
     lines.append(("tokens", f"{used} of {tokenizer.context_length}: {tokenizer.decode(tokens)}"))
-    return "\n".join([record.key, *(f"  {name:<8} {value}" for name, value in lines)])
+    return "\n".join([printable(record.key), *(f"  {name:<8} {printable(value)}" for name, value in lines)])
 
 
 def _first(name: str, captions: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -13,10 +13,12 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, training_set
 from rankclip_jax.data.images.decode import DecodedRecords, open_image
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
+from rankclip_jax.terminal import show
 
 BINS = 10
 BAR = 40  # characters of the longest bar
@@ -24,11 +26,15 @@ QUANTILES = {"min": 0, "5%": 5, "median": 50, "95%": 95, "max": 100}
 
 
 class Captions(NamedTuple):
-    """Facts about a chunk of pairs: numbers of captions per pair, hash of each caption, number of unreadable pairs."""
+    """Facts about a chunk of pairs: numbers of captions per pair, hash of each caption, number of unreadable pairs.
+
+    `check` has suspicious captions; it is empty for captions made of class names.
+    """
 
     counts: list[int]
     hashes: list[int]
     unreadable: int
+    check: CaptionCheck
 
 
 class Details(NamedTuple):
@@ -52,12 +58,12 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     num_pairs, threads = flags.FLAGS.pairs, flags.FLAGS.threads
     dataset = training_set(config)
     train, tokenizer = dataset.train, make_tokenizer(config, dataset.train)
-    print(_counts(dataset))
+    show(_counts(dataset))
     chunks = in_parallel(partial(_read_captions, train), np.arange(len(train)), threads, "captions of train")
-    print(_captions(list(chunks)))
+    show(_captions(list(chunks)))
     indices = sample(len(train), num_pairs)
     chunks = in_parallel(partial(_read_details, train, tokenizer), indices, threads, "images and tokens of train")
-    print(_details(list(chunks), tokenizer.context_length))
+    show(_details(list(chunks), tokenizer.context_length))
 
 
 def _counts(dataset: Dataset) -> str:
@@ -67,7 +73,7 @@ def _counts(dataset: Dataset) -> str:
 
 
 def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:
-    counts, hashes = [], []
+    counts, hashes, check = [], [], CaptionCheck()
     for index in indices.tolist():
         try:
             captions = train.captions(index)
@@ -75,7 +81,9 @@ def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:
             continue
         counts.append(len(captions))
         hashes.extend(map(hash, captions))
-    return Captions(counts, hashes, len(indices) - len(counts))
+        if not train.classes:
+            check.add(captions)
+    return Captions(counts, hashes, len(indices) - len(counts), check)
 
 
 def _captions(chunks: Sequence[Captions]) -> str:
@@ -85,11 +93,15 @@ def _captions(chunks: Sequence[Captions]) -> str:
     if not len(hashes):
         return "captions: none can be read; see `validate`"
     repeats = len(hashes) - len(np.unique(hashes))
+    check = CaptionCheck()
+    for chunk in chunks:
+        check.merge(chunk.check)
     lines = [
         f"captions: {len(hashes):,}, {counts.mean():.2f} per image (at most {counts.max()})",
         f"repeated captions: {repeats / len(hashes):.2%} ({repeats:,} equal the caption of another pair)",
     ]
-    return "\n".join(lines + ([f"unreadable captions: {unreadable:,}; see `validate`"] if unreadable else []))
+    lines += [f"unreadable captions: {unreadable:,}; see `validate`"] if unreadable else []
+    return "\n".join([*lines, *section(check)])
 
 
 def _read_details(train: RecordSource, tokenizer: Tokenizer, indices: np.ndarray) -> Details:

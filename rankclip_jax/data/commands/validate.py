@@ -18,12 +18,14 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.sections import EncodedRecords, MakeTokenizer, in_parallel, sections_of
 from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, open_image
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
+from rankclip_jax.terminal import printable, show
 
 ORIENTATION = 0x0112  # of EXIF
 OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
@@ -52,11 +54,12 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Result for a chunk of pairs: pairs to list, counts of properties in `HANDLED`, hashes of keys."""
+    """Result for a chunk of pairs: pairs to list, counts of properties in `HANDLED`, hashes of keys, captions."""
 
     bad: list[Finding]
     unusual: Counter
     hashes: np.ndarray
+    check: CaptionCheck
 
 
 def define_flags() -> None:
@@ -73,7 +76,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
     sections = sections_of(config)
     tokenizer = make_tokenizer(config, DecodedRecords(sections[0].pairs))
-    bad, unusual, hashes = [], Counter(), []
+    bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
     try:
         with replaced_file(out) as file:
             for name, pairs in sections:
@@ -82,37 +85,43 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
                     bad += report.bad
                     unusual += report.unusual
                     hashes.append(report.hashes)
+                    check.merge(report.check)
                     file.writelines(_line(finding) for finding in report.bad)
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
     unusual[REPEATED] = int((np.unique(np.concatenate(hashes), return_counts=True)[1] > 1).sum())
-    print(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
-    print("\n".join([*_by_kind(bad), *_handled(unusual), f"list: {out}"]))
+    show(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
+    show("\n".join([*_by_kind(bad), *_handled(unusual), *section(check), f"list: {out}"]))
     if bad and not isinstance(sections[0].pairs, EncodedRecords):
-        print(f"train without them: --config.data.quarantine={out}")
+        show(f"train without them: --config.data.quarantine={out}")
 
 
 def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool, indices: np.ndarray) -> Report:
-    bad, unusual, hashes = [], Counter(), []
+    bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
     for index in indices.tolist():
         key = pairs.key(index)
         hashes.append(hash(key))
-        reasons, found = examine(pairs, index, tokenizer, min_side)
+        reasons, found = examine(pairs, index, tokenizer, min_side, check)
         unusual.update(found)
         reasons += [(kind, kind) for kind in found if strict and kind in STRICT]
         if reasons:
             bad.append(Finding(key, reasons[0][0], "; ".join(reason for _, reason in reasons)))
-    return Report(bad, unusual, np.array(hashes, np.int64))
+    return Report(bad, unusual, np.array(hashes, np.int64), check)
 
 
 def examine(
-    pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int
+    pairs: PairSource, index: int, tokenizer: Tokenizer, min_side: int, check: CaptionCheck
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Problems of a pair as (kind, text), and its unusual properties as keys of `HANDLED`."""
+    """Problems of a pair as (kind, text), and its unusual properties as keys of `HANDLED`.
+
+    Its captions are added to `check`, except second captions and captions made of class names.
+    """
     reasons, unusual = [], []
-    for read in (pairs.captions, pairs.second_captions):
+    for is_first, read in ((True, pairs.captions), (False, pairs.second_captions)):
         try:
             captions = read(index)
+            if is_first and not pairs.class_names:
+                check.add(captions)
             if captions and (tokenizer.lengths(captions) > tokenizer.context_length).any():
                 unusual.append(OVER_LONG)
         except UnicodeDecodeError as error:
@@ -155,7 +164,7 @@ def _line(finding: Finding) -> str:
 def _by_kind(bad: Sequence[Finding]) -> list[str]:
     lines = []
     for kind, count in Counter(finding.kind for finding in bad).most_common():
-        keys = [finding.key for finding in bad if finding.kind == kind][:SHOWN]
+        keys = [printable(finding.key) for finding in bad if finding.kind == kind][:SHOWN]
         lines.append(f"  {count:>12,} {kind}: {', '.join(keys)}" + (", ..." if count > SHOWN else ""))
     return lines
 

@@ -63,7 +63,8 @@ def open_parts(options: FileOptions) -> dict[str, list[Part]]:
 
 def locations_of(options: FileOptions) -> dict[str, list[Location]]:
     """The locations of "train", "val" and "test"; `UserError` if there is no location, or an invalid one."""
-    found = {name: parse_locations(getattr(options, name), options.name, f"config.data.{name}") for name in SPLITS}
+    keys = {name: f"config.data.{name}" for name in SPLITS}
+    found = {n: parse_locations(getattr(options, n), options.name, key, options.root) for n, key in keys.items()}
     if not any(found.values()):
         raise UserError(f"config.data.name={options.name!r} needs config.data.train: give the location of your pairs.")
     for name in ("val", "test"):

@@ -1,28 +1,43 @@
 """Parses the captions of a pair from the value in its file."""
 
+import re
+import unicodedata
 from typing import Any
 
 import numpy as np
 
-MISSING = ("", "nan")  # a missing caption in a table; pandas writes "nan"
+from rankclip_jax.text_files import decode
+
+MISSING = ("", "nan", "none", "null", "<na>")  # a missing caption in a table, as pandas and others write it
+ASCII_INK = re.compile("[!-~]")
+# Categories of Unicode without ink of their own: controls, formats, half pairs, private use, marks, separators.
+BLANK = frozenset(("Cc", "Cf", "Cs", "Co", "Mn", "Me", "Zs", "Zl", "Zp"))
+FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that are drawn as spaces
 
 
 def captions_of(found: Any) -> tuple[str, ...]:
     """The valid captions in a value of a file: a text, its bytes, or a list of them.
 
-    Captions that are empty, not text or not UTF-8 are left out. `ValueError` (or its subclass `UnicodeError`) if no
-    caption is left.
+    Captions without a visible character, not text or not Unicode are left out. `ValueError` (or its subclass
+    `UnicodeError`) if no caption is left.
     """
     captions, problem = [], ValueError("the caption is missing or empty")
     for item in found if isinstance(found, list | tuple | np.ndarray) else [found]:
         try:
-            text = item.decode() if isinstance(item, bytes) else item
+            text = decode(item) if isinstance(item, bytes) else item
             is_text = isinstance(text, str) and bool(text.encode())  # raises for half of a surrogate pair
         except UnicodeError as error:
             problem = error
             continue
-        if is_text and text.strip().casefold() not in MISSING:
-            captions.append(text.strip())
+        if is_text and is_visible(text) and (text := text.lstrip("\ufeff").strip()).casefold() not in MISSING:
+            captions.append(text)
     if not captions:
         raise problem
     return tuple(captions)
+
+
+def is_visible(text: str) -> bool:
+    """Whether `text` has a character that is printed with ink."""
+    if ASCII_INK.search(text):
+        return True
+    return any(unicodedata.category(c) not in BLANK and c not in FILLERS for c in text)

@@ -1,8 +1,7 @@
 """Pairs in the columns of a table. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,15 @@ import pyarrow.compute as pc
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
+from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
-from rankclip_jax.data.sources.labels import checked_label, class_captions, in_words
+from rankclip_jax.data.sources.labels import checked_label, class_captions
 from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.strings import packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import parse_json
 
 
 class Cells:
@@ -51,18 +52,23 @@ class ArrowCells(Cells):
         """Take at least one path or URL, and the schema and number of rows of each; `UserError` if columns differ."""
         self.schema = schemas[0]
         for file, schema in zip(files, schemas, strict=True):
-            if schema.names != self.schema.names:
+            if sorted(schema.names) != sorted(self.schema.names):
                 raise UserError(
                     f"{file} has columns {schema.names}, {files[0]} has {self.schema.names}: use two locations."
                 )
+        self._schemas = tuple(zip(files, schemas, strict=True))
         self._files, self._file_starts = tuple(files), np.cumsum([0, *row_counts])
 
     def __len__(self) -> int:
         return int(self._file_starts[-1])
 
-    def whole(self, column: str) -> pa.ChunkedArray:
-        """A column of texts, from all files."""
+    def whole(self, column: str) -> Iterable[pa.Array]:
+        """The parts of a column of texts, from all files; their types may differ."""
         raise NotImplementedError
+
+    def fields(self, column: str) -> list[tuple[str, pa.Field]]:
+        """Each file, and the type of the column in it."""
+        return [(file, schema.field(column)) for file, schema in self._schemas]
 
     def name(self, index: int) -> str:
         file = int(np.searchsorted(self._file_starts, index, "right")) - 1
@@ -85,15 +91,18 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     if not len(cells):
         raise UserError(f"{where} has no rows: check the file.")
     image = find_column(names, options.image_key, IMAGES, "image_key", where)
-    _check_image(cells.schema.field(image), where)
+    for file, field in cells.fields(image):
+        _check_image(field, file)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
-        names = _label_names(cells.schema)[label]
+        home = where if os.path.isdir(where) else os.path.dirname(where)
+        names = class_names_of(_label_names(cells.schema)[label], [home], where)
         return LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
-        _check_text(cells.schema.field(name), where)
-    if _is_text(_value_type(cells.schema.field(image).type)):
+        for file, field in cells.fields(name):
+            _check_text(field, file)
+    if all(_is_text(_value_type(field.type)) for _, field in cells.fields(image)):
         return TablePairs(_rows(cells, image, texts), folder)
     return CaptionedCells(ImageColumn(cells, image, folder), *texts)
 
@@ -149,12 +158,12 @@ class CaptionedCells(_CellPairs):
 
 
 class LabelledCells(_CellPairs):
-    """Images with a column of labels, indices into `names`."""
+    """Images with a column of labels, indices into `class_names`."""
 
-    def __init__(self, images: ImageColumn, label: str, names: Sequence[str], templates: Sequence[str]):
+    def __init__(self, images: ImageColumn, label: str, class_names: tuple[str, ...], templates: Sequence[str]):
         super().__init__(images)
         self._label = label
-        self.class_names = tuple(map(in_words, names))
+        self.class_names = class_names
         self._captions = class_captions(self.class_names, templates)
 
     def label(self, index: int) -> int:
@@ -168,18 +177,28 @@ class LabelledCells(_CellPairs):
 
 
 def _rows(cells: ArrowCells, image: str, texts: Sequence[str]) -> Rows:
-    columns = []
-    for name in texts:
-        column = pa.concat_arrays(_decoded(cells.whole(name)).chunks)
-        rows = np.arange(len(column))
-        if _is_list(column.type):
-            rows, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
-        columns.append(Texts(packed_column(column), rows))
-    return Rows(packed_column(_decoded(cells.whole(image))), *columns)
+    captions = (_texts(cells.whole(name)) for name in texts)
+    return Rows(pa.concat_arrays([_plain(part) for part in cells.whole(image)]), *captions)
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(_value_type(column.type))
+def _texts(parts: Iterable[pa.Array]) -> Texts:
+    """The texts in some parts of a column, each a text or a list of texts per row."""
+    values, rows, start = [], [], 0
+    for part in parts:
+        own = np.arange(len(part))
+        row_count = len(part)
+        if _is_list(part.type):
+            own, part = pc.list_parent_indices(part).to_numpy(), pc.list_flatten(part)
+        values.append(_plain(part))
+        rows.append(own + start)
+        start += row_count
+    return Texts(pa.concat_arrays(values), np.concatenate(rows))
+
+
+def _plain(part: pa.Array) -> pa.LargeBinaryArray:
+    """Texts of any type, also dictionaries and nulls, in one type."""
+    kind = pa.large_string() if pa.types.is_null(part.type) else _value_type(part.type)
+    return packed_column(part.cast(kind))
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -187,11 +206,12 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(test(kind) for test in tests)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _check_image(field: pa.Field, where: str) -> None:
@@ -207,7 +227,7 @@ def _check_image(field: pa.Field, where: str) -> None:
 
 def _check_text(field: pa.Field, where: str) -> None:
     kind = _value_type(field.type)
-    if not _is_text(kind.value_type if _is_list(kind) else kind):
+    if not _is_text(_value_type(kind.value_type) if _is_list(kind) else kind):
         raise UserError(
             f"{where}: caption column {field.name!r} holds {field.type}; it must hold texts or lists of texts: "
             "name another column in config.data.caption_key."
@@ -217,7 +237,7 @@ def _check_text(field: pa.Field, where: str) -> None:
 def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Class names by label column, which Hugging Face stores in the schema."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -5,7 +5,6 @@ COCO's files (``captions_val2017.json``) hold ``images`` and ``annotations``; th
 more: ``coco:dataset_coco.json#test``, ``coco:dataset_coco.json#train+restval``.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from rankclip_jax.data.sources.strings import packed
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.text_files import parse_json
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -30,7 +30,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
 def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
     """Path and captions of each image that has captions."""
     try:
-        content = json.loads(locations.read(file))
+        content = parse_json(locations.read(file))
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror or error}): check the file.") from None
     except ValueError as error:

@@ -1,12 +1,15 @@
 """Tables with a header line, csv or tsv. The separator and columns with usual names are detected.
 
-An image in several rows has several captions. A row without an image path, or with more or fewer fields than the
-header, is left out with a warning. If no caption of an image is valid text, its pair is a bad record.
+Quotation marks are syntax or text, as `quoting` finds. An image in several rows has several captions. A row without an
+image path, or with more or fewer fields than the header, is left out with a warning. If no caption of an image is valid
+text, its pair is a bad record.
 """
 
 import csv
+import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +18,18 @@ import pyarrow.csv
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
+from rankclip_jax.data.sources.quoting import Quoting, quoting_of
 from rankclip_jax.data.sources.strings import packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import as_utf8
 
 SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
+MAX_HEADER = 1 << 16  # bytes; Python's csv module reads fields of at most 128 KB
+HEAD = 1 << 16  # bytes at the beginning, which show what paths of images look like
+SHAPES = 50  # rows of them
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -49,34 +57,74 @@ def _fields(line: str, separator: str) -> list[str]:
 def _read(file: str, options: PairOptions) -> pa.Table:
     """The columns of images and captions, without unreadable rows."""
     data = _bytes(file)
-    line = re.match(rb"(?:\xef\xbb\xbf)?([^\r\n]*)", data)[1].decode("utf-8", "backslashreplace")
-    separator = separator_of(line)
-    names = [name.strip() for name in _fields(line, separator)]
+    separator, names = _header(file, data)
     wanted = [find_column(names, options.image_key, IMAGES, "image_key", file), *text_columns(names, options, file)]
+    quoting = quoting_of(file, data, separator, _row_test(data, separator, names, wanted[0]))
     broken: list[str] = []
-    table = _parse(file, data, separator, names, wanted, broken).select(wanted)
+    table = _parse(file, data, (separator, quoting), names, wanted, broken).select(wanted)
     is_given = pc.greater(pc.binary_length(table.column(0)), 0)
     missing = len(table) - (pc.sum(is_given).as_py() or 0)
     if missing:
         broken += ["a row without an image"] * missing
         table = table.filter(is_given)
+    if broken and quoting.problem:
+        broken[0] = f"{quoting.problem}; {broken[0]}"
     check_broken(file, broken, len(table))
     if not len(table):
         raise UserError(f"{file} has a header line, but no rows: check the file.")
     return table
 
 
-def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: list[str], broken: list[str]) -> pa.Table:
+def _header(file: str, data: bytes) -> tuple[str, list[str]]:
+    """The separator, and the names of the columns."""
+    line = re.match(rb"[^\r\n]*", data)[0]
+    if len(line) > MAX_HEADER:
+        raise UserError(f"{file}: the first line has {len(line):,} bytes; it must be a header with column names.")
+    text = line.decode("utf-8", "backslashreplace")
+    separator = separator_of(text)
+    return separator, [name.strip() for name in _fields(text, separator)]
+
+
+def _row_test(data: bytes, separator: str, names: list[str], image: str) -> Callable[[bytes], bool]:
+    """Whether a line inside a quoted field is a row: it has all fields, and an image path like those of the table."""
+    column = names.index(image)
+    head = data[:HEAD].decode("utf-8", "replace").splitlines(keepends=True)
+    rows = itertools.islice(csv.reader(head, delimiter=separator), 1, SHAPES)
+    known = {_shape(row[column]) for row in rows if len(row) == len(names)}
+
+    def is_row(line: bytes) -> bool:
+        fields = line.decode("utf-8", "replace").split(separator)
+        return len(fields) >= len(names) and _shape(fields[column]) in known
+
+    return is_row
+
+
+def _shape(path: str) -> str:
+    """The extension; for a path without one, its characters as "0" for numbers and "a" for letters."""
+    path = path.strip('" ')
+    return os.path.splitext(path)[1].lower() or re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", path))
+
+
+def _parse(
+    file: str, data: bytes, style: tuple[str, Quoting], names: list[str], wanted: list[str], broken: list[str]
+) -> pa.Table:
     def leave_out(row: pyarrow.csv.InvalidRow) -> str:
         broken.append(f"line {row.number}: {row.actual_columns} fields instead of {row.expected_columns}")
         return "skip"
 
+    separator, quoting = style
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(data),
             # One thread, because several threads do not report line numbers. `names` have no spaces around them.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
-            pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out),
+            pyarrow.csv.ParseOptions(
+                delimiter=separator,
+                quote_char='"' if quoting.is_quoted else False,
+                escape_char="\\" if quoting.is_escaped else False,
+                newlines_in_values=quoting.is_quoted,
+                invalid_row_handler=leave_out,
+            ),
             pyarrow.csv.ConvertOptions(
                 column_types={name: pa.large_binary() for name in wanted},
                 include_columns=sorted({*wanted}),
@@ -85,7 +133,7 @@ def _parse(file: str, data: bytes, separator: str, names: list[str], wanted: lis
         )
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"cannot read {file} as a table ({error}): repair it; double every quote in a caption."
+            f"cannot read {file} as a table ({error}): repair it; double every quotation mark in a quoted text."
         ) from None
 
 
@@ -96,4 +144,4 @@ def _bytes(file: str) -> bytes:
         raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
     if not re.search(rb"\S", data):
         raise UserError(f"{file} is empty: a table needs a header line with column names.")
-    return data
+    return as_utf8(data)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.caption_split import SplitCaptions
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 
@@ -59,24 +60,26 @@ class Location(NamedTuple):
     split: str
 
 
-def parse_locations(text: str, default_format: str, key: str) -> list[Location]:
+def parse_locations(text: str, default_format: str, key: str, root: str = "") -> list[Location]:
     """Parse the value of a config key: terms joined by "|". A term without a format has the default format.
+
+    A number before a term is its weight, unless a path relative to `root` begins with it: "2014 photos/*.tar".
 
     Raises:
       UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
     """
     if not text.strip():
         return []
-    found = [_parse(term.strip(), default_format, key) for term in text.split("|")]
+    found = [_parse(term.strip(), default_format, key, root) for term in text.split("|")]
     weighted = sum(location.weight is not None for location in found)
     if 0 < weighted < len(found):
         raise UserError(f"{key}: {weighted} of {len(found)} locations have a weight: give all of them one, or none.")
     return found
 
 
-def _parse(term: str, default_format: str, key: str) -> Location:
+def _parse(term: str, default_format: str, key: str, root: str) -> Location:
     weight = None
-    if found := WEIGHT.fullmatch(term):
+    if (found := WEIGHT.fullmatch(term)) and not locations.is_path(term, root):
         weight, term = float(found[1]), found[2]
         if not 0 < weight < float("inf"):
             raise UserError(f"{key}: weight {found[1]} of {term!r} must be a positive number.")
@@ -106,4 +109,6 @@ def files_of(location: Location, root: str) -> list[str]:
 def open_location(location: Location, options: PairOptions) -> PairSource:
     """Open the pairs of one location; `UserError` if they cannot be opened."""
     options = replace(options, split=location.split)
-    return module_of(location).open_pairs(files_of(location, options.root), options)
+    pairs = module_of(location).open_pairs(files_of(location, options.root), options)
+    # Class names are one caption each.
+    return SplitCaptions(pairs, options.caption_split) if options.caption_split and not pairs.class_names else pairs

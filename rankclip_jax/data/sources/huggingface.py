@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,8 +97,8 @@ class MappedCells(ArrowCells):
 
     large_cell = cell  # a mapped file takes no memory
 
-    def whole(self, column: str) -> pa.ChunkedArray:
-        return pa.chunked_array([batch.column(column) for batch in self._batches], self.schema.field(column).type)
+    def whole(self, column: str) -> Iterator[pa.Array]:
+        return (batch.column(column) for batch in self._batches)
 
     def digest(self) -> str:
         """Covers the names, sizes and numbers of rows of the files."""

@@ -3,7 +3,7 @@
     animals/red_fox/001.jpg         class "red fox": captions are made by config.data.templates
     animals/red_fox/wild/002.jpg    the same class, at any depth
     animals/class_names.tsv         optional: "n02119022<TAB>red fox" for folders with other names
-    scans/001.jpg, scans/001.txt    flat: each line of the text file is a caption of the image
+    scans/001.jpg, scans/001.txt    flat: the text file has the caption of the image
 
 The classes are the top-level folders, in sorted order. Several locations are merged.
 """
@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
-from rankclip_jax.data.sources.labels import class_captions, in_words
+from rankclip_jax.data.sources.class_names import class_names_of
+from rankclip_jax.data.sources.labels import class_captions
 from rankclip_jax.data.sources.strings import packed, text_of, update
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
-CLASS_NAMES = "class_names.tsv"
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
@@ -38,10 +38,10 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     flat = [name for name, _ in found if os.sep not in name]
     if not flat:
         folders = [name.split(os.sep, 1)[0] for name, _ in found]
-        classes = _class_names(files, sorted(set(folders)))
-        label = {folder: index for index, folder in enumerate(classes)}
+        codes = sorted(set(folders))
+        label = {code: index for index, code in enumerate(codes)}
         labels = np.array([label[folder] for folder in folders])
-        return ClassPairs(names, paths, labels, tuple(classes.values()), options.templates)
+        return ClassPairs(names, paths, labels, class_names_of(codes, files, files[0]), options.templates)
     if len(flat) < len(found):
         raise UserError(
             f"{files[0]} holds folders, and images beside them such as {flat[0]}: move these images to a folder."
@@ -74,7 +74,7 @@ class FlatPairs(_Images):
     """Images with a text file beside each."""
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(locations.read(_text_file(text_of(self._paths, index))).splitlines())
+        return captions_of(locations.read(_text_file(text_of(self._paths, index))))
 
     def digest(self) -> str:
         """Covers names of images and sizes of text files."""
@@ -127,14 +127,3 @@ def _images(folder: str) -> Iterator[str]:
 def _text_file(path: str) -> str:
     """The text file beside an image."""
     return f"{os.path.splitext(path)[0]}.txt"
-
-
-def _class_names(files: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
-    """Class names by folder."""
-    given: dict[str, str] = {}
-    for location in files:
-        path = os.path.join(location, CLASS_NAMES)
-        if locations.exists(path):
-            lines = locations.read(path).decode("utf-8", "replace").splitlines()
-            given |= dict(line.split("\t", 1) for line in lines if "\t" in line)
-    return {folder: given.get(folder, in_words(folder)) for folder in folders}

@@ -1,10 +1,9 @@
-"""One JSON object per line: an image path, and a caption or a list of captions.
+"""JSON objects, one per line or in one array: an image path, and a caption or a list of captions.
 
-An image in several lines has several captions. A line that is not a JSON object, or has no image, is left out with a
+An image in several objects has several captions. An item that is not a JSON object, or has no image, is left out with a
 warning. If no caption of an image is valid text, its pair is a bad record.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from rankclip_jax.data.sources.strings import packed
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import as_utf8, parse_json, parse_json_values
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -34,16 +34,16 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
     """Append the image paths of `file` to `images`, its captions and their rows to `texts`."""
     broken: list[str] = []
     before, names = len(images), None
-    for number, item in _objects(file):
+    for place, item in _objects(file):
         if not isinstance(item, dict):
-            broken.append(f"line {number}: {item if isinstance(item, ValueError) else 'not a JSON object'}")
+            broken.append(f"{place}: {item if isinstance(item, ValueError) else 'not a JSON object'}")
             continue
         if names is None:
             columns = text_columns(list(item), options, file)
             names = [find_column(list(item), options.image_key, IMAGES, "image_key", file), *columns]
         image, *found = (item.get(name) for name in names)
         if not isinstance(image, str) or not image:
-            broken.append(f"line {number}: no {names[0]!r}")
+            broken.append(f"{place}: no {names[0]!r}")
             continue
         for (values, rows), captions in zip(texts, found, strict=True):
             captions = captions if isinstance(captions, list) else [captions]
@@ -53,20 +53,49 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
         images.append(image)
     check_broken(file, broken, len(images) - before)
     if len(images) == before:
-        raise UserError(f"{file} is empty: each line must be a JSON object.")
+        raise UserError(f"{file} is empty: it must hold a JSON object per line, or one array of objects.")
 
 
-def _objects(file: str) -> Iterator[tuple[int, Any]]:
-    """(line number, value or the error of parsing it) for each line that is not blank."""
+def _objects(file: str) -> Iterator[tuple[str, Any]]:
+    """Place in the file, and value or the error of parsing it, for each line that is not blank or item of an array."""
     try:
-        lines = locations.read(file).splitlines()
+        data = as_utf8(locations.read(file))
     except OSError as error:
         raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
-    for number, line in enumerate(progress(lines, file, "line"), 1):
-        if not line.strip():
-            continue
-        try:
-            # Text that is not UTF-8 becomes an error when its pair is read; the other lines are used.
-            yield number, json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError as error:
-            yield number, error
+    items = _items(file, data)
+    if items is not None:
+        yield from ((f"item {number}", item) for number, item in enumerate(items, 1))
+        return
+    for number, line in enumerate(progress(data.splitlines(), file, "line"), 1):
+        if line.strip():
+            yield f"line {number}", _value(line)
+
+
+def _items(file: str, data: bytes) -> list[Any] | None:
+    """The items of arrays, or objects of several lines each; None for a file with one value per line."""
+    data = data.strip()
+    first = _value(data.split(b"\n", 1)[0])
+    if isinstance(first, list) and b"\n" not in data:
+        return first
+    if not isinstance(first, ValueError):
+        return None
+    try:
+        values = parse_json_values(_text(data))
+    except ValueError as error:
+        if data.startswith(b"["):
+            raise UserError(f"{file} is not valid JSON ({error}): is it complete?") from None
+        return None
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _value(data: bytes) -> Any:
+    """A value, or the `ValueError` of parsing it."""
+    try:
+        return parse_json(_text(data))
+    except ValueError as error:
+        return error
+
+
+def _text(data: bytes) -> str:
+    # Text that is not UTF-8 becomes an error when its pair is read; the other pairs are used.
+    return data.decode("utf-8", "surrogateescape")

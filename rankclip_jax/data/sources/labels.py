@@ -16,11 +16,6 @@ def class_captions(names: Sequence[str], templates: Sequence[str]) -> list[tuple
     return [tuple(fill_template(template, name) for template in templates) for name in names]
 
 
-def in_words(name: str) -> str:
-    """The class name of a folder or label: its name, with spaces instead of underscores."""
-    return " ".join(name.replace("_", " ").split())
-
-
 def checked_label(label: int | None, names: Sequence[str]) -> int:
     """`label`, if it is an index into `names`; otherwise `ValueError`."""
     if label is None or not 0 <= label < len(names):

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,8 @@ class ParquetCells(ArrowCells):
             self._remember((column, group), values)
         return values[row].as_py()
 
-    def whole(self, column: str) -> pa.ChunkedArray:
-        return pa.chunked_array([self._read(column, group) for group in range(len(self._groups))])
+    def whole(self, column: str) -> Iterator[pa.Array]:
+        return (self._read(column, group) for group in range(len(self._groups)))
 
     def digest(self) -> str:
         """Covers the files' metadata: the sizes of every column, and usually its smallest and largest values."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankclip_jax.data.caption_check import warnings_of
 from rankclip_jax.data.class_records import LABELLING
 from rankclip_jax.data.images.lazy import LazyImages
 from rankclip_jax.data.mixture import Subset
@@ -30,6 +31,8 @@ def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> Eval
     images = LazyImages(pairs if len(kept) == len(pairs) else Subset(pairs, kept))
     if pairs.class_names:
         return _of_classes(name, images, np.array(found, np.int32), pairs.class_names, templates)
+    for line in warnings_of(name, found):
+        LOG.warning("%s", line)
     return EvalSplit(
         name=name,
         images=images,

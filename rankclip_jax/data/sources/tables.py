@@ -19,6 +19,9 @@ from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
+HEAD = 100  # rows whose image paths are checked
+# A data URI, or 256 letters of base64 that begin like a JPEG, PNG, WebP, GIF, BMP or TIFF file: no path has these.
+BASE64 = re.compile(rb"data:[\w/+.-]*;base64,|(?=/9j/|iVBORw|UklGR|R0lGOD|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{256}")
 MAX_BROKEN = 0.01  # a table with a larger fraction of unreadable rows is rejected
 
 
@@ -43,6 +46,7 @@ class TablePairs(PairSource):
     """One pair for each image. Several rows of one image give several captions."""
 
     def __init__(self, rows: Rows, folder: str):
+        check_paths(rows.images)
         self._images, image_of_row = _distinct(rows.images)
         self._folder = folder
         # The captions, and the second captions if there are any: each a list of texts per image.
@@ -78,6 +82,16 @@ class TablePairs(PairSource):
         for strings in (self._images, *self._lists):
             update(sha, strings)
         return sha.hexdigest()
+
+
+def check_paths(images: pa.LargeBinaryArray) -> None:
+    """Check that the first values are paths: `UserError` if one is an image as base64 text."""
+    for value in images[:HEAD].to_pylist():
+        if BASE64.match(value):
+            raise UserError(
+                f"the image column holds base64 text ({value[:16].decode()}...), not paths: decode it once, into image "
+                "files or into a Parquet column of bytes."
+            )
 
 
 def _distinct(names: pa.LargeBinaryArray) -> tuple[pa.LargeBinaryArray, np.ndarray]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rankclip_jax.data.pairs import LAST_READ, PairOptions, PairSource
 from rankclip_jax.data.sources.cells import CaptionedCells, Cells, ImageColumn, LabelledCells
+from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
 from rankclip_jax.errors import UserError, lookup
 
@@ -36,7 +37,8 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     labels = {key: kind.names for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)}
     label = find_usual(labels, LABELS) or next(iter(labels), None)
     if label and not options.caption_key and not find_usual(features, CAPTIONS):
-        return LabelledRecords(column, label, labels[label], options.templates)
+        names = class_names_of(labels[label], [str(builder.data_path)], where)
+        return LabelledRecords(column, label, names, options.templates)
     return CaptionedCells(column, *text_columns(list(features), options, where))
 
 

@@ -31,6 +31,7 @@ from rankclip_jax.data.tars.headers import BLOCK, member_name
 from rankclip_jax.data.tars.report import problems, summary
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import parse_json
 
 LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -116,7 +117,7 @@ class WebDataset(PairSource):
     def _caption(self, index: int, caption: Caption) -> tuple[str, ...]:
         file, row = self._row(index)
         data = self._part(index, file, row, self._parts.index((caption.extension,), 1))
-        return captions_of(_field(json.loads(data), caption) if caption.fields else data)
+        return captions_of(_field(parse_json(data), caption) if caption.fields else data)
 
     def _part(self, index: int, file: str, row: Sequence[int], part: int) -> bytes:
         return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])

@@ -42,6 +42,15 @@ def expand(location: str, root: str = "", extensions: Sequence[str] = ()) -> lis
     return [file for part in parts for file in _expand_one(part.strip(), root, extensions)]
 
 
+def is_path(location: str, root: str = "") -> bool:
+    """Whether a location relative to `root` begins with an existing local file or folder."""
+    first, folder = location.split("/", 1)[0], _absolute("", root)
+    if os.path.lexists(os.path.join(folder, first)):
+        return True
+    begin = re.match(r"[^*?\[{]*", first)[0]  # of a glob or range
+    return begin != first and os.path.isdir(folder) and any(name.startswith(begin) for name in os.listdir(folder))
+
+
 def is_url(path: str) -> bool:
     """Whether `path` is a URL, which `remote_files` reads."""
     return "://" in path

@@ -10,6 +10,7 @@ import hashlib
 import html
 import itertools
 import json
+import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,10 +34,26 @@ WORD_END = "</w>"
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
+# A text is cut to this length before it is cleaned: a context of 77 tokens never reaches further, and without a limit a
+# file given as a caption would stop a run.
+MAX_CHARACTERS = 1 << 15
+AMPERSANDS = re.compile(r"&(?:amp;|AMP;|#0*38;|#[xX]0*26;)+")
+
+
 def clean(text: str) -> str:
     """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = html.unescape(html.unescape(ftfy.fix_text(_flat(text))))
     return " ".join(text.split()).lower()
+
+
+def _flat(text: str) -> str:
+    """Nested escapes of an ampersand, as in ``&amp;amp;amp;``, become one, where ftfy would remove them one by one.
+
+    ftfy unescapes the lines before the first "<". It reads the whole text again for each level, in quadratic time.
+    """
+    bracket = text.find("<")
+    end = len(text) if bracket < 0 else text.rfind("\n", 0, bracket) + 1
+    return AMPERSANDS.sub("&amp;", text[:end]) + text[end:]
 
 
 def canonical(text: str) -> str:
@@ -179,7 +196,7 @@ class Tokenizer:
         return self._bpe.to_str()
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        cleaned = [CLEANINGS[self.special.cleaning](text) for text in texts]
+        cleaned = [CLEANINGS[self.special.cleaning](text[:MAX_CHARACTERS]) for text in texts]
         return [encoding.ids for encoding in self._bpe.encode_batch(cleaned, add_special_tokens=False)]
 
 

@@ -54,11 +54,11 @@ def test_several_folders_are_one(tmp_path):
 
 def test_a_text_file_beside_each_image(tmp_path):
     fill(tmp_path, ("1.jpg", "2.jpg", "3.jpg"))
-    (tmp_path / "1.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "1.txt").write_text("one,\ntwo\n")
     (tmp_path / "3.txt").write_bytes(b"caf\xe9")
     pairs = open_folder(tmp_path)
     assert (
-        len(pairs) == 3 and pairs.captions(0) == ("one", "two") and pairs.class_names == () and pairs.label(0) is None
+        len(pairs) == 3 and pairs.captions(0) == ("one,\ntwo",) and pairs.class_names == () and pairs.label(0) is None
     )
     with pytest.raises(FileNotFoundError):
         pairs.captions(1)

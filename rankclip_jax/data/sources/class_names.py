@@ -1,0 +1,104 @@
+"""Class names of labelled images. A folder or label that is a code is no class name: it is translated or refused.
+
+In this order: ``class_names.tsv`` beside the data; ImageNet's name of a WordNet id; the folder or label itself, in
+words and without the numbers of a numbered list (``001.Black_footed_Albatross``).
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from rankclip_jax.data.sources.captions import is_visible
+from rankclip_jax.data.storage import locations
+from rankclip_jax.errors import UserError, first_few
+from rankclip_jax.text_files import decode
+
+FILE = "class_names.tsv"  # lines "CODE<TAB>NAME"
+IMAGENET = Path(__file__).resolve().parent.parent / "class_names" / "imagenet.tsv"
+NUMBERED = re.compile(r"(\d+)[\s._-]+(?=.*[^\W\d_])")
+# Codes wherever they occur: numbers, WordNet ids, Freebase ids, hashes and UUIDs.
+ALWAYS = re.compile(r"(?i)\d+|n\d{8}|/?m[./]\w{4,}|(?=.*\d)[0-9a-f]{12,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-\w{12}")
+# Codes if all classes look like this: numbers with marks, letters and a number, country codes, parts of a data set. One
+# class of many can be a "737-800", an "A320" or a "train".
+TOGETHER: Sequence[re.Pattern] = tuple(
+    re.compile(rf"(?i){pattern}")
+    for pattern in (
+        r"[\W\d_]*\d[\W\d_]*",
+        r"[a-z]{1,2}[ _.-]?\d+",
+        r"(?:class|cls|label|category|cat|cluster|group|id|type|target|folder|dir|part|shard|batch)[ _.-]?\d+",
+        r"[a-z]{1,2}",
+        r"train(?:ing)?\d*|val(?:id|idation)?\d*|test(?:ing)?\d*|dev|eval|all|data|dataset|images?|imgs?|jpe?gs?|pngs?",
+    )
+)
+
+
+def class_names_of(codes: Sequence[str], folders: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names of some classes.
+
+    Args:
+      codes: names of folders or labels, one for each class.
+      folders: folders or URLs that may hold a file `FILE`.
+      where: the data, for messages.
+
+    Raises:
+      UserError: a class has a code and no name, or a file `FILE` is invalid.
+    """
+    given = read_names(folders)
+    shared = _without_numbers(codes)
+    names = [given.get(code) or imagenet_names().get(code) or shared[code] for code in codes]
+    unnamed = [code for code in codes if code not in given and code not in imagenet_names()]
+    found = [code for code in unnamed if _is_code(shared[code])]
+    if not found and unnamed and any(all(map(one.fullmatch, map(shared.get, unnamed))) for one in TOGETHER):
+        found = unnamed
+    if found:
+        raise UserError(
+            f"{where}: {len(found)} of {len(codes)} classes are codes, not names: {first_few(found, ', ')}. Write "
+            f"{os.path.join(folders[0], FILE)} with a line CODE<TAB>NAME for each."
+        )
+    return tuple(names)
+
+
+def read_names(folders: Sequence[str]) -> dict[str, str]:
+    """Names by code, from the files `FILE` in some folders; `UserError` if a line is invalid."""
+    given: dict[str, str] = {}
+    for path in (f"{folder.rstrip('/')}/{FILE}" for folder in folders):
+        if not locations.exists(path):
+            continue
+        try:
+            lines = decode(locations.read(path)).splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not text in UTF-8 or UTF-16 ({error}): save it again.") from None
+        for number, line in enumerate(lines, 1):
+            code, _, name = line.partition("\t")
+            if line.strip() and not (code.strip() and is_visible(name)):
+                raise UserError(f"{path}, line {number}: expected CODE<TAB>NAME, found {line[:80]!r}")
+            given |= {code.strip(): " ".join(name.split())} if line.strip() else {}
+    return given
+
+
+def in_words(name: str) -> str:
+    """The class name of a folder or label: its name, with spaces instead of underscores."""
+    return " ".join(name.replace("_", " ").split())
+
+
+@cache
+def imagenet_names() -> Mapping[str, str]:
+    """The names of ImageNet's 1,000 classes by WordNet id."""
+    return dict(line.split("\t") for line in IMAGENET.read_text(encoding="utf-8").splitlines())
+
+
+def _without_numbers(codes: Sequence[str]) -> dict[str, str]:
+    """Each code in words. If all have a number of their own before the name, it is left out."""
+    found = [NUMBERED.match(code) for code in codes]
+    numbers = {match[1] for match in found if match}
+    is_numbered = len(codes) > 1 and len(numbers) == len(codes)
+    return {
+        code: in_words(code[match.end() :] if is_numbered and match else code)
+        for code, match in zip(codes, found, strict=True)
+    }
+
+
+def _is_code(name: str) -> bool:
+    return not is_visible(name) or bool(ALWAYS.fullmatch(name))
