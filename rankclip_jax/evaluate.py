@@ -46,6 +46,7 @@ from rankclip_jax.evals.results import (
 from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.run_folder import make_writable
+from rankclip_jax.terminal import show
 from rankclip_jax.text_table import text_table
 from rankclip_jax.weights.formats.source import is_source
 
@@ -225,9 +226,9 @@ def main(argv: list[str]) -> None:
     given, path = flags.FLAGS, argv[1]
     measure = probe if given.linear_probe else evaluate
     results = measure(path, given.step, given.splits, given.config, given.out)
-    print(describe(results))
+    show(describe(results))
     if not given.splits and (given.out or is_run(path)):
-        print(f"\n{_written(results, given.linear_probe)} written" + _hint(path, given.out))
+        show(f"\n{_written(results, given.linear_probe)} written" + _hint(path, given.out))
 
 
 def _written(results: Mapping, is_probe: bool) -> str:

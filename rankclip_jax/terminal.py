@@ -3,6 +3,7 @@ or rewrite lines."""
 
 import logging
 import re
+import sys
 
 # C0 and C1 controls (escape sequences begin with one), bidirectional controls, line separators, byte-order marks, and
 # halves of surrogate pairs, which cannot be encoded. Joiners (U+200C, U+200D) stay: scripts and emoji need them.
@@ -25,6 +26,11 @@ def printable_lines(text: object) -> str:
 def show(text: object = "") -> None:
     """Print `printable_lines` on stdout, at once. Commands print everything that may hold text of users by this."""
     print(printable_lines(text), flush=True)
+
+
+def warn(text: object) -> None:
+    """Print a warning of one line on stderr."""
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def make_printable(record: logging.LogRecord) -> bool:

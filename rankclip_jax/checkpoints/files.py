@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +18,10 @@ from jax.sharding import SingleDeviceSharding
 
 from rankclip_jax.errors import NO_ROOM
 from rankclip_jax.run_folder import checkpoint_steps
+from rankclip_jax.terminal import warn
 
 PyTree = Any
+NOTES = "_CHECKPOINT_METADATA"
 
 
 class Damaged(Exception):
@@ -37,13 +38,19 @@ def steps(folder: epath.Path) -> list[int]:
     return checkpoint_steps(folder)
 
 
+def notes(folder: epath.Path) -> list[epath.Path]:
+    """Return Orbax's own file on each step: times and types of its parts."""
+    found = (folder / str(step) / NOTES for step in steps(folder))
+    return [path for path in found if os.path.lexists(path)]
+
+
 def set_aside(path: epath.Path, problem: str) -> None:
-    """Rename a file or folder that is no intact step to ``STEP.damaged``, and print one line with the problem."""
+    """Rename a file or folder to ``NAME.damaged``, and print one line with the problem."""
     target, n = path.parent / f"{path.name}.damaged", 1
     while target.exists():
         target, n = path.parent / f"{path.name}.damaged.{n}", n + 1
     path.rename(target)
-    print(f"warning: {problem}; it is renamed to {target.name}", file=sys.stderr, flush=True)
+    warn(f"{problem}; it is renamed to {target.name}")
 
 
 def scores(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> dict[int, float]:

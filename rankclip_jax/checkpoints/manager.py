@@ -7,7 +7,6 @@ array, metrics, and the caller's meta). A step is written under a temporary name
 """
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.parallel import processes
 from rankclip_jax.run_folder import is_step
+from rankclip_jax.terminal import warn
 
 PyTree = Any
 
@@ -79,7 +79,7 @@ class Checkpoints:
             preservation_policy=_NewestAndBest(max(1, keep), self._scores), cleanup_tmp_directories=True
         )
         with self._errors():
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = self._open(options)
 
     @property
     def latest_step(self) -> int | None:
@@ -196,6 +196,20 @@ class Checkpoints:
         processes.barrier(f"set checkpoint {step} aside")
         self._manager.reload()
 
+    def _open(self, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+        """Open Orbax's manager; if it cannot read its own notes on a step, which nothing here needs, without them."""
+        try:
+            return ocp.CheckpointManager(self._folder, options=options)
+        except Exception as error:
+            notes = files.notes(self._folder)
+            if files.no_room(error) or not notes:
+                raise
+        if processes.is_main():
+            for path in notes:
+                files.set_aside(path, f"{path} may be damaged")
+        processes.barrier("set notes aside")
+        return ocp.CheckpointManager(self._folder, options=options)
+
     def _set_files_aside(self) -> None:
         """Rename files that are named like a step: Orbax could not save that step."""
         if self._folder.exists() and not self._folder.is_dir():
@@ -247,7 +261,7 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[Weights, dic
             problems.append(f"{candidate}: {error}")
             continue
         for problem in problems:
-            print(f"warning: damaged checkpoint skipped: {problem}", file=sys.stderr)
+            warn(f"damaged checkpoint skipped: {problem}")
         return Weights.of_state(state), record["meta"] | {"step": candidate}
     wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
     raise UserError(f"no intact {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")

@@ -5,7 +5,6 @@ damaged or lost.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.json_files import misfit
 from rankclip_jax.parallel import processes
 from rankclip_jax.run_folder import CHECKPOINTS, CONFIG
+from rankclip_jax.terminal import warn
 
 KEY = "run"  # in the meta of a checkpoint
 
@@ -79,9 +79,5 @@ def read_record(workdir: str | Path) -> dict[str, Any] | None:
         return record
     if processes.is_main():
         problem = problem.split(": restore it")[0].removeprefix(str(Path(workdir) / CONFIG)).strip()
-        print(
-            f"warning: {Path(workdir) / CONFIG}: {problem}; the copy in checkpoint {copy.step} is used",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"{Path(workdir) / CONFIG}: {problem}; the copy in checkpoint {copy.step} is used")
     return copy.record

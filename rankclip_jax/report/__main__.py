@@ -5,12 +5,13 @@ from absl import flags
 from rankclip_jax.cli import run
 from rankclip_jax.errors import UserError
 from rankclip_jax.report import write_report
+from rankclip_jax.terminal import show
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise UserError(f"expected one run folder, found {len(argv) - 1}: python -m rankclip_jax.report RUN_DIR")
-    print(write_report(argv[1], OUT.value))
+    show(write_report(argv[1], OUT.value))
 
 
 if __name__ == "__main__":

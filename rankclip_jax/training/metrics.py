@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files import replaced_file
 from rankclip_jax.json_files import read_text
 from rankclip_jax.run_folder import METRICS, make_writable, valid_lines
+from rankclip_jax.terminal import warn
 
 
 class MetricsWriter:
@@ -99,7 +99,7 @@ class MetricsWriter:
         lines = list(valid_lines(path))
         if Path(path).read_bytes().count(b"\n") > len(lines):
             shutil.copy(path, f"{path}.damaged")
-            print(f"warning: {path} has invalid lines; {METRICS}.damaged is a copy of it", file=sys.stderr, flush=True)
+            warn(f"{path} has invalid lines; {METRICS}.damaged is a copy of it")
         with replaced_file(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
 
