@@ -47,7 +47,7 @@ def notes(folder: epath.Path) -> list[epath.Path]:
 def set_aside(path: epath.Path, problem: str) -> None:
     """Rename a file or folder to ``NAME.damaged``, and print one line with the problem."""
     target, n = path.parent / f"{path.name}.damaged", 1
-    while target.exists():
+    while os.path.lexists(target):
         target, n = path.parent / f"{path.name}.damaged.{n}", n + 1
     path.rename(target)
     warn(f"{problem}; it is renamed to {target.name}")
