@@ -67,17 +67,22 @@ def read_record(workdir: str | Path) -> dict[str, Any] | None:
     Raises:
       UserError: the file is damaged, and there is no copy.
     """
-    copy, record = newest_copy(workdir), None
+    copy, path = newest_copy(workdir), Path(workdir) / CONFIG
     try:
         record = load_run_config(workdir)
-        problem = "is missing" if record is None else misfit(record, copy.record) if copy else ""
     except UserError as error:
         if copy is None:
             raise
-        problem = str(error)
-    if copy is None or not problem:
+        return _instead(copy, str(error).split(": restore it")[0])
+    if copy is None:
         return record
+    if record is None:
+        return _instead(copy, f"{path} is missing")
+    problem = misfit(record, copy.record)
+    return _instead(copy, f"{path} is damaged ({problem})") if problem else record
+
+
+def _instead(copy: RunCopy, problem: str) -> dict[str, Any]:
     if processes.is_main():
-        problem = problem.split(": restore it")[0].removeprefix(str(Path(workdir) / CONFIG)).strip()
-        warn(f"{Path(workdir) / CONFIG}: {problem}; the copy in checkpoint {copy.step} is used")
+        warn(f"{problem}; the copy in checkpoint {copy.step} is used")
     return copy.record

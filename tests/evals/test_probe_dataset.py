@@ -204,7 +204,7 @@ def imported(tmp_path_factory):
 def run(tmp_path):
     """Foreign weights, as if a run on the embedded images had trained them."""
     model, config = read_source(CLIP), small()
-    config.model = model.config
+    config = ConfigDict({"model": model.config, "data": config.data, "eval": config.eval})
     data = {"digest": SOURCES["emoji"](config.data).digest}
     return write_run(tmp_path / "run", config, data, model.tokenizer, {1: (model.weights._asdict(), 0.5)})
 

@@ -128,7 +128,7 @@ def test_a_damaged_config_is_replaced_by_the_checkpoints_copy(run, config, capsy
     found = outcomes(run, config)
     assert not any(found[name] for name in ("load", "evaluate", "report"))
     said = capsys.readouterr().err
-    assert f"warning: {run}/config.json: " in said and "; the copy in checkpoint 20 is used" in said
+    assert f"warning: {run}/config.json " in said and "; the copy in checkpoint 20 is used" in said
     if spoil == "folder_instead":
         assert "is a folder, and a file is to be written there: move it away" in found["train"]
     else:
