@@ -5,6 +5,8 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from rankclip_jax.redact import redacted
+
 T = TypeVar("T")
 
 # Values of `OSError.errno` when there is no room to write: disk full, quota, file size limit.
@@ -17,8 +19,11 @@ class UserError(Exception):
     """A mistake in a command, config, data set or run folder.
 
     The message is one line: what is wrong, where, and what to do. Commands print it as ``error: ...`` and exit with
-    code 2.
+    code 2. Secrets in URLs are removed from it.
     """
+
+    def __init__(self, message: str):
+        super().__init__(redacted(message))
 
 
 def install_hint(extra: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.text_files import decode
 
 EACH = "*"  # the only key of an example mapping whose keys are free: every value must fit
 
@@ -20,7 +21,7 @@ def read_json(path: str | os.PathLike, like: Any, advice: str) -> Any:
       advice: what to do about a damaged file, the end of the message.
 
     Raises:
-      UserError: the file cannot be read, is no JSON in UTF-8, or does not fit `like`.
+      UserError: the file cannot be read, is no JSON, or does not fit `like`.
     """
     text = read_text(path, advice)
     if text is None:
@@ -36,17 +37,17 @@ def read_json(path: str | os.PathLike, like: Any, advice: str) -> Any:
 
 
 def read_text(path: str | os.PathLike, advice: str) -> str | None:
-    """Return the text of a file in UTF-8; None if there is no file.
+    """Return the text of a file in any Unicode encoding; None if there is no file.
 
     Raises:
-      UserError: it is no file, cannot be read, or is not UTF-8.
+      UserError: it is no file, cannot be read, or is no text.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        return decode(Path(path).read_bytes())
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged (not UTF-8: {error.reason}): {advice}") from None
+        raise UserError(f"{path} is damaged (no text: {error.reason}): {advice}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): {advice}") from None
 

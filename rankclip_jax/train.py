@@ -32,6 +32,7 @@ from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import put_batch
+from rankclip_jax.redact import redacted_values
 from rankclip_jax.report import write_report
 from rankclip_jax.run_folder import CHECKPOINTS, checkpoint_steps, has_progress, make_workdir
 from rankclip_jax.training import init_from, setup
@@ -62,7 +63,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         tensorboard=config.log.tensorboard,
         wandb=config.log.wandb,
         process_index=jax.process_index(),
-        config=config.to_dict(),
+        config=redacted_values(config.to_dict()),
     )
     processes.barrier("config checked")
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.files import replaced_file
 from rankclip_jax.json_files import EACH, read_json
+from rankclip_jax.redact import redacted_values
 from rankclip_jax.run_folder import CONFIG
 
 PACKAGES = (
@@ -49,9 +50,9 @@ GIT_SECONDS = 10
 
 
 def to_json(config: ConfigDict | Mapping) -> str:
-    """Return `config` as JSON text, sorted and indented; tuples become lists."""
+    """Return `config` as JSON text, sorted and indented; tuples become lists. It has no secrets of URLs."""
     plain = config.to_dict() if isinstance(config, ConfigDict) else config
-    return json.dumps(plain, indent=2, sort_keys=True, default=_plain)
+    return json.dumps(redacted_values(plain), indent=2, sort_keys=True, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import short
 
 LOG = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class BadRecords:
     def _log(self, failure: BadRecord) -> None:
         known = len(self._by_index)
         if known <= MAX_LOGGED:
-            LOG.warning("bad record %s replaced: %s", failure.key, failure.reason)
+            LOG.warning("bad record %s replaced: %s", failure.key, short(failure.reason))
         if known == MAX_LOGGED:
             LOG.warning("%d bad records: more are counted, but not logged; see data validate", known)
 
@@ -61,7 +62,7 @@ class BadRecords:
         return many_known or self.count > expected + 6 * math.sqrt(expected) + 10
 
     def _message(self) -> str:
-        first = "; ".join(f"{bad.key} ({bad.reason})" for bad in list(self._by_index.values())[:SHOWN])
+        first = "; ".join(f"{bad.key} ({short(bad.reason)})" for bad in list(self._by_index.values())[:SHOWN])
         return (
             f"{len(self._by_index)} bad records among {self._drawn} drawn, above max_bad_fraction="
             f"{self._max_fraction:g}. First: {first}. Repair or remove them, or raise max_bad_fraction."

@@ -5,7 +5,7 @@ Letters: n pairs of a source, c positions of the source in an epoch.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -55,6 +55,30 @@ class Subset(RedirectedPairs):
 
     def _locate(self, index: int) -> tuple[PairSource, int]:
         return self._pairs, int(self._indices[index])
+
+
+class Located(RedirectedPairs):
+    """The pairs of a source with a prefix before each key, which makes keys unique among several sources."""
+
+    def __init__(self, pairs: PairSource, prefix: str):
+        self._pairs, self._prefix = pairs, prefix
+        self.has_second_captions, self.class_names = pairs.has_second_captions, pairs.class_names
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def key(self, index: int) -> str:
+        return self._prefix + self._pairs.key(index)
+
+    def find(self, keys: Collection[str]) -> np.ndarray:
+        return self._pairs.find({key.removeprefix(self._prefix) for key in keys if key.startswith(self._prefix)})
+
+    def digest(self) -> str:
+        """Covers the pairs; the prefix changes when data are moved."""
+        return self._pairs.digest()
+
+    def _locate(self, index: int) -> tuple[PairSource, int]:
+        return self._pairs, index
 
 
 class Mixture(RedirectedPairs):

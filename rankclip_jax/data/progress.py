@@ -6,6 +6,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from rankclip_jax.parallel import processes
+from rankclip_jax.terminal import printable
 
 T = TypeVar("T")
 
@@ -13,4 +14,4 @@ T = TypeVar("T")
 def progress(items: Collection[T], title: str, unit: str = "pair") -> "tqdm[T]":
     """`items` with a progress bar, which the main process shows on a terminal after 2 seconds."""
     hidden = None if processes.is_main() else True  # None: hidden unless the output is a terminal
-    return tqdm(items, desc=title, unit=unit, delay=2, leave=False, disable=hidden)
+    return tqdm(items, desc=printable(title), unit=unit, delay=2, leave=False, disable=hidden)

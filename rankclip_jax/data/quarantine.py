@@ -1,7 +1,7 @@
 """The quarantine list, written by `data validate`: JSON lines with a ``key`` and a ``reason``."""
 
 import hashlib
-import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def read_quarantine(path: str) -> frozenset[str]:
     if not path:
         return frozenset()
     try:
-        lines = decode(locations.read(os.path.expanduser(path))).split("\n")
+        lines = decode(locations.read(locations.resolved(path))).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read config.data.quarantine={path} ({error}): check the path.") from None
     keys = set()
@@ -28,6 +28,30 @@ def read_quarantine(path: str) -> frozenset[str]:
                 f'{path}, line {number}: expected {{"key": ..., "reason": ...}}, found {line[:80]}'
             ) from None
     return frozenset(keys)
+
+
+def with_prefixes(keys: frozenset[str], sources: Mapping[str, PairSource]) -> frozenset[str]:
+    """The keys as they are among several sources; a key without a prefix gets that of the only source that has it.
+
+    Args:
+      keys: keys of pairs, with or without a prefix.
+      sources: sources by the prefix of their keys.
+
+    Raises:
+      UserError: a key without a prefix is in several sources.
+    """
+    bare = frozenset(key for key in keys if not key.startswith(tuple(sources))) if len(sources) > 1 else frozenset()
+    owner: dict[str, str] = {}
+    for prefix, pairs in sources.items():
+        for index in pairs.find({prefix + key for key in bare}) if bare else ():
+            key = pairs.key(int(index)).removeprefix(prefix)
+            if key in owner:
+                raise UserError(
+                    f"config.data.quarantine lists {key}, which is in {owner[key]} and in {prefix}: write it again by "
+                    "`data validate`, which adds the location to each key."
+                )
+            owner[key] = prefix
+    return (keys - bare) | {prefix + key for key, prefix in owner.items()}
 
 
 def digest_of(keys: frozenset[str]) -> str:

@@ -5,8 +5,7 @@
 """
 
 import hashlib
-import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from rankclip_jax.data.progress import progress
 from rankclip_jax.data.sources.strings import packed, text_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 from rankclip_jax.text_files import as_utf8, parse_json
 
 HASH_BYTES = 8
@@ -24,20 +24,34 @@ HASH_BYTES = 8
 class CaptionFile:
     """The captions of a file, in memory: their texts and 24 bytes per caption. `digest` is the file's sha256 hex."""
 
-    def __init__(self, path: str):
-        """Read the file; `UserError` if it cannot be read or a line is invalid."""
+    def __init__(self, path: str, prefixes: Sequence[str] = ()):
+        """Read the file.
+
+        Args:
+          path: local path or URL.
+          prefixes: beginnings of keys, one of which some key must have; () for any keys.
+
+        Raises:
+          UserError: it cannot be read, or a line is invalid, or no key has a prefix.
+        """
         try:
-            data = locations.read(os.path.expanduser(path))
+            data = locations.read(locations.resolved(path))
         except OSError as error:
             raise UserError(f"cannot read config.data.second_captions={path} ({error}): check the path.") from None
         self._path = path
         self.digest = hashlib.sha256(data).hexdigest()
-        texts, hashes = [], []
+        texts, hashes, num_known = [], [], 0
         for number, line in enumerate(progress(as_utf8(data).splitlines(), path, "line"), 1):
             if line.strip():
                 key, text = _parse(path, number, line)
                 hashes.append(_hash(key))
                 texts.append(text)
+                num_known += key.startswith(tuple(prefixes))
+        if prefixes and texts and not num_known:
+            raise UserError(
+                f"the keys in {path} have no location, which they need if there are several: write the file again by "
+                f"`data captions`, or begin each key with its location, such as {prefixes[0]}"
+            )
         self._texts = packed(texts)
         self._order = np.argsort(np.array(hashes, np.uint64), kind="stable")
         self._hashes = np.array(hashes, np.uint64)[self._order]
@@ -45,13 +59,13 @@ class CaptionFile:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def captions(self, key: str) -> tuple[str, ...]:
-        """The second captions of a pair, in the order of their lines; `ValueError` if it has none."""
-        wanted = np.uint64(_hash(key))
-        first, last = np.searchsorted(self._hashes, wanted), np.searchsorted(self._hashes, wanted, "right")
-        if first == last:
-            raise ValueError(f"no second caption in {self._path}")
-        return tuple(text_of(self._texts, row) for row in self._order[first:last].tolist())
+    def captions(self, keys: Collection[str]) -> tuple[str, ...]:
+        """The second captions of a pair with one of these keys, in the order of lines; `ValueError` if it has none."""
+        for wanted in (np.uint64(_hash(key)) for key in keys):
+            first, last = np.searchsorted(self._hashes, wanted), np.searchsorted(self._hashes, wanted, "right")
+            if first < last:
+                return tuple(text_of(self._texts, row) for row in self._order[first:last].tolist())
+        raise ValueError(f"no second caption in {redacted(self._path)}")
 
 
 def _parse(path: str, number: int, line: bytes) -> tuple[str, str]:
@@ -73,19 +87,26 @@ def _hash(key: str) -> int:
 
 
 class WithSecondCaptions(RedirectedPairs):
-    """Pairs whose second captions are replaced by the captions of a file."""
+    """Pairs whose second captions are replaced by the captions of a file.
+
+    Args:
+      pairs: the pairs.
+      captions: the file.
+      optional_prefix: a beginning of keys that the keys in the file may lack.
+    """
 
     has_second_captions = True
 
-    def __init__(self, pairs: PairSource, captions: CaptionFile):
-        self._pairs, self._captions = pairs, captions
+    def __init__(self, pairs: PairSource, captions: CaptionFile, optional_prefix: str = ""):
+        self._pairs, self._captions, self._prefix = pairs, captions, optional_prefix
         self.class_names = pairs.class_names
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def second_captions(self, index: int) -> tuple[str, ...]:
-        return self._captions.captions(self._pairs.key(index))
+        key = self._pairs.key(index)
+        return self._captions.captions((key, key.removeprefix(self._prefix)))
 
     def find(self, keys: Collection[str]) -> np.ndarray:
         return self._pairs.find(keys)

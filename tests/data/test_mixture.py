@@ -31,7 +31,7 @@ def load(folder, name="csv", **options):
 
 def test_without_weights_every_pair_is_there_once(folder):
     train = load(folder, train="a.csv | b.csv").train
-    assert keys(train) == [f"a{i}" for i in range(100)] + [f"b{i}" for i in range(30)]
+    assert keys(train) == [f"a.csv:a{i}" for i in range(100)] + [f"b.csv:b{i}" for i in range(30)]
     assert train.captions(129) == ("caption of b29",)
 
 
@@ -51,7 +51,11 @@ def test_with_weights_each_part_has_its_share(folder, weights):
 
 def test_pairs_that_are_there_more_often_are_spread(folder):
     train = load(folder, train="0.6 a.csv | 0.4 b.csv").train  # 67 positions for 30 pairs
-    twice = [int(key[1:]) for key, count in Counter(keys(train)).items() if key.startswith("b") and count == 3]
+    twice = [
+        int(key.removeprefix("b.csv:b"))
+        for key, count in Counter(keys(train)).items()
+        if key.startswith("b") and count == 3
+    ]
     assert len(twice) == 7 and max(np.diff([0, *twice, 30])) <= 5
 
 

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sections_of
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.quarantine import read_quarantine, sound_pairs
+from rankclip_jax.data.quarantine import read_quarantine, sound_pairs, with_prefixes
 from rankclip_jax.data.sources.array_record import encode_pair, write_records
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import printable, show
+from rankclip_jax.terminal import printable, short, show
 
 SHOWN = 3  # keys of skipped pairs
 BadPair = tuple[str, str]  # key, reason
@@ -39,8 +39,9 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     old = sorted(out.glob("train*.array_record"))
     if old:
         raise UserError(f"{out} holds {old[0].name} already: give another --out, or delete the file.")
-    sections = [section for section in sections_of(config) if section.name.split()[0] == "train"]
-    quarantined = read_quarantine(config.data.quarantine)
+    found = sections_of(config)
+    quarantined = with_prefixes(read_quarantine(config.data.quarantine), {part.prefix: part.pairs for part in found})
+    sections = [section for section in found if section.name.split()[0] == "train"]
     for number, section in enumerate(sections, 1):
         name = "train" if len(sections) == 1 else f"train_{number}"
         _convert(section.pairs, sound_pairs(section.pairs, quarantined), out / name, shard_pairs, threads)
@@ -55,7 +56,7 @@ def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int
         written += write_records(out.with_name(f"{out.name}-{shards:05d}.array_record"), records)
         shards += 1
     for key, reason in bad[:SHOWN]:
-        show(f"  skipped {printable(key)}: {printable(reason)}")
+        show(f"  skipped {printable(key)}: {short(reason)}")
     show(
         f"{written:,} of {len(pairs):,} pairs in {shards} files: "
         f"--config.data.name=arrayrecord --config.data.train='{out}-*.array_record'"

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 from tqdm import tqdm
 
+from rankclip_jax.data.images.types import as_image
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.data.pairs import PairSource
@@ -20,6 +20,8 @@ from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.redact import redacted
+from rankclip_jax.terminal import printable
 
 T = TypeVar("T")
 MakeTokenizer = Callable[[ConfigDict, RecordSource], Tokenizer]  # the tokenizer of a new run
@@ -32,6 +34,7 @@ class Section(NamedTuple):
 
     name: str  # "train", "val" or "test"; if it has several locations, followed by the location
     pairs: PairSource
+    prefix: str = ""  # of all keys, if there are several locations
 
 
 class EncodedRecords(PairSource):
@@ -54,7 +57,7 @@ class EncodedRecords(PairSource):
 
     def image_bytes(self, index: int) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self._records[index].image)).save(buffer, "PNG", compress_level=1)
+        as_image(self._records[index].image).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
 
@@ -65,7 +68,8 @@ def sections_of(config: ConfigDict) -> list[Section]:
         return [Section("train", EncodedRecords(SOURCES[config.data.name](config.data).train))]
     found = []
     for split, parts in open_parts(parse(FileOptions, config.data)).items():
-        found += [Section(split if len(parts) == 1 else f"{split} {p.location.path}", p.pairs) for p in parts]
+        names = [split if len(parts) == 1 else f"{split} {redacted(part.location.path)}" for part in parts]
+        found += [Section(name, part.pairs, part.prefix) for name, part in zip(names, parts, strict=True)]
     return found
 
 
@@ -96,7 +100,7 @@ def in_parallel(work: Callable[[np.ndarray], T], indices: np.ndarray, threads: i
     At most 4 results per thread wait in memory.
     """
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
-    bar = tqdm(total=len(indices), desc=title, unit="pair", leave=False, delay=1)
+    bar = tqdm(total=len(indices), desc=printable(title), unit="pair", leave=False, delay=1)
     with ThreadPoolExecutor(threads) as pool, bar:
         waiting: list[tuple[int, Future]] = []
         for chunk in chunks:

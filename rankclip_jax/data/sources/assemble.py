@@ -6,43 +6,52 @@ split: "test" if there is one location, otherwise "test_1", "test_2" ...
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from rankclip_jax.data.class_records import records_of
-from rankclip_jax.data.mixture import Mixture, Subset
+from rankclip_jax.data.mixture import Located, Mixture, Subset
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.quarantine import digest_of, read_quarantine, sound_pairs
+from rankclip_jax.data.quarantine import digest_of, read_quarantine, sound_pairs, with_prefixes
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources.formats import Location, open_location, parse_locations
 from rankclip_jax.data.sources.options import FileOptions
 from rankclip_jax.data.sources.selection import select
 from rankclip_jax.data.sources.splits import eval_split
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 
+LOG = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 
 
 class Part(NamedTuple):
-    """The pairs of one location."""
+    """The pairs of one location; if there are several, `prefix` begins their keys and makes them unique."""
 
     location: Location
     pairs: PairSource
+    prefix: str = ""
 
 
 def load(options: FileOptions) -> Dataset:
     """Build the data set; `UserError` if the pairs of a location cannot be opened, or too few are left."""
     parts = _with_second_captions(open_parts(options), options)
-    quarantined = read_quarantine(options.quarantine)
-    sources = [part.pairs for part in parts["train"]]
-    held_out, kept = select(sources, options.val_pairs, options.train_limit, quarantined)
+    sources = {part.prefix: part.pairs for name in SPLITS for part in parts[name]}
+    quarantined = with_prefixes(read_quarantine(options.quarantine), sources)
+    sound = {prefix: sound_pairs(pairs, quarantined) for prefix, pairs in sources.items()}
+    if quarantined and all(len(sound[prefix]) == len(pairs) for prefix, pairs in sources.items()):
+        LOG.warning("no pair has a key of %s: were the data moved or renamed?", redacted(options.quarantine))
+    train_parts = parts["train"]
+    sizes, of_train = [len(part.pairs) for part in train_parts], [sound[part.prefix] for part in train_parts]
+    held_out, kept = select(sizes, of_train, options.val_pairs, options.train_limit)
     weights = [part.location.weight for part in parts["train"] if part.location.weight is not None]
     train = records_of(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
     found = {"val": _together(parts["train"], held_out)} if options.val_pairs else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
-        found[name] = _together([part], [sound_pairs(part.pairs, quarantined)])
+        found[name] = _together([part], [sound[part.prefix]])
     evals = {name: eval_split(name, pairs, options.templates) for name, pairs in found.items()}
     return Dataset(
         name=options.name,
@@ -55,10 +64,24 @@ def load(options: FileOptions) -> Dataset:
 
 def open_parts(options: FileOptions) -> dict[str, list[Part]]:
     """All pairs of "train", "val" and "test", also quarantined and held-out pairs; errors as in `load`."""
-    return {
-        name: [Part(location, open_location(location, options)) for location in found]
-        for name, found in locations_of(options).items()
-    }
+    found = locations_of(options)
+    prefixes = _prefixes([location for name in SPLITS for location in found[name]])
+    return {name: [_open(location, options, prefixes) for location in found[name]] for name in SPLITS}
+
+
+def _open(location: Location, options: FileOptions, prefixes: Mapping[Location, str]) -> Part:
+    pairs, prefix = open_location(location, options), prefixes[location._replace(weight=None)]
+    return Part(location, Located(pairs, prefix) if prefix else pairs, prefix)
+
+
+def _prefixes(found: Sequence[Location]) -> dict[Location, str]:
+    """What the keys of each location (without its weight) begin with: its text as in the config, without secrets."""
+    distinct = list(dict.fromkeys(location._replace(weight=None) for location in found))
+    if len(distinct) < 2:
+        return dict.fromkeys(distinct, "")
+    names = [redacted(location.path) + (f"#{location.split}" if location.split else "") for location in distinct]
+    numbers = [f" ({names[:i].count(name) + 1})" if name in names[:i] else "" for i, name in enumerate(names)]
+    return {location: f"{names[i]}{numbers[i]}:" for i, location in enumerate(distinct)}
 
 
 def locations_of(options: FileOptions) -> dict[str, list[Location]]:
@@ -79,8 +102,15 @@ def _with_second_captions(parts: dict[str, list[Part]], options: FileOptions) ->
         return parts
     from rankclip_jax.data.second_captions import CaptionFile, WithSecondCaptions  # imports pyarrow, which is slow
 
-    captions = CaptionFile(options.second_captions)
-    return parts | {"train": [Part(part.location, WithSecondCaptions(part.pairs, captions)) for part in parts["train"]]}
+    train = parts["train"]
+    several = len({part.prefix for part in train}) > 1
+    captions = CaptionFile(options.second_captions, [part.prefix for part in train] if several else ())
+    return parts | {
+        "train": [
+            part._replace(pairs=WithSecondCaptions(part.pairs, captions, "" if several else part.prefix))
+            for part in train
+        ]
+    }
 
 
 def _named(split: str, parts: Sequence[Part]) -> dict[str, Part]:

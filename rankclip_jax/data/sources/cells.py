@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.class_names import class_names_of
-from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
+from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, find_usual, text_columns
+from rankclip_jax.data.sources.image_columns import ImageColumn, choose_image_column, is_image, is_text, value_type
 from rankclip_jax.data.sources.labels import checked_label, class_captions
-from rankclip_jax.data.sources.paths import join
 from rankclip_jax.data.sources.strings import packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts
-from rankclip_jax.data.storage import locations
+from rankclip_jax.data.storage.folders import names_below
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 from rankclip_jax.text_files import parse_json
 
 
@@ -46,18 +47,14 @@ class Cells:
 
 
 class ArrowCells(Cells):
-    """Base class: the cells of some files with the same columns. Keys are file and row, as in "train.parquet:17"."""
+    """Base class: the cells of some files. Keys are file and row, as in "train.parquet:17"."""
 
     def __init__(self, files: Sequence[str], schemas: Sequence[pa.Schema], row_counts: Sequence[int]):
-        """Take at least one path or URL, and the schema and number of rows of each; `UserError` if columns differ."""
+        """Take at least one path or URL, and the schema and number of rows of each."""
         self.schema = schemas[0]
-        for file, schema in zip(files, schemas, strict=True):
-            if sorted(schema.names) != sorted(self.schema.names):
-                raise UserError(
-                    f"{file} has columns {schema.names}, {files[0]} has {self.schema.names}: use two locations."
-                )
-        self._schemas = tuple(zip(files, schemas, strict=True))
+        self.schemas = tuple(zip(files, schemas, strict=True))
         self._files, self._file_starts = tuple(files), np.cumsum([0, *row_counts])
+        self._names = names_below([redacted(file) for file in files])
 
     def __len__(self) -> int:
         return int(self._file_starts[-1])
@@ -67,12 +64,17 @@ class ArrowCells(Cells):
         raise NotImplementedError
 
     def fields(self, column: str) -> list[tuple[str, pa.Field]]:
-        """Each file, and the type of the column in it."""
-        return [(file, schema.field(column)) for file, schema in self._schemas]
+        """Each file, and the type of the column in it; `UserError` if one lacks the column."""
+        for file, schema in self.schemas:
+            if column not in schema.names:
+                raise UserError(
+                    f"{file} has columns {schema.names}, {self._files[0]} has {self.schema.names}: use two locations."
+                )
+        return [(file, schema.field(column)) for file, schema in self.schemas]
 
     def name(self, index: int) -> str:
         file = int(np.searchsorted(self._file_starts, index, "right")) - 1
-        return f"{os.path.basename(self._files[file])}:{index - self._file_starts[file]}"
+        return f"{self._names[file]}:{index - self._file_starts[file]}"
 
 
 def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -> PairSource:
@@ -90,37 +92,21 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     names = cells.schema.names
     if not len(cells):
         raise UserError(f"{where} has no rows: check the file.")
-    image = find_column(names, options.image_key, IMAGES, "image_key", where)
+    image = choose_image_column(cells, folder, options, where)
     for file, field in cells.fields(image):
         _check_image(field, file)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
         home = where if os.path.isdir(where) else os.path.dirname(where)
-        names = class_names_of(_label_names(cells.schema)[label], [home], where)
+        names = class_names_of(_names_of(cells, label), [home], where)
         return LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates)
     texts = text_columns(names, options, where)
     for name in texts:
         for file, field in cells.fields(name):
             _check_text(field, file)
-    if all(_is_text(_value_type(field.type)) for _, field in cells.fields(image)):
+    if all(is_text(value_type(field.type)) for _, field in cells.fields(image)):
         return TablePairs(_rows(cells, image, texts), folder)
     return CaptionedCells(ImageColumn(cells, image, folder), *texts)
-
-
-class ImageColumn:
-    """A column of images: encoded bytes, or paths relative to `folder`."""
-
-    def __init__(self, cells: Cells, column: str, folder: str = ""):
-        self.cells, self._column, self._folder = cells, column, folder
-
-    def read(self, index: int) -> bytes:
-        """The encoded image of a row; `ValueError` if its value is null."""
-        value = self.cells.large_cell(self._column, index)
-        if isinstance(value, dict):
-            value = value["path"] if value.get("bytes") is None else value["bytes"]
-        if value is None:
-            raise ValueError("the image is missing")
-        return locations.read(join(self._folder, value)) if isinstance(value, str) else value
 
 
 class _CellPairs(PairSource):
@@ -197,17 +183,8 @@ def _texts(parts: Iterable[pa.Array]) -> Texts:
 
 def _plain(part: pa.Array) -> pa.LargeBinaryArray:
     """Texts of any type, also dictionaries and nulls, in one type."""
-    kind = pa.large_string() if pa.types.is_null(part.type) else _value_type(part.type)
+    kind = pa.large_string() if pa.types.is_null(part.type) else value_type(part.type)
     return packed_column(part.cast(kind))
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(test(kind) for test in tests)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -215,10 +192,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _check_image(field: pa.Field, where: str) -> None:
-    kind = _value_type(field.type)
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    is_struct = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
-    if not (is_bytes or is_struct or _is_text(kind)):
+    if not is_image(field):
         raise UserError(
             f"{where}: image column {field.name!r} holds {field.type}; it must hold encoded bytes, paths, or "
             "structs of `bytes` and `path`: name another column in config.data.image_key, or encode the images."
@@ -226,8 +200,8 @@ def _check_image(field: pa.Field, where: str) -> None:
 
 
 def _check_text(field: pa.Field, where: str) -> None:
-    kind = _value_type(field.type)
-    if not _is_text(_value_type(kind.value_type) if _is_list(kind) else kind):
+    kind = value_type(field.type)
+    if not is_text(value_type(kind.value_type) if _is_list(kind) else kind):
         raise UserError(
             f"{where}: caption column {field.name!r} holds {field.type}; it must hold texts or lists of texts: "
             "name another column in config.data.caption_key."
@@ -241,6 +215,17 @@ def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _names_of(cells: ArrowCells, label: str) -> list[str]:
+    """The class names of a column of labels; `UserError` if files have different ones."""
+    cells.fields(label)  # checks that all files have the column
+    named = ((file, _label_names(schema).get(label)) for file, schema in cells.schemas)
+    found = {tuple(names): file for file, names in named if names}
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise UserError(f"{first} and {second} have different class names in column {label!r}: use two locations.")
+    return list(next(iter(found)))
 
 
 def _label_column(schema: pa.Schema) -> str | None:

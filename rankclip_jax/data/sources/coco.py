@@ -5,6 +5,7 @@ COCO's files (``captions_val2017.json``) hold ``images`` and ``annotations``; th
 more: ``coco:dataset_coco.json#test``, ``coco:dataset_coco.json#train+restval``.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,10 @@ from rankclip_jax.data.sources.strings import packed
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.redact import redacted
 from rankclip_jax.text_files import parse_json
+
+LOG = logging.getLogger(__name__)
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -52,8 +56,19 @@ def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, lis
     if split:
         raise UserError(f"{file} has only one split: leave out #{split}.")
     of_image: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
+    unknown = 0
     for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(annotation["caption"])
+        if annotation["image_id"] in of_image:
+            of_image[annotation["image_id"]].append(annotation["caption"])
+        else:
+            unknown += 1
+    if unknown == len(content["annotations"]) > 0:
+        raise UserError(f"{file}: none of the {unknown} annotations is of an image in `images`: compare the ids.")
+    silent = sum(not texts for texts in of_image.values())
+    if unknown or silent:
+        total = len(content["annotations"]), len(of_image)
+        left_out = "%s: left out: %d of %d annotations, whose image is not listed; %d of %d images, without captions"
+        LOG.warning(left_out, redacted(file), unknown, total[0], silent, total[1])
     return [(image["file_name"], of_image[image["id"]]) for image in content["images"]]
 
 

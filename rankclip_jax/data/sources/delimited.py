@@ -100,8 +100,10 @@ def _row_test(data: bytes, separator: str, names: list[str], image: str) -> Call
 
 
 def _shape(path: str) -> str:
-    """The extension; for a path without one, its characters as "0" for numbers and "a" for letters."""
+    """The extension, or "url"; for a path without one, its characters as "0" for numbers and "a" for letters."""
     path = path.strip('" ')
+    if locations.is_url(path):
+        return "url"
     return os.path.splitext(path)[1].lower() or re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", path))
 
 

@@ -38,7 +38,7 @@ FORMATS: dict[str, Format] = {
     "coco": Format("coco", has_splits=True),
     "csv": Format("delimited", (".csv", ".tsv")),
     "huggingface": Format("huggingface", has_splits=True),
-    "image_folder": Format("image_folder"),
+    "image_folder": Format("image_folder", has_splits=True),
     "jsonl": Format("jsonl", (".jsonl", ".ndjson")),
     "parquet": Format("parquet", (".parquet",)),
     "tfds": Format("tfds", has_splits=True, is_named=True),
@@ -63,7 +63,8 @@ class Location(NamedTuple):
 def parse_locations(text: str, default_format: str, key: str, root: str = "") -> list[Location]:
     """Parse the value of a config key: terms joined by "|". A term without a format has the default format.
 
-    A number before a term is its weight, unless a path relative to `root` begins with it: "2014 photos/*.tar".
+    A number before a term is its weight, unless a path relative to `root` begins with it: "2014 photos/*.tar". What
+    follows "#" is a split, unless a path has exactly this name.
 
     Raises:
       UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
@@ -88,7 +89,7 @@ def _parse(term: str, default_format: str, key: str, root: str) -> Location:
         name, term = found[1], found[2].strip()
     format_ = lookup(FORMATS, name, f"format in {key}")
     split = ""
-    if format_.has_splits and "#" in term:
+    if format_.has_splits and "#" in term and not locations.is_local(term, root):
         term, _, split = term.rpartition("#")
     if not term:
         raise UserError(f"{key} has a term without a location: write [WEIGHT ][FORMAT:]PATH | ...")
@@ -108,7 +109,8 @@ def files_of(location: Location, root: str) -> list[str]:
 
 def open_location(location: Location, options: PairOptions) -> PairSource:
     """Open the pairs of one location; `UserError` if they cannot be opened."""
-    options = replace(options, split=location.split)
-    pairs = module_of(location).open_pairs(files_of(location, options.root), options)
+    options, files = replace(options, split=location.split), files_of(location, options.root)
+    locations.check_files(files)
+    pairs = module_of(location).open_pairs(files, options)
     # Class names are one caption each.
     return SplitCaptions(pairs, options.caption_split) if options.caption_split and not pairs.class_names else pairs

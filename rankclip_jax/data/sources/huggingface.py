@@ -1,85 +1,83 @@
 """Folders of Hugging Face `datasets`, from `save_to_disk` or the hub, read without that library.
 
-The split follows "#": ``huggingface:my_dataset#train``. Arrow files are memory-mapped, and any row is read directly.
-Parquet files are read as in the format `parquet`.
+The split follows "#": ``huggingface:my_dataset#train``. If there are several configurations, such as languages, so does
+the configuration: ``huggingface:my_dataset#en/train``. Both are found by the names of files (`hub_names`).
+
+Arrow files are memory-mapped, and any row is read directly. Parquet files are read as in the format `parquet`, and
+folders of images as in the format `image_folder`.
 """
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from rankclip_jax.data.images.extensions import SUFFIXES
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources import image_folder, paths
 from rankclip_jax.data.sources.cells import ArrowCells, pairs_of
+from rankclip_jax.data.sources.hub_names import Shards, choose_shards, find_shards
+from rankclip_jax.data.sources.image_metadata import METADATA
 from rankclip_jax.data.sources.parquet import ParquetCells
-from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
-from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.data.storage.folders import walk
+from rankclip_jax.errors import UserError
 
-SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5}|-\d+)?\.(arrow|parquet)")
+STATE = "state.json"
+KINDS = (".parquet", ".arrow")  # Parquet is preferred
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
-    """Open a folder; `UserError` if it has another layout, lacks the split, or has several splits and none is named."""
+    """Open a folder.
+
+    Raises:
+      UserError: it has another layout, lacks the split, or has several configurations or splits and none is named.
+    """
     if len(files) != 1 or locations.is_url(files[0]) or not os.path.isdir(files[0]):
         raise UserError(f"{files[0]} is not one local folder: format huggingface reads a folder of `datasets`.")
     folder = files[0]
-    shards = _shards(folder, options.split)
+    found = _saved_splits(folder) or _shards(folder)
+    if not found and any(name.lower().endswith(SUFFIXES) for _, names in walk(folder) for name in names):
+        return image_folder.open_pairs(files, options)  # the layout of `imagefolder`
+    if not found:
+        raise UserError(f"no .arrow or .parquet files or images in {folder}: is it a folder of `datasets`?")
+    shards = choose_shards(found, options.split, folder)
+    locations.check_files(shards)
     cells = ParquetCells(shards) if shards[0].endswith(".parquet") else MappedCells(shards)
-    return pairs_of(cells, image_folder(options, folder), options, folder)
+    return pairs_of(cells, paths.image_folder(options, folder), options, folder)
 
 
-def _shards(folder: str, split: str) -> list[str]:
-    splits = _splits(folder)
-    if not splits:
-        raise UserError(f"no .arrow or .parquet files in {folder}: is it a folder of `datasets`?")
-    if split:
-        return lookup(splits, split, f"split of {folder}")
-    if len(splits) > 1:
-        raise UserError(
-            f"{folder} holds several splits: name one, as in {folder}#{next(iter(splits))}. Known: {', '.join(splits)}."
-        )
-    return next(iter(splits.values()))
+def _saved_splits(folder: str) -> Shards:
+    """The splits that `save_to_disk` wrote, if it did."""
+    if os.path.exists(os.path.join(folder, STATE)):
+        return {("", "train"): _saved(folder)}
+    inside = {name: os.path.join(folder, name) for name in sorted(os.listdir(folder))}
+    return {("", name): _saved(path) for name, path in inside.items() if os.path.exists(os.path.join(path, STATE))}
 
 
-def _splits(folder: str) -> dict[str, list[str]]:
-    """Files of each split, in order."""
-    saved = {name: os.path.join(folder, name) for name in sorted(os.listdir(folder))}
-    saved = {name: path for name, path in saved.items() if os.path.exists(os.path.join(path, "state.json"))}
-    if saved:
-        return {name: _saved(path) for name, path in saved.items()}
-    if os.path.exists(os.path.join(folder, "state.json")):
-        return {"train": _saved(folder)}
-    found: dict[str, list[str]] = {}
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.endswith((".parquet", ".arrow")):
-                found.setdefault(_split_of(name, os.path.basename(base)), []).append(os.path.join(base, name))
-    kinds = {os.path.splitext(path)[1] for paths in found.values() for path in paths}
-    wanted = ".parquet" if ".parquet" in kinds else ".arrow"
-    kept = {split: [path for path in paths if path.endswith(wanted)] for split, paths in found.items()}
-    return {split: paths for split, paths in kept.items() if paths}
+def _shards(folder: str) -> Shards:
+    """The files of one kind below `folder`, by configuration and split."""
+    # The metadata of `imagefolder` are a table of images, and no data by themselves.
+    files = sorted(os.path.join(base, n) for base, names in walk(folder) for n in names if n not in METADATA)
+    of_kind = ([file for file in files if file.endswith(kind)] for kind in KINDS)
+    return find_shards(next(filter(None, of_kind), []), folder)
 
 
 def _saved(folder: str) -> list[str]:
     """The files listed in state.json. Other files, such as files of an earlier save, are ignored."""
-    path = os.path.join(folder, "state.json")
+    path = os.path.join(folder, STATE)
     try:
-        return [os.path.join(folder, file["filename"]) for file in json.loads(locations.read(path))["_data_files"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): save the data set again.") from None
-
-
-def _split_of(name: str, folder: str) -> str:
-    """Name of the split: "train" for ``train-00000-of-00002.parquet`` and for ``train/0000.parquet``."""
-    split = SHARD.fullmatch(name)["split"]
-    return folder if split.isdigit() else split.rpartition("/")[2]
+        names = [file["filename"] for file in json.loads(locations.read(path))["_data_files"]]
+        if names and all(name.endswith(KINDS) for name in names):
+            return [os.path.join(folder, name) for name in names]
+        problem = f"its files are {names!r:.80}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = str(error)
+    raise UserError(f"{path} is damaged ({problem}): save the data set again.")
 
 
 class MappedCells(ArrowCells):

@@ -1,64 +1,110 @@
-"""Images in folders: one folder per class, or images with a text file beside each.
+"""Images in folders: with captions beside them, in tables beside them, or in one folder per class.
 
-    animals/red_fox/001.jpg         class "red fox": captions are made by config.data.templates
-    animals/red_fox/wild/002.jpg    the same class, at any depth
-    animals/class_names.tsv         optional: "n02119022<TAB>red fox" for folders with other names
-    scans/001.jpg, scans/001.txt    flat: the text file has the caption of the image
+    scans/00/001.jpg, scans/00/001.txt       the text file has the caption of the image; also 001.caption, 001.json
+    photos/1.jpg, photos/metadata.jsonl      a table of captions: `image_metadata`
+    animals/red_fox/001.jpg                  class "red fox": captions are made by config.data.templates
+    animals/red_fox/wild/002.jpg             the same class, at any depth
+    animals/class_names.tsv                  optional: "n02119022<TAB>red fox" for folders with other names
 
-The classes are the top-level folders, in sorted order. Several locations are merged.
+The classes are the top-level folders, in sorted order. If all top-level folders are named like splits (train, val ...),
+they are splits, and the location names one: ``image_folder:animals#train``. Several locations are merged.
 """
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
+from rankclip_jax.data.images.extensions import SUFFIXES
 from rankclip_jax.data.pairs import PairOptions, PairSource
-from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.class_names import class_names_of
+from rankclip_jax.data.sources.image_files import ImageFile, extensions_of, have_captions, images_in, read_captions
+from rankclip_jax.data.sources.image_metadata import below, open_tables, tables_in
 from rankclip_jax.data.sources.labels import class_captions
+from rankclip_jax.data.sources.paths import read_image
 from rankclip_jax.data.sources.strings import packed, text_of, update
 from rankclip_jax.data.storage import locations
+from rankclip_jax.data.storage.folders import names_below
+from rankclip_jax.data.storage.split_names import is_split
 from rankclip_jax.errors import UserError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
+LOG = logging.getLogger(__name__)
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
-    """List the images in some folders; `UserError` if one is not a local folder, or there are no images or captions."""
+    """List the images in some folders.
+
+    Raises:
+      UserError: one is not a local folder, there are no images or captions, or several splits and none is named.
+    """
     for folder in files:
         if locations.is_url(folder) or not os.path.isdir(folder):
             raise UserError(f"{folder} is not a local folder: format image_folder reads folders of images.")
-    found = sorted({(name, folder) for folder in files for name in _images(folder)})
-    if not found:
-        raise UserError(f"no images in {', '.join(files)}: format image_folder reads files {', '.join(IMAGES)}.")
-    names, paths = packed(name for name, _ in found), packed(os.path.join(folder, name) for name, folder in found)
-    flat = [name for name, _ in found if os.sep not in name]
-    if not flat:
-        folders = [name.split(os.sep, 1)[0] for name, _ in found]
-        codes = sorted(set(folders))
-        label = {code: index for index, code in enumerate(codes)}
-        labels = np.array([label[folder] for folder in folders])
-        return ClassPairs(names, paths, labels, class_names_of(codes, files, files[0]), options.templates)
-    if len(flat) < len(found):
+    homes, split = files, _split(files, options.split)
+    tables = [table for folder in files for table in tables_in(folder)]
+    if split and not any(os.path.dirname(table) in files for table in tables):
+        files, split = [path for folder in files if os.path.isdir(path := os.path.join(folder, split))], ""
+        tables = [table for folder in files for table in tables_in(folder)]
+    images = sorted({image for folder in files for image in images_in(folder, extensions_of(options.caption_key))})
+    if not images:
+        known = ", ".join(SUFFIXES)
+        raise UserError(f"no images in {', '.join(files)}: format image_folder reads files {known}.")
+    if tables:
+        pairs = open_tables(tables, files, options, len(images))
+        return below(pairs, split) if split else pairs
+    if have_captions(images, options.caption_key):
+        return CaptionedImages(images, options)
+    return _class_pairs([*dict.fromkeys([*homes, *files])], images, options.templates)
+
+
+def _split(files: Sequence[str], wanted: str) -> str:
+    """The top-level folder of a split; "" if the folders hold no splits."""
+    names = {entry.name: entry for folder in files for entry in os.scandir(folder) if not entry.name.startswith(".")}
+    splits = sorted(name for name, entry in names.items() if entry.is_dir())
+    has_images = any(name.lower().endswith(SUFFIXES) for name in names)
+    known = splits if not has_images and all(map(is_split, splits)) else []
+    if wanted and wanted not in known:
+        raise UserError(f"{files[0]} has no folder {wanted!r} of a split. Known: {', '.join(known) or 'none'}.")
+    if len(known) > 1 and not wanted:
         raise UserError(
-            f"{files[0]} holds folders, and images beside them such as {flat[0]}: move these images to a folder."
+            f"{files[0]} holds several splits: name one, as in {files[0]}#{known[0]}. Known: {', '.join(known)}."
         )
-    if not any(locations.exists(_text_file(os.path.join(folder, name))) for name, folder in found):
+    return wanted or "".join(known)
+
+
+def _class_pairs(homes: Sequence[str], images: Sequence[ImageFile], templates: Sequence[str]) -> "ClassPairs":
+    """One class per top-level folder, named by files in the folders `homes`.
+
+    Raises:
+      UserError: images are beside folders, or there is only one class, or a class has no name.
+    """
+    flat = [image.name for image in images if os.sep not in image.name]
+    if 0 < len(flat) < len(images):
         raise UserError(
-            f"{files[0]} holds images such as {flat[0]} without captions: make a folder per class, or put a text file "
-            "with captions beside each image."
+            f"{homes[0]} holds folders, and images beside them such as {flat[0]}: move these images to a folder."
         )
-    return FlatPairs(names, paths)
+    folders = [image.name.split(os.sep, 1)[0] for image in images]
+    if flat or len(set(folders)) == 1:
+        raise UserError(
+            f"{homes[0]} holds images such as {images[0].name} without captions or classes: put a text file with "
+            "captions beside each image, or make a folder per class, or name a table of captions (format csv)."
+        )
+    codes = sorted(set(folders))
+    label = {code: index for index, code in enumerate(codes)}
+    labels = np.array([label[folder] for folder in folders])
+    return ClassPairs(images, labels, class_names_of(codes, homes, homes[0]), templates)
 
 
 class _Images(PairSource):
-    """Images with their names (relative to a location) and paths."""
+    """Images with keys and paths. Keys are relative to the folder, or to the folder that holds all folders."""
 
-    def __init__(self, names: pa.LargeBinaryArray, paths: pa.LargeBinaryArray):
-        self._names, self._paths = names, paths
+    def __init__(self, images: Sequence[ImageFile]):
+        paths = [os.path.join(image.folder, image.name) for image in images]
+        several = len({image.folder for image in images}) > 1
+        self._names = packed(names_below(paths) if several else (image.name for image in images))
+        self._paths = packed(paths)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -67,37 +113,52 @@ class _Images(PairSource):
         return self._names[index].as_py().decode("utf-8", "backslashreplace")
 
     def image_bytes(self, index: int) -> bytes:
-        return locations.read(text_of(self._paths, index))
+        return read_image("", text_of(self._paths, index))
 
 
-class FlatPairs(_Images):
-    """Images with a text file beside each."""
+class CaptionedImages(_Images):
+    """Images with a caption file beside each."""
+
+    def __init__(self, images: Sequence[ImageFile], options: PairOptions):
+        super().__init__(images)
+        self._caption_key, self._second_key = options.caption_key, options.second_caption_key
+        self._endings = sorted({image.caption for image in images})
+        of_ending = {ending: number for number, ending in enumerate(self._endings)}
+        self._ending = np.array([of_ending[image.caption] for image in images], np.uint16)
+        self.has_second_captions = bool(self._second_key)
+        if missing := sum(not image.caption for image in images):
+            LOG.warning("%s: %d of %d images have no caption file", images[0].folder, missing, len(images))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return captions_of(locations.read(_text_file(text_of(self._paths, index))))
+        if not (ending := self._endings[self._ending[index]]):
+            raise FileNotFoundError("the image has no caption file")
+        return read_captions(self._stem(index) + ending, self._caption_key)
+
+    def second_captions(self, index: int) -> tuple[str, ...]:
+        if not self._second_key:
+            return ()
+        return read_captions(f"{self._stem(index)}.{extensions_of(self._second_key)[0]}", self._second_key)
 
     def digest(self) -> str:
-        """Covers names of images and sizes of text files."""
-        sha = hashlib.sha256()
+        """Covers names of images and sizes of caption files."""
+        sha = hashlib.sha256(f"{self._caption_key} {self._second_key}".encode())
         update(sha, self._names)
         for index in range(len(self)):
-            text = _text_file(text_of(self._paths, index))
-            sha.update(repr(locations.size(text) if locations.exists(text) else None).encode())
+            ending = self._endings[self._ending[index]]
+            sha.update(repr(locations.size(self._stem(index) + ending) if ending else None).encode())
         return sha.hexdigest()
+
+    def _stem(self, index: int) -> str:
+        return os.path.splitext(text_of(self._paths, index))[0]
 
 
 class ClassPairs(_Images):
     """Images in a folder per class; `labels`: int [n]."""
 
     def __init__(
-        self,
-        names: pa.LargeBinaryArray,
-        paths: pa.LargeBinaryArray,
-        labels: np.ndarray,
-        class_names: tuple[str, ...],
-        templates: Sequence[str],
+        self, images: Sequence[ImageFile], labels: np.ndarray, class_names: tuple[str, ...], templates: Sequence[str]
     ):
-        super().__init__(names, paths)
+        super().__init__(images)
         self._labels, self.class_names = labels, class_names
         self._captions = class_captions(class_names, templates)
 
@@ -112,18 +173,3 @@ class ClassPairs(_Images):
         sha = hashlib.sha256(repr(self._captions).encode())
         update(sha, self._names)
         return sha.hexdigest()
-
-
-def _images(folder: str) -> Iterator[str]:
-    """Paths of the images below `folder`, relative to it."""
-    for base, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = "" if base == folder else os.path.relpath(base, folder)
-        for name in files:
-            if name.lower().endswith(IMAGES) and not name.startswith("."):
-                yield os.path.join(inside, name)
-
-
-def _text_file(path: str) -> str:
-    """The text file beside an image."""
-    return f"{os.path.splitext(path)[0]}.txt"

@@ -8,23 +8,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.quarantine import sound_pairs
 from rankclip_jax.errors import UserError
 
 ORDER_SEED = 20_250_101  # another value would change the data of every run
 
 
 def select(
-    sources: Sequence[PairSource], num_held_out: int, limit: int, quarantined: frozenset[str]
+    sizes: Sequence[int], sound: Sequence[np.ndarray], num_held_out: int, limit: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Choose the held-out pairs and the training pairs.
 
     Args:
-      sources: all training pairs.
+      sizes: number of pairs of each source, quarantined pairs included.
+      sound: int [n] for each source, ascending: indices of the pairs that are not quarantined.
       num_held_out: number of pairs to hold out, including quarantined pairs.
       limit: number of pairs to train on; 0 for all others.
-      quarantined: keys of the pairs to leave out.
 
     Returns:
       Held-out indices and training indices: int [n], ascending, for each source.
@@ -32,10 +30,9 @@ def select(
     Raises:
       UserError: there are too few pairs.
     """
-    starts = np.cumsum([0, *map(len, sources)])
-    sound = [sound_pairs(source, quarantined) for source in sources]
+    starts = np.cumsum([0, *sizes])
     if not num_held_out and not limit:
-        return [], sound
+        return [], list(sound)
     is_sound = np.zeros(starts[-1], bool)
     is_sound[np.concatenate([own + start for own, start in zip(sound, starts, strict=False)])] = True
     order = np.random.default_rng(ORDER_SEED).permutation(starts[-1])

@@ -17,6 +17,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.progress import progress
 from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import short
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def _read(name: str, pairs: PairSource, read: Callable[[int], Any]) -> tuple[lis
             found.append(read(index))
             kept.append(index)
         except Exception as error:  # any error of a reader
-            bad.append(f"{pairs.key(index)} ({type(error).__name__}: {error})")
+            bad.append(f"{pairs.key(index)} ({type(error).__name__}: {short(error)})")
     if bad:
         LOG.warning("split %s: %d of %d pairs left out, first %s", name, len(bad), len(pairs), bad[0])
     if not found:

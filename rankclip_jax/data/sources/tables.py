@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +14,13 @@ import pyarrow.compute as pc
 
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
-from rankclip_jax.data.sources.paths import image_folder, join
-from rankclip_jax.data.sources.strings import grouped, packed_column, text_of, update
-from rankclip_jax.data.storage import locations
+from rankclip_jax.data.sources.paths import image_folder, read_image
+from rankclip_jax.data.sources.strings import grouped, packed, packed_column, text_of, update
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 
 LOG = logging.getLogger(__name__)
+SECRET = "://.*[@=]"  # a URL that may hold a secret
 HEAD = 100  # rows whose image paths are checked
 # A data URI, or 256 letters of base64 that begin like a JPEG, PNG, WebP, GIF, BMP or TIFF file: no path has these.
 BASE64 = re.compile(rb"data:[\w/+.-]*;base64,|(?=/9j/|iVBORw|UklGR|R0lGOD|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{256}")
@@ -48,6 +50,7 @@ class TablePairs(PairSource):
     def __init__(self, rows: Rows, folder: str):
         check_paths(rows.images)
         self._images, image_of_row = _distinct(rows.images)
+        self._names = _names_of(self._images)
         self._folder = folder
         # The captions, and the second captions if there are any: each a list of texts per image.
         self._lists = [
@@ -61,7 +64,7 @@ class TablePairs(PairSource):
         return len(self._images)
 
     def key(self, index: int) -> str:
-        return self._images[index].as_py().decode("utf-8", "backslashreplace")
+        return self._names[index].as_py().decode("utf-8", "backslashreplace")
 
     def captions(self, index: int) -> tuple[str, ...]:
         return captions_of(self._lists[0][index].as_py())
@@ -70,16 +73,16 @@ class TablePairs(PairSource):
         return captions_of(self._lists[1][index].as_py()) if self.has_second_captions else ()
 
     def image_bytes(self, index: int) -> bytes:
-        return locations.read(join(self._folder, text_of(self._images, index)))
+        return read_image(self._folder, text_of(self._images, index))
 
     def find(self, keys: Collection[str]) -> np.ndarray:
         wanted = pa.array([name for key in keys for name in _as_bytes(key)], pa.large_binary())
-        return np.flatnonzero(pc.is_in(self._images, wanted).to_numpy(zero_copy_only=False))
+        return np.flatnonzero(pc.is_in(self._names, wanted).to_numpy(zero_copy_only=False))
 
     def digest(self) -> str:
-        """Covers image paths and captions."""
+        """Covers image paths, without the secrets of URLs, and captions."""
         sha = hashlib.sha256()
-        for strings in (self._images, *self._lists):
+        for strings in (self._names, *self._lists):
             update(sha, strings)
         return sha.hexdigest()
 
@@ -103,6 +106,15 @@ def _distinct(names: pa.LargeBinaryArray) -> tuple[pa.LargeBinaryArray, np.ndarr
     del encoded
     pa.default_memory_pool().release_unused()  # reading and encoding took twice the memory of the names
     return names, of_row
+
+
+def _names_of(images: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
+    """Names of images for keys: their paths, without the secrets of URLs; equal names get their number."""
+    if not pc.any(pc.match_substring_regex(images, SECRET)).as_py():
+        return images
+    names = [redacted(text_of(images, index)) for index in range(len(images))]
+    counts = Counter(names)
+    return packed(f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names))
 
 
 def _as_bytes(key: str) -> set[bytes]:

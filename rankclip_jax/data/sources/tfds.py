@@ -14,9 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 from rankclip_jax.data.pairs import LAST_READ, PairOptions, PairSource
-from rankclip_jax.data.sources.cells import CaptionedCells, Cells, ImageColumn, LabelledCells
+from rankclip_jax.data.sources.cells import CaptionedCells, Cells, LabelledCells
 from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.columns import CAPTIONS, IMAGES, LABELS, find_column, find_usual, text_columns
+from rankclip_jax.data.sources.image_columns import ImageColumn
 from rankclip_jax.errors import UserError, lookup
 
 

@@ -6,8 +6,7 @@ Members with the same name up to the first dot are one sample. Tars are indexed 
 any order: every shuffle covers all pairs, and a run resumes at any step.
 
 Keys of `config.data`: ``image_key`` is the extension of the image, such as "png". ``caption_key`` and
-``second_caption_key`` are the extension of the caption, such as "txt", or a field of a JSON member: "json.caption" is
-the field "caption" of KEY.json, "json.a.b" the field "b" in its object "a". The field may be a list of captions.
+``second_caption_key`` are the extension of the caption, such as "txt", or a field of a JSON member (`caption_keys`).
 """
 
 import hashlib
@@ -18,33 +17,28 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
-from itertools import accumulate, takewhile
-from typing import NamedTuple
+from itertools import accumulate
 
 import numpy as np
 
+from rankclip_jax.data.images.extensions import EXTENSIONS
 from rankclip_jax.data.pairs import PairOptions, PairSource
+from rankclip_jax.data.sources.caption_keys import CaptionKey, field_of, parse_key
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.storage import locations
+from rankclip_jax.data.storage.folders import names_below
 from rankclip_jax.data.tars.build import Indexed, open_indexes
 from rankclip_jax.data.tars.headers import BLOCK, member_name
 from rankclip_jax.data.tars.report import problems, summary
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 from rankclip_jax.text_files import parse_json
 
 LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-IMAGES: Part = ("jpg", "jpeg", "png", "webp")
 CAPTION = "txt"
 NEAR = 1 << 18  # reading this many unused bytes over a network is better than a second request
-
-
-class Caption(NamedTuple):
-    """The extension of the member with the caption, and the path of its field; () if the member is the caption."""
-
-    extension: str
-    fields: tuple[str, ...]
 
 
 class WebDataset(PairSource):
@@ -56,14 +50,14 @@ class WebDataset(PairSource):
       captions: locations of the captions and, optionally, of the second captions.
     """
 
-    def __init__(self, tars: Sequence[Indexed], parts: Sequence[Part], captions: Sequence[Caption]):
+    def __init__(self, tars: Sequence[Indexed], parts: Sequence[Part], captions: Sequence[CaptionKey]):
         self._files = [tar.file for tar in tars]
         self._rows = [tar.rows for tar in tars]
         self._ends = list(accumulate(len(rows) for rows in self._rows))
         self._digests = [tar.entry.digest for tar in tars]
         self._parts = parts
         self._captions = captions
-        self._folder = _common_folder(self._files)
+        self._names = names_below([redacted(file) for file in self._files])
         self._near = threading.local()
         self.has_second_captions = len(captions) > 1
 
@@ -74,19 +68,19 @@ class WebDataset(PairSource):
         file, row = self._row(index)
         begin, headers = row[FIRST] * BLOCK, row[HEADERS] * BLOCK
         name = member_name(self._bytes(index, file, row, begin - headers, headers))
-        return f"{self._name(file)}/{name.decode(errors='replace')}"
+        return f"{self._names[bisect_right(self._ends, index)]}/{name.decode(errors='replace')}"
 
     def find(self, keys: Collection[str]) -> np.ndarray:
-        wanted = {self._name(file): [] for file in self._files}
+        wanted = {name: [] for name in self._names}
         for key in keys:
             cuts = (i for i, character in enumerate(key) if character == "/" and key[:i] in wanted)
             if (cut := next(cuts, None)) is not None:
                 wanted[key[:cut]].append(split_name(key[cut + 1 :].encode())[0])
         found = []
-        for file, rows, end in zip(self._files, self._rows, self._ends, strict=True):
-            if wanted[self._name(file)]:
+        for name, rows, end in zip(self._names, self._rows, self._ends, strict=True):
+            if wanted[name]:
                 hashes = np.ascontiguousarray(rows[:, :HEADERS]).view("<u8").ravel()
-                found.append(np.flatnonzero(np.isin(hashes, key_hash(wanted[self._name(file)]))) + end - len(rows))
+                found.append(np.flatnonzero(np.isin(hashes, key_hash(wanted[name]))) + end - len(rows))
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -104,9 +98,6 @@ class WebDataset(PairSource):
         covered = [self._parts, self._captions, self._digests]
         return hashlib.sha256(json.dumps(covered).encode()).hexdigest()
 
-    def _name(self, file: str) -> str:
-        return file[len(self._folder) :].lstrip("/")
-
     def _row(self, index: int) -> tuple[str, list[int]]:
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
@@ -114,10 +105,10 @@ class WebDataset(PairSource):
         rows = self._rows[shard]
         return self._files[shard], rows[index - self._ends[shard] + len(rows)].tolist()
 
-    def _caption(self, index: int, caption: Caption) -> tuple[str, ...]:
+    def _caption(self, index: int, caption: CaptionKey) -> tuple[str, ...]:
         file, row = self._row(index)
         data = self._part(index, file, row, self._parts.index((caption.extension,), 1))
-        return captions_of(_field(parse_json(data), caption) if caption.fields else data)
+        return captions_of(field_of(parse_json(data), caption) if caption.fields else data)
 
     def _part(self, index: int, file: str, row: Sequence[int], part: int) -> bytes:
         return self._bytes(index, file, row, row[FIRST + 2 * part] * BLOCK, row[FIRST + 2 * part + 1])
@@ -155,14 +146,16 @@ def index(files: Sequence[str], options: PairOptions, rebuild: bool = False) -> 
     return summary(tars, time.monotonic() - began)
 
 
-def _open(files: Sequence[str], options: PairOptions, rebuild: bool) -> tuple[list[Indexed], list[Part], list[Caption]]:
+def _open(
+    files: Sequence[str], options: PairOptions, rebuild: bool
+) -> tuple[list[Indexed], list[Part], list[CaptionKey]]:
     compressed = [file for file in files if file.lower().endswith(COMPRESSED)]
     if compressed:
         raise UserError(f"{compressed[0]} is compressed and has no random access: decompress it, as in gunzip FILE.")
-    captions = [_caption_of(options.caption_key or CAPTION)]
+    captions = [parse_key(options.caption_key or CAPTION)]
     if options.second_caption_key:
-        captions.append(_caption_of(options.second_caption_key))
-    images = (options.image_key.lower().lstrip("."),) if options.image_key else IMAGES
+        captions.append(parse_key(options.second_caption_key))
+    images = (options.image_key.lower().lstrip("."),) if options.image_key else EXTENSIONS
     parts = [images, *dict.fromkeys((caption.extension,) for caption in captions)]
     tars = open_indexes(files, parts, os.path.expanduser(options.index_dir), rebuild)
     if not any(tar.entry.pairs for tar in tars):
@@ -170,29 +163,9 @@ def _open(files: Sequence[str], options: PairOptions, rebuild: bool) -> tuple[li
     return tars, parts, captions
 
 
-def _caption_of(key: str) -> Caption:
-    """Parse a key: "txt" is a member; "json.caption" and "meta.json.caption" are fields of a member."""
-    extension, found, field = key.lstrip(".").partition("json.")
-    if found:
-        return Caption(extension.lower() + "json", tuple(field.split(".")))
-    return Caption(key.lstrip(".").lower(), ())
-
-
-def _field(value: object, caption: Caption) -> tuple[str, ...]:
-    for name in caption.fields:
-        if not isinstance(value, dict) or name not in value:
-            found = f"found {', '.join(value)}" if isinstance(value, dict) else "it is not an object"
-            raise KeyError(f"no field {'.'.join(caption.fields)} in the {caption.extension} member: {found}")
-        value = value[name]
-    texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{'.'.join(caption.fields)} in the {caption.extension} member is not text: {value!r:.80}")
-    return tuple(texts)
-
-
 def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
     found = sorted({extension for tar in tars for extension in tar.entry.extensions})
-    wanted = " and ".join("/".join(part) for part in parts)
+    wanted = " and ".join("an image" if part == EXTENSIONS else "/".join(part) for part in parts)
     return (
         f"no sample in {tars[0].file}{' and others' if tars[1:] else ''} has {wanted}: its members are "
         f"{', '.join(found) or 'none'}; set data.image_key and data.caption_key, such as txt or json.caption."
@@ -205,8 +178,3 @@ def _extent(row: Sequence[int]) -> tuple[int, int]:
     ends = [begin + size for begin, size in zip(begins, row[FIRST + 1 :: 2], strict=True)]
     start = min(begins[0] - row[HEADERS] * BLOCK, *begins)
     return start, max(ends) - start
-
-
-def _common_folder(files: Sequence[str]) -> str:
-    levels = zip(*(os.path.dirname(file).split("/") for file in files), strict=False)
-    return "/".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))

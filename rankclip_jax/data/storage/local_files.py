@@ -2,10 +2,14 @@
 
 A file is opened at its first read and stays open. If too many files are open, the least recently used one is closed.
 ``pread`` uses no shared file position, so threads and forked processes do not disturb each other.
+
+Pipes and devices such as ``/dev/zero`` are refused: reading them may never end.
 """
 
+import errno
 import os
 import resource
+import stat
 import threading
 from collections import OrderedDict
 
@@ -35,6 +39,7 @@ class _Descriptors:
             if path in self.open:
                 self.open.move_to_end(path)
                 return self.open[path]
+        check_regular(path)
         opened = _Descriptor(os.open(path, os.O_RDONLY))  # without the lock, because a network file system can be slow
         with self.lock:
             opened = self.open.setdefault(path, opened)
@@ -58,10 +63,23 @@ _begin()
 os.register_at_fork(after_in_child=_begin)  # a thread that does not exist in the child may hold the lock
 
 
-def read(path: str) -> bytes:
-    """The whole file."""
+def check_regular(path: str) -> int:
+    """Return the size of a file; `OSError` if it is missing, or no regular file."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is a pipe or a device, not a file", path)
+    return found.st_size
+
+
+def read(path: str, limit: int | None = None) -> bytes:
+    """The whole file; `OSError` if it has more than `limit` bytes."""
+    size = check_regular(path)
+    if limit is not None and size > limit:
+        raise OSError(f"{path} has {size:,} bytes, more than the limit of {limit:,}")
     with open(path, "rb") as file:
-        return file.read()
+        return file.read(-1 if limit is None else limit)
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:

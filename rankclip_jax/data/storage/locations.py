@@ -1,6 +1,7 @@
 """Expands locations with globs and ranges into lists of files, and reads local and remote files.
 
-A file is a local path, or a URL such as ``https://...``, ``gs://...``, ``s3://...``, ``hf://...``.
+A file is a local path (``file://`` too), or a URL such as ``https://...``, ``gs://...``, ``s3://...``, ``hf://...``.
+In a URL, ``$NAME`` is an environment variable: secrets need not be in a config.
 """
 
 import glob
@@ -8,16 +9,23 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rankclip_jax.data.storage import local_files, remote_files
-from rankclip_jax.errors import UserError
+from rankclip_jax.data.storage.folders import first_of_links
+from rankclip_jax.data.storage.ranges import RANGE, expand_braces
+from rankclip_jax.data.storage.split_names import known_split
+from rankclip_jax.errors import UserError, first_few
+from rankclip_jax.redact import is_redacted, redacted
 
 LOG = logging.getLogger(__name__)
 SEPARATOR = "::"  # between several locations, as in open_clip's --train-data
 MAX_FILES = 1_000_000  # a longer range must be a typing error
 WILD = re.compile(r"[*?\[]")
-RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?")
+VARIABLE = re.compile(r"\$(\w+)")
+LOCAL = "file://"
+POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_POINTER = 1024  # bytes of a pointer of git-lfs
 
 
 def expand(location: str, root: str = "", extensions: Sequence[str] = ()) -> list[str]:
@@ -38,7 +46,7 @@ def expand(location: str, root: str = "", extensions: Sequence[str] = ()) -> lis
     """
     if not location.strip():
         raise UserError("a data location is empty: name a file, a folder, a glob or a range such as {0..9}.tar.")
-    parts = [location] if os.path.exists(_absolute(location, root)) else location.split(SEPARATOR)
+    parts = [location] if is_local(location, root) else location.split(SEPARATOR)
     return [file for part in parts for file in _expand_one(part.strip(), root, extensions)]
 
 
@@ -53,12 +61,65 @@ def is_path(location: str, root: str = "") -> bool:
 
 def is_url(path: str) -> bool:
     """Whether `path` is a URL, which `remote_files` reads."""
-    return "://" in path
+    return "://" in path and not path.startswith(LOCAL)
 
 
-def read(path: str) -> bytes:
-    """The whole file; `FileNotFoundError`, or another `OSError` after retries of temporary network failures."""
-    return remote_files.read(path) if is_url(path) else local_files.read(path)
+def is_local(location: str, root: str = "") -> bool:
+    """Whether a local file or folder has exactly this name, relative to `root`."""
+    path = location if is_url(location) else _absolute(location, root) if location else ""
+    return not is_url(path) and os.path.exists(path)
+
+
+def resolved(path: str) -> str:
+    """`path` with the home folder for ``~`` and, in a URL, the values of environment variables for ``$NAME``.
+
+    Raises:
+      UserError: a variable is not set, or the URL is from the record of a run, which holds no secrets.
+    """
+    if not is_url(path):
+        return os.path.expanduser(path.removeprefix(LOCAL))
+    if is_redacted(path):
+        raise UserError(
+            f"the secrets of {path} are not stored with the run: write them as environment variables, "
+            "as in https://host/data.tar?token=$TOKEN, and set these."
+        )
+    for name in VARIABLE.findall(path):
+        if name not in os.environ:
+            raise UserError(f"{path}: the environment variable {name} is not set: set it.")
+    return VARIABLE.sub(lambda found: os.environ[found[1]], path)
+
+
+def check_files(files: Sequence[str]) -> None:
+    """Check local files before they are opened. Missing files are left to their reader.
+
+    Raises:
+      UserError: a file is a pipe or a device, which may have no end, or a pointer of git-lfs.
+    """
+    pointers = []
+    for file in files:
+        if is_url(file) or not os.path.exists(file) or os.path.isdir(file):
+            continue
+        try:
+            size = local_files.check_regular(file)
+            if size < MAX_POINTER and local_files.read(file).startswith(POINTER):
+                pointers.append(file)
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): name another file.") from None
+    if pointers:
+        raise UserError(f"{first_few(pointers, ', ')}: pointers of git-lfs instead of data: run `git lfs pull` there.")
+
+
+def read(path: str, limit: int | None = None) -> bytes:
+    """The whole file.
+
+    Raises:
+      OSError: the file is missing (`FileNotFoundError`), unreadable (after retries of temporary network failures),
+        endless, larger than `limit` bytes, or a pointer of git-lfs.
+    """
+    data = remote_files.read(path, limit) if is_url(path) else local_files.read(path.removeprefix(LOCAL), limit)
+    if len(data) < MAX_POINTER and data.startswith(POINTER):
+        raise OSError(f"{redacted(path)} is a pointer of git-lfs instead of data: run `git lfs pull`")
+    return data
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
@@ -66,7 +127,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     files = remote_files if is_url(path) else local_files
     data = files.read_range(path, offset, length)
     if len(data) != length:
-        raise EOFError(f"{path} ends at byte {offset + len(data)}, expected {offset + length}")
+        raise EOFError(f"{redacted(path)} ends at byte {offset + len(data)}, expected {offset + length}")
     return data
 
 
@@ -77,7 +138,7 @@ def size(path: str) -> int:
 
 def stamp(path: str) -> tuple[int, str]:
     """Size in bytes, and a text that changes with the content: time of the last change, or the server's tag."""
-    return remote_files.stamp(path) if is_url(path) else local_files.stamp(path)
+    return remote_files.stamp(path) if is_url(path) else local_files.stamp(path.removeprefix(LOCAL))
 
 
 def exists(path: str) -> bool:
@@ -90,19 +151,19 @@ def exists(path: str) -> bool:
 
 
 def _absolute(location: str, root: str) -> str:
-    location = os.path.expanduser(location)
+    location, root = resolved(location), resolved(root)
     if is_url(location):
         return location
     if is_url(root):
         return f"{root.rstrip('/')}/{location}"
-    return os.path.abspath(os.path.join(os.path.expanduser(root), location))
+    return os.path.abspath(os.path.join(root, location))
 
 
 def _expand_one(location: str, root: str, extensions: Sequence[str]) -> list[str]:
     path = _absolute(location, root)
     if not is_url(path) and os.path.exists(path):
         return _of_folder(path, extensions) if os.path.isdir(path) and extensions else [path]
-    names = list(itertools.islice(_braces(location), MAX_FILES + 1))
+    names = list(itertools.islice(expand_braces(location), MAX_FILES + 1))
     if len(names) > MAX_FILES:
         raise UserError(f"{location} names more than {MAX_FILES:,} files: correct its ranges.")
     files, missing = [], []
@@ -115,7 +176,8 @@ def _expand_one(location: str, root: str, extensions: Sequence[str]) -> list[str
     if missing and not RANGE.search(location):
         raise UserError(f"no file at {missing[0]}, one of {location}: check the name.")
     if missing:
-        LOG.warning("%s: %d of %d files are missing, first %s", location, len(missing), len(names), missing[0])
+        found = redacted(location), len(missing), len(names), redacted(missing[0])
+        LOG.warning("%s: %d of %d files are missing, first %s", *found)
     return files
 
 
@@ -128,8 +190,8 @@ def _local(name: str, root: str, extensions: Sequence[str]) -> list[str]:
     if not WILD.search(name):
         return []
     # The root is not part of the pattern: its name may have special characters.
-    found = glob.glob(os.path.expanduser(name), root_dir=_absolute("", root), recursive=True)
-    return sorted(_absolute(file, root) for file in found)
+    found = glob.glob(resolved(name), root_dir=_absolute("", root), recursive=True)
+    return first_of_links(sorted(_absolute(file, root) for file in found))
 
 
 def _remote(url: str, extensions: Sequence[str]) -> list[str]:
@@ -147,6 +209,12 @@ def _of_folder(folder: str, extensions: Sequence[str]) -> list[str]:
     names = [name for name in os.listdir(folder) if name.endswith(tuple(extensions)) and not name.startswith(".")]
     if not names:
         raise UserError(f"no {' or '.join(extensions)} files in {folder}: check the folder.")
+    splits = sorted(filter(None, {known_split(name) for name in names}))
+    if len(splits) > 1:
+        raise UserError(
+            f"{folder} holds several splits ({', '.join(splits)}): name the files of one by a glob, such as "
+            f"{folder}/*{splits[0]}*."
+        )
     return [os.path.join(folder, name) for name in sorted(names)]
 
 
@@ -154,57 +222,3 @@ def _hint(path: str, location: str, root: str) -> str:
     if location == path or is_url(path):
         return ""
     return f" It is relative to {'config.data.root' if root else 'the current folder, as config.data.root is empty'}."
-
-
-def _braces(text: str) -> Iterator[str]:
-    """All expansions of ``{1..3}`` and ``{a,b}`` in `text`; the last braces vary fastest."""
-    found = _first_braces(text)
-    if not found:
-        yield text
-        return
-    begin, end = found
-    for value in _values(text[begin + 1 : end], text):
-        for rest in _braces(text[end + 1 :]):
-            yield text[:begin] + value + rest
-
-
-def _first_braces(text: str) -> tuple[int, int] | None:
-    depth, begin = 0, -1
-    for i, character in enumerate(text):
-        if character == "{":
-            begin = i if depth == 0 else begin
-            depth += 1
-        elif character == "}" and depth:
-            depth -= 1
-            if depth == 0:
-                return begin, i
-    if depth:
-        raise UserError(f"{text}: a brace is not closed; ranges are written {{00000..00331}}.")
-    return None
-
-
-def _values(inside: str, text: str) -> Iterator[str]:
-    number_range = RANGE.fullmatch(inside)
-    if number_range:
-        first, last, step = number_range[1], number_range[2], int(number_range[3] or 1)
-        low, high = int(first), int(last)
-        if step == 0 or low > high:
-            raise UserError(f"{text}: the range {{{inside}}} is empty; the smaller number comes first.")
-        # As in a shell: if one number has a leading zero, all numbers get the same width.
-        padded = any(number.lstrip("-").startswith("0") and len(number) > 1 for number in (first, last))
-        width = max(len(first), len(last)) if padded else 0
-        return (f"{number:0{width}d}" for number in range(low, high + 1, step))
-    if "," not in inside and "{" not in inside:
-        raise UserError(f"{text}: {{{inside}}} is invalid: write a range {{00000..00331}} or a list {{a,b}}.")
-    return (value for choice in _choices(inside) for value in _braces(choice))
-
-
-def _choices(inside: str) -> Iterator[str]:
-    """Split at the commas outside inner braces."""
-    depth, begin = 0, 0
-    for i, character in enumerate(inside):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            yield inside[begin:i]
-            begin = i + 1
-    yield inside[begin:]

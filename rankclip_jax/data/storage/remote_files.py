@@ -11,7 +11,10 @@ Temporary failures are retried. The pauses are random: processes that failed tog
   HTTP response  if it ends early, the request is sent again, up to 5 times within about 8 s.
   fsspec         up to 5 retries within about 8 s, in addition to the retries of the client library.
 
-Each attempt waits at most 10 s for a connection and 60 s between two parts of a response.
+Each attempt waits at most 10 s for a connection and 60 s between two parts of a response. A response that is slower
+than 10 kB/s on average after 30 s, or larger than asked for, is an error without a retry. A whole file may have 1 GiB.
+
+Errors hold no secrets of the URL.
 """
 
 import functools
@@ -20,14 +23,17 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
+from urllib3.exceptions import HTTPError
 
 from rankclip_jax.errors import UserError, install_hint
+from rankclip_jax.redact import redacted
 
 T = TypeVar("T")
 RETRIES = 8
@@ -35,6 +41,9 @@ BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds: the unit of the pauses, which doubl
 RETRY_AFTER_MAX = 60.0  # seconds
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 TIMEOUT = (10, 60)  # seconds to connect, and between two parts of a response
+PATIENCE, MIN_RATE = 30.0, 10_000  # seconds, and the bytes per second that a response must have after them
+MAX_BYTES = 1 << 30  # of a file that is read as a whole
+PART = 1 << 20  # bytes of a response that are read at a time
 PAUSES = (0.25, 0.5, 1, 2, 4)  # seconds between attempts of `_repeat`
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 TAGS = ("etag", "ETag", "md5Hash", "generation", "LastModified", "mtime")  # by client library of fsspec
@@ -54,30 +63,51 @@ class _Retry(Retry):
         return None if seconds is None else min(RETRY_AFTER_MAX, max(seconds, self.get_backoff_time()))
 
 
-def read(url: str) -> bytes:
-    """The whole file."""
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Raise errors again without the secrets of URLs; types that are not builtin become `OSError`."""
+    try:
+        yield
+    except Exception as error:  # client libraries have their own types
+        if redacted(str(error)) == str(error):
+            raise
+        kind = next((kind for kind in (*PERMANENT, UserError) if isinstance(error, kind)), OSError)
+        raise kind(redacted(str(error))) from None
+
+
+@_without_secrets()
+def read(url: str, limit: int | None = None) -> bytes:
+    """The whole file; `OSError` if it has more than `limit` bytes, by default `MAX_BYTES`."""
+    limit = MAX_BYTES if limit is None else limit
     if _is_http(url):
-        return _repeat(lambda: _get(url, {}), _EndedEarly)
+        return _repeat(lambda: _get(url, {}, limit), _EndedEarly)
+    size = stamp(url)[0]
+    if size > limit:
+        raise OSError(f"{url} has {size:,} bytes, more than the limit of {limit:,}: download the file")
     return _repeat(lambda: _filesystem_of(url).cat_file(url))
 
 
+@_without_secrets()
 def read_range(url: str, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`; fewer at the end of the file."""
     if length <= 0:
         return b""
     if _is_http(url):
-        return _repeat(lambda: _get(url, {"Range": f"bytes={offset}-{offset + length - 1}"}), _EndedEarly)
+        headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
+        return _repeat(lambda: _get(url, headers, length), _EndedEarly)
     return _repeat(lambda: _filesystem_of(url).cat_file(url, start=offset, end=offset + length))
 
 
+@_without_secrets()
 def stamp(url: str) -> tuple[int, str]:
     """Size in bytes, and a tag that changes with the content, if the server has one."""
     if _is_http(url):
         return _http_stamp(url)
     found = _repeat(lambda: _filesystem_of(url).info(url))
-    return int(found["size"]), _short("|".join(str(found[key]) for key in TAGS if key in found))
+    return int(found["size"] or 0), _short("|".join(str(found[key]) for key in TAGS if key in found))
 
 
+@_without_secrets()
 def glob(pattern: str) -> list[str]:
     """URLs of the files that match; the storage must be able to list files."""
     system = _filesystem_of(pattern)
@@ -135,18 +165,30 @@ def _response(url: str, headers: dict[str, str]) -> requests.Response:
     raise OSError(problem) if response.status_code in BUSY else PermissionError(problem)
 
 
-def _get(url: str, headers: dict[str, str]) -> bytes:
-    """The content of a response; b"" for a range beyond the end of the file."""
+def _get(url: str, headers: dict[str, str], limit: int) -> bytes:
+    """The content of a response of at most `limit` bytes; b"" for a range beyond the end of the file."""
     with _response(url, headers) as response:
         if response.status_code == 416:
             return b""
         if response.status_code == 200 and "Range" in headers:
             raise UserError(f"{url}: the server sends whole files only (no range requests): download the files first.")
         try:
-            data = response.content
-        except requests.RequestException as error:
+            return _content(url, response, limit)
+        except (requests.RequestException, HTTPError) as error:
             raise _EndedEarly(f"{url}: the connection ended early ({error})") from error
-    return data
+
+
+def _content(url: str, response: requests.Response, limit: int) -> bytes:
+    """The body of a response; `OSError` if it is too large or too slow, so that none is read without end."""
+    began, parts, size = time.monotonic(), [], 0
+    while part := response.raw.read1(PART, decode_content=True):
+        parts.append(part)
+        size, seconds = size + len(part), time.monotonic() - began
+        if size > limit:
+            raise OSError(f"{url}: the server sends more than the limit of {limit:,} bytes: download the file")
+        if seconds > PATIENCE and size < seconds * MIN_RATE:
+            raise OSError(f"{url}: the server sends {size / seconds:,.0f} bytes per second, too slow to wait for")
+    return b"".join(parts)
 
 
 def _http_stamp(url: str) -> tuple[int, str]:

@@ -4,9 +4,11 @@ Several processes may start at once. If the file system has locks, one process b
 Otherwise each process builds it, and the last file replaces the others.
 """
 
+import hashlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from rankclip_jax.data.tars.index import Index, read_index, write_index
 from rankclip_jax.data.tars.location import IndexLocation
 from rankclip_jax.data.tars.shard import Entry, Part, scan
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 
 THREADS = 8  # for reading tars
 CONNECTIONS = 32  # for requesting the sizes of remote files
@@ -53,11 +56,12 @@ def open_indexes(
     stamps = dict(zip(files, _stamps(files), strict=True))
     folders = {}
     for file in stamps:
-        folders.setdefault(os.path.dirname(file), []).append(file)
+        folders.setdefault(os.path.dirname(redacted(file)), []).append(file)
     done = {}
     for folder, inside in folders.items():
         location = IndexLocation(folder, parts, index_dir)
-        wanted = {os.path.basename(file): stamps[file] for file in inside}
+        names = _names(inside)
+        wanted = {names[file]: stamps[file] for file in inside}
         index, path = ({}, "") if rebuild else location.read(wanted)
         if len(index) < len(wanted):
             with location.locked() as path:
@@ -66,16 +70,25 @@ def open_indexes(
                 index = {} if rebuild else read_index(path, parts) | known
                 missing = {name: stamp for name, stamp in wanted.items() if name not in known}
                 if missing:
-                    index = _Build(folder, parts, path, index).run(missing)
-        done |= {file: Indexed(file, *index[os.path.basename(file)], path) for file in inside}
+                    index = _Build({names[file]: file for file in inside}, parts, path, index).run(missing)
+        done |= {file: Indexed(file, *index[names[file]], path) for file in inside}
     return [done[file] for file in files]
+
+
+def _names(files: Sequence[str]) -> dict[str, str]:
+    """Names of the tars of one folder in its index, without secrets. Equal names get a digest of the whole URL."""
+    names = {file: os.path.basename(redacted(file)) for file in files}
+    counts = Counter(names.values())
+    digests = {file: hashlib.sha256(file.encode()).hexdigest()[:8] for file in files if counts[names[file]] > 1}
+    return {file: name + (f" {digests[file]}" if file in digests else "") for file, name in names.items()}
 
 
 class _Build:
     """Adds shards to one index in threads, and saves it from time to time."""
 
-    def __init__(self, folder: str, parts: Sequence[Part], path: str, index: Index):
-        self._folder, self._parts, self._path, self._index = folder, parts, path, dict(index)
+    def __init__(self, files: Mapping[str, str], parts: Sequence[Part], path: str, index: Index):
+        """Take the tars by their names in the index, and the path and content of the index."""
+        self._files, self._parts, self._path, self._index = files, parts, path, dict(index)
         self._stop = threading.Event()
         self._refused = []
 
@@ -105,7 +118,7 @@ class _Build:
                 saved = time.monotonic()
 
     def _scan(self, name: str, stamp: tuple[int, str], bar: tqdm) -> None:
-        file = f"{self._folder}/{name}"
+        file = self._files[name]
         is_remote, progress = locations.is_url(file), SharedProgress(bar)
         if not is_remote:
             local_files.forget(file)  # the file may have been replaced, and its old descriptor may still be open

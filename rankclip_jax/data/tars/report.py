@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from rankclip_jax.data.tars.build import Indexed
+from rankclip_jax.redact import redacted
 from rankclip_jax.text_table import text_table
 
 SHOWN = 10  # names in a line
@@ -22,7 +23,7 @@ def summary(tars: Sequence[Indexed], seconds: float) -> str:
         ("members with a repeated name, skipped", f"{sum(entry.duplicates for entry in entries):,}"),
         ("shards with problems", f"{sum(bool(entry.problem) for entry in entries):,}"),
         ("shards without pairs", f"{sum(not entry.pairs for entry in entries):,}"),
-        ("missing shard numbers", f"{len(gaps_in([tar.file for tar in tars])):,}"),
+        ("missing shard numbers", f"{len(gaps_in([redacted(tar.file) for tar in tars])):,}"),
         ("bytes of tars", f"{sum(entry.size for entry in entries):,}"),
         ("bytes of index", f"{row_bytes:,}" + (f" ({row_bytes / pairs:.0f} per pair)" if pairs else "")),
         ("seconds", f"{seconds:.1f}"),
@@ -33,8 +34,8 @@ def summary(tars: Sequence[Indexed], seconds: float) -> str:
 
 def problems(tars: Sequence[Indexed]) -> list[str]:
     """One line for each kind of problem found."""
-    damaged = [f"{os.path.basename(tar.file)} ({tar.entry.problem})" for tar in tars if tar.entry.problem]
-    gaps = gaps_in([tar.file for tar in tars])
+    damaged = [f"{_name(tar)} ({tar.entry.problem})" for tar in tars if tar.entry.problem]
+    gaps = gaps_in([redacted(tar.file) for tar in tars])
     lines = []
     if damaged:
         found = f"{len(damaged)} of {len(tars)} shards have problems; the pairs before the problem are used"
@@ -63,8 +64,12 @@ def gaps_in(files: Sequence[str]) -> list[str]:
 
 
 def _skipped(tars: Sequence[Indexed], counts: Sequence[int], kind: str) -> list[str]:
-    names = [os.path.basename(tar.file) for tar, count in zip(tars, counts, strict=True) if count]
+    names = [_name(tar) for tar, count in zip(tars, counts, strict=True) if count]
     return [f"{sum(counts):,} {kind} are skipped, in {_first(names)}"] if names else []
+
+
+def _name(tar: Indexed) -> str:
+    return os.path.basename(redacted(tar.file))
 
 
 def _first(names: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def test_pairs_of_two_locations(folder, tmp_path):
     )
     code, out, err = convert(*flags)
     assert code == 0, err
-    assert "skipped none.jpg: FileNotFoundError" in out
+    assert "skipped broken.csv:none.jpg: FileNotFoundError" in out
     assert (
         f"23 of 25 pairs in 3 files: --config.data.name=arrayrecord --config.data.train='{tmp_path}/out/train_1-" in out
     )
@@ -45,6 +45,6 @@ def test_pairs_of_two_locations(folder, tmp_path):
     numbers = [number for number in range(COUNT) if number != 2]
     assert [first.pairs.image_bytes(i) for i in range(23)] == [jpeg(number) for number in numbers]
     assert [first.captions(i) for i in range(23)] == [(caption(number),) for number in numbers]
-    assert first.key(2) == "pics/003.jpg" and len(second) == COUNT
+    assert first.key(2) == "broken.csv:pics/003.jpg" and len(second) == COUNT
     code, _, err = convert(*flags)
     assert code == 2 and "holds train_1-00000.array_record already" in err and len(err.splitlines()) == 1

@@ -125,7 +125,8 @@ def test_quarantined_pairs_are_left_out(folder, tmp_path):
     bad = ["a5", "a17", "b2", "no pair"]
     listed = str(write_jsonl(tmp_path, [{"key": key, "reason": "truncated"} for key in bad]))
     data = load(folder, train="a.csv | c.csv", test="b.csv", quarantine=listed)
-    assert keys(data.train) == [f"a{i}" for i in range(100) if i not in (5, 17)] + [f"c{i}" for i in range(7)]
+    left = [f"a.csv:a{i}" for i in range(100) if i not in (5, 17)] + [f"c.csv:c{i}" for i in range(7)]
+    assert keys(data.train) == left
     assert data.counts == {"train": 105, "test": 29} and "caption of b2" not in data.evals["test"].texts
     without = load(folder, train="a.csv", val_pairs=50, train_limit=10)
     within = load(folder, train="a.csv", val_pairs=50, train_limit=10, quarantine=listed)
@@ -191,7 +192,12 @@ def test_several_captions_match_their_image(tmp_path):
     assert split.texts == ("a", "c", "b", "d") and split.text_ids.tolist() == [0, 0, 1, 1]
     assert len(split.images) == 2 and split.image_ids.tolist() == [0, 1]  # the third has no caption
     write_csv(tmp_path, [("x", ""), ("y", "nan")], name="none.csv")
-    refused(tmp_path, "none of the 2 pairs of split 'test' has a caption. First: x", train="pairs.csv", test="none.csv")
+    refused(
+        tmp_path,
+        "none of the 2 pairs of split 'test' has a caption. First: none.csv:x",
+        train="pairs.csv",
+        test="none.csv",
+    )
 
 
 def test_splits_of_classes(folder, tmp_path):
@@ -227,3 +233,13 @@ def test_an_unreadable_image_is_white_and_logged_once(tmp_path, caplog):
     assert images.unreadable == {1, 2} and caplog.text.count("is evaluated as white") == 2
     assert "pics/001.jpg is evaluated as white: ImageError: truncated" in caplog.text
     assert len(images[np.array([3, 0])]) == 2 and np.asarray(images[np.array([3, 0])][0]).std() > 10
+
+
+def test_a_number_that_begins_a_path_is_no_weight(tmp_path):
+    (tmp_path / "2014 photos").mkdir()
+    (tmp_path / "2014 photos" / "a.csv").write_text("image,caption\na.jpg,one\n")
+    for path in ("2014 photos/a.csv", "2014 photos/*.csv", "2014 ph*/a.csv", "2014 {photos,pics}/a.csv", "2014 photos"):
+        assert parse_locations(path, "csv", "train", str(tmp_path)) == [Location(None, "csv", path, "")]
+    found = parse_locations("0.5 csv:2014 photos/a.csv | 2 2014 photos", "csv", "train", str(tmp_path))
+    assert found == [Location(0.5, "csv", "2014 photos/a.csv", ""), Location(2, "csv", "2014 photos", "")]
+    assert parse_locations("2014 none/*.csv", "csv", "train", str(tmp_path))[0].weight == 2014

@@ -1,5 +1,7 @@
 """Shards of one table whose columns have different types, as several writers leave them."""
 
+import json
+
 import pyarrow as pa
 import pytest
 
@@ -59,4 +61,22 @@ def test_a_shard_with_another_kind_of_column(tmp_path):
     write(tmp_path, 0, image=["a.jpg"], caption=["one"])
     write(tmp_path, 1, image=["b.jpg"], caption=[3])
     with pytest.raises(UserError, match=r"1.parquet: caption column 'caption' holds int64"):
+        load("parquet", tmp_path, train="*.parquet")
+
+
+def test_only_the_columns_in_use_must_be_the_same(tmp_path):
+    write(tmp_path, 0, image=["a.jpg"], caption=["one"], clip_score=[0.3])
+    write(tmp_path, 1, caption=["two"], image=["b.jpg"])
+    assert keys(load("parquet", tmp_path, train="*.parquet").train) == ["a.jpg", "b.jpg"]
+    write(tmp_path, 2, image=["c.jpg"], text=["three"])
+    with pytest.raises(UserError, match=r"2.parquet has columns \['image', 'text'\], .*0.parquet has .*two locations"):
+        load("parquet", tmp_path, train="*.parquet")
+
+
+def test_class_names_that_differ_between_shards(tmp_path):
+    for number, names in enumerate((["cat", "dog"], ["dog", "cat"])):
+        features = json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}})
+        columns = {"image": [jpeg(0), jpeg(1)], "label": [0, 1]}
+        write_parquet(tmp_path / f"{number}.parquet", columns, metadata={"huggingface": features})
+    with pytest.raises(UserError, match=r"0.parquet and .*1.parquet have different class names in column 'label'"):
         load("parquet", tmp_path, train="*.parquet")

@@ -239,7 +239,7 @@ def test_files_named_as_their_split(tmp_path):
 
 
 def test_invalid_folders(tmp_path):
-    with pytest.raises(UserError, match=r"no .arrow or .parquet files in"):
+    with pytest.raises(UserError, match=r"no .arrow or .parquet files or images in"):
         open_folder(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not one local folder"):

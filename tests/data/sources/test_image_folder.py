@@ -70,7 +70,7 @@ def test_a_text_file_beside_each_image(tmp_path):
 
 
 def test_a_deleted_image_is_a_bad_record(tmp_path):
-    fill(tmp_path, ("cat/1.jpg", "cat/2.jpg"))
+    fill(tmp_path, ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"))
     pairs = open_folder(tmp_path)
     (tmp_path / "cat/2.jpg").unlink()
     assert pairs.image_bytes(0) == jpeg(0)
@@ -85,9 +85,9 @@ def test_invalid_folders(tmp_path):
     with pytest.raises(UserError, match=r"no images in .* image_folder reads files .jpg"):
         open_folder(tmp_path)
     fill(tmp_path, ("1.jpg",))
-    with pytest.raises(UserError, match=r"holds images such as 1.jpg without captions"):
+    with pytest.raises(UserError, match=r"holds images such as 1.jpg without captions or classes"):
         open_folder(tmp_path)
-    fill(tmp_path, ("cat/1.jpg",))
+    fill(tmp_path, ("cat/1.jpg", "dog/1.jpg"))
     with pytest.raises(UserError, match=r"holds folders, and images beside them such as 1.jpg"):
         open_folder(tmp_path)
     (tmp_path / "1.jpg").unlink()

@@ -285,7 +285,7 @@ def test_coco_captions(tmp_path):
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', "has no captions"),
         (
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "caption": ""}]}',
-            "is not a caption",
+            "none of the 1 annotations is of an image in `images`: compare the ids",
         ),
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": []}]}', "KeyError: 'caption'"),
     ],

@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from rankclip_jax.data.storage import local_files, locations
+from rankclip_jax.data.storage import local_files, locations, ranges
 from rankclip_jax.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_a_folder_stands_for_itself_if_the_format_has_no_extensions(folder):
 
 def test_ranges_expand_as_in_a_shell(folder):
     """As in bash: `{8..11}` has no leading zeros, `{08..10}` has."""
-    found = [list(locations._braces(text)) for text in ("{8..11}", "{08..10}", "a{1,}b", "{a,b}{1..2}")]
+    found = [list(ranges.expand_braces(text)) for text in ("{8..11}", "{08..10}", "a{1,}b", "{a,b}{1..2}")]
     assert found == [["8", "9", "10", "11"], ["08", "09", "10"], ["a1b", "ab"], ["a1", "a2", "b1", "b2"]]
 
 

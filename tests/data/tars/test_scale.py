@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rankclip_jax.data.images.extensions import EXTENSIONS
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources import webdataset
 from rankclip_jax.data.storage import locations
@@ -18,7 +19,7 @@ from rankclip_jax.data.tars.shard import Shard
 from tests.support import processes
 from tests.support.tar_files import write_shards
 
-PARTS = (webdataset.IMAGES, ("txt",))
+PARTS = (EXTENSIONS, ("txt",))
 
 
 def synthetic(folder, num_shards, num_pairs):
