@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from rankclip_jax.config.command_line import CONFIG, check_config_file, config_spec, explain, with_last_config
 from rankclip_jax.errors import NO_ACCESS, NO_ROOM, UserError, did_you_mean
 from rankclip_jax.parallel import processes
-from rankclip_jax.terminal import make_printable, printable
+from rankclip_jax.terminal import make_printable, printable, printable_lines
 
 
 def define_config(required: bool = True) -> flags.FlagHolder:
@@ -100,13 +100,14 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
     except OSError as error:
         advice = _advice(error)
         if not advice:
-            traceback.print_exc()
-            return 1
+            return _print_traceback()
         _print_error(advice)
         return 2
+    except MemoryError as error:
+        _print_error(f"not enough memory ({error}): use smaller files or batches, or a larger machine")
+        return 2
     except BaseException:
-        traceback.print_exc()
-        return 1
+        return _print_traceback()
     return 0
 
 
@@ -118,6 +119,11 @@ def _advice(error: OSError) -> str:
     if error.errno in NO_ACCESS:
         return f"cannot access {path} ({error.strerror}): change its permissions, or give another path"
     return ""
+
+
+def _print_traceback() -> int:
+    print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
+    return 1
 
 
 def _reader_gone() -> int:
