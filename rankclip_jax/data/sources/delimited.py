@@ -29,6 +29,7 @@ SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
 MAX_HEADER = 1 << 16  # bytes; Python's csv module reads fields of at most 128 KB
 HEAD = 1 << 16  # bytes at the beginning, which show what paths of images look like
+ADVICE = "Repair the file; a caption that contains a separator, quote or newline must be quoted."
 SHAPES = 50  # rows of them
 
 
@@ -69,7 +70,7 @@ def _read(file: str, options: PairOptions) -> pa.Table:
         table = table.filter(is_given)
     if broken and quoting.problem:
         broken[0] = f"{quoting.problem}; {broken[0]}"
-    check_broken(file, broken, len(table))
+    check_broken(file, broken, len(table), ADVICE)
     if not len(table):
         raise UserError(f"{file} has a header line, but no rows: check the file.")
     return table
