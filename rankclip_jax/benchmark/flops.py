@@ -5,6 +5,8 @@ Letters: P patches, T tokens, D width.
 
 from ml_collections import ConfigDict
 
+from rankclip_jax.image_size import height_width_of
+
 
 def train_flops(model: ConfigDict) -> float:
     """Return the floating-point operations of one pair, forward and backward; 0 if the image tower is not a ViT.
@@ -15,7 +17,8 @@ def train_flops(model: ConfigDict) -> float:
     image, text = model.image, model.text
     if image.tower != "vit":
         return 0.0
-    patches = (image.image_size // image.patch_size) ** 2
+    height, width = height_width_of(image.image_size)
+    patches = (height // image.patch_size) * (width // image.patch_size)
     embedding = 2 * patches * 3 * image.patch_size**2 * image.width
     projections = 2 * (image.width + text.width) * model.embed_dim
     forward = embedding + _blocks(image, patches + 1) + _blocks(text, text.context_length) + projections

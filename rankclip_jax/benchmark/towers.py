@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.benchmark.case import Benchmark, Case, Row
 from rankclip_jax.benchmark.flops import train_flops
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.image_size import height_width_of
 from rankclip_jax.models.presets import PRESETS, get_preset
 
 FRAMEWORKS = ("jax", "torch")
@@ -59,12 +60,12 @@ def _case(chosen: flags.FlagValues, model: str, framework: str) -> Row:
 def pairs(model: ConfigDict, batch: int) -> dict[str, np.ndarray]:
     """Return random images, uint8 [B, S, S, 3], and random tokens of all lengths, int32 [B, L]."""
     rng = np.random.default_rng(0)
-    side, length = model.image.image_size, model.text.context_length
+    size, length = height_width_of(model.image.image_size), model.text.context_length
     tokens = rng.integers(0, EOT - 1, (batch, length)).astype(np.int32)
     ends = rng.integers(2, length, batch)
     tokens[np.arange(length) >= ends[:, None]] = 0
     tokens[np.arange(batch), ends] = EOT
-    return {"images": rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8), "tokens": tokens}
+    return {"images": rng.integers(0, 256, (batch, *size, 3), dtype=np.uint8), "tokens": tokens}
 
 
 def build(case: Row) -> Case:

@@ -15,6 +15,7 @@ from rankclip_jax.config.resolve import check_batch
 from rankclip_jax.data.images.transforms import Augment, make_augment
 from rankclip_jax.data.text.augment import TextAugment, make_text_augment
 from rankclip_jax.errors import UserError
+from rankclip_jax.image_size import Size, height_width_of
 
 PLAIN = ("images", "tokens")
 MAX_CHUNK = 32  # examples that a thread makes at a time: much less than a batch, but enough to reduce overhead
@@ -27,7 +28,7 @@ class LoaderOptions:
     Attributes:
       batch_size: B, rows of the global batch.
       seed: non-negative; seed and step determine every random draw.
-      image_size: S.
+      image_size: S, or (height, width).
       augment: image augmentation, compiled by `make_augment`; it returns uint8 [S, S, 3].
       text_augment: caption augmentation by `make_text_augment`, or None. Second captions are not augmented.
       view_augment, view_text_augment: the same for second views, if `keys` has them.
@@ -43,7 +44,7 @@ class LoaderOptions:
 
     batch_size: int
     seed: int
-    image_size: int
+    image_size: Size
     augment: Augment
     text_augment: TextAugment | None = None
     view_augment: Augment | None = None
@@ -79,7 +80,7 @@ def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: A
       UserError: an invalid pipeline or size; see `make_augment`, `make_text_augment` and `LoaderOptions`.
     """
     data, image = config.data, config.model.image
-    if image.image_size < 1:
+    if min(height_width_of(image.image_size)) < 1:
         raise UserError(f"model.image.image_size={image.image_size} must be at least 1.")
     fit = {"size": image.image_size, "resize": image.resize}
     augment, text_augment = make_augment(data.augment, **fit), make_text_augment(data.text_augment)
@@ -101,7 +102,7 @@ def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: A
 
 def example_arrays(options: LoaderOptions, context_length: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of one example in each array of a batch, with L = `context_length`."""
-    image, text = ((options.image_size, options.image_size, 3), np.uint8), ((context_length,), np.int32)
+    image, text = ((*height_width_of(options.image_size), 3), np.uint8), ((context_length,), np.int32)
     known = {"images": image, "augmented_images": image, "index": ((), np.int32)}
     known |= {"tokens": text, "caption_tokens": text, "augmented_tokens": text}
     return {key: known[key] for key in options.keys}

@@ -17,7 +17,7 @@ class Record:
 
     Attributes:
       key: unique name of the record in its source.
-      image: uint8 [H, W, 3] RGB, or a PIL image of mode RGB.
+      image: uint8 [H, W, 3] RGB, or a PIL image of 8 bits per channel; the model's resize makes it RGB.
       captions: at least one caption; the loader draws one per step.
       second_captions: captions from another origin, such as a captioning model. The loader draws one of these too,
         for objectives that use them.

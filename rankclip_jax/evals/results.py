@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rankclip_jax.data.images.transforms import resize_and_crop
+from rankclip_jax.data.images.resize import resize_and_crop
 from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.evals.embeddings import SplitEmbeddings
 from rankclip_jax.files import replaced_file
@@ -104,7 +104,7 @@ def write_embeddings(
 def _thumbnails(images: Sequence) -> np.ndarray:
     """Return uint8 [N, h, w, 3], sides at most `THUMBNAIL_SIDE`. Images of different sizes are cropped to squares."""
     if not isinstance(images, np.ndarray):
-        return np.stack([resize_and_crop(np.asarray(image), THUMBNAIL_SIDE) for image in images])
+        return np.stack([resize_and_crop(image, THUMBNAIL_SIDE) for image in images])
     height, width = images.shape[1:3]
     scale = THUMBNAIL_SIDE / max(height, width)
     if scale >= 1:

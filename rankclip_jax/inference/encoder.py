@@ -5,26 +5,28 @@ Letters: N images or texts, L context length, D embedding, S side of the image t
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from itertools import islice
+from typing import IO, Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from rankclip_jax.checkpoints.weights import Weights
-from rankclip_jax.data.images.transforms import RESIZES
+from rankclip_jax.data.images.resize import make_resize
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.inference.inputs import image_items, read_image, text_items
 from rankclip_jax.parallel.mesh import block_if_cpu_collectives, put_batch, replicated
 
 THREADS = min(16, os.cpu_count() or 1)
 AHEAD = 2  # number of batches that the device may compute while the next one is read
-ImageLike = np.ndarray | Image.Image | str | os.PathLike
+ImageLike = str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray | jax.Array
 
 
 class Encoder:
@@ -35,7 +37,7 @@ class Encoder:
     Attributes:
       weights: replace them to evaluate a later step with the same compiled programs.
       step: number of training steps of a loaded model; None for a model in training.
-      image_size: S.
+      image_size: S, or (height, width).
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Encoder:
         self.step = step
         self.tokenizer = tokenizer
         self.image_size = towers.image.image_size
-        self._resize = RESIZES[towers.resize]
+        self._resize = make_resize(towers.resize, self.image_size)
         self._mesh = mesh
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
         everywhere = NamedSharding(mesh, P())  # every process can read the whole result
@@ -71,62 +73,70 @@ class Encoder:
         """exp(logit_scale): the factor of the cosines before the softmax; at most 100 in CLIP."""
         return float(np.exp(np.asarray(self.weights.params["scalars"]["logit_scale"])))
 
-    def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Return the token ids of texts, int32 [N, L]."""
-        return self.tokenizer(texts)
+    def tokenize(self, texts: str | Iterable[str]) -> np.ndarray:
+        """Return the token ids of texts, int32 [N, L]; errors as for `encode_text`."""
+        return self.tokenizer(text_items(texts))
 
-    def encode_image(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    def encode_image(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Return unit-norm embeddings of images, float32 [N, D].
 
-        Images of other sizes than S x S are resized like the model's preprocessing: CLIP resizes the shorter side
-        (bicubic) and crops the centre, SigLIP resizes both sides.
+        Images are decoded as in training, and those of other sizes than S x S are resized like the model's
+        preprocessing: CLIP resizes the shorter side (bicubic) and crops the centre, SigLIP resizes both sides.
 
         Args:
-          images: uint8 [N, H, W, 3]; or one image or a sequence of images, each uint8 [H, W, 3], a PIL image or a
-            path. Lazy sequences are read a few batches at a time.
+          images: [N, H, W, 3]; or one image or a collection of images. An image is a path, the bytes of a file, a file
+            open for reading bytes, a PIL image, or an array [H, W, 3], [H, W, 4] with opacity or [H, W] of grey values.
+            Arrays are uint8, or uint16 that uses the whole range; colours are in the order red, green, blue. Lazy
+            sequences and iterators are read a few batches at a time.
 
         Raises:
-          UserError: a file is missing or is not an image, an array has another shape or dtype, or there is no image.
+          UserError: an image cannot be read, has more than `MAX_PIXELS` of `data.images.decode`, or has values whose
+            range is unknown, such as floats; or there is no image.
         """
         return self._encode_images(self._image, images)
 
-    def image_features(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    def image_features(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Return the features for linear probes, float32 [N, D]; arguments and errors as for `encode_image`.
 
         They are the embeddings of `encode_image` before L2 normalisation; for distribution models, the head's input.
         """
         return self._encode_images(self._features, images)
 
-    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Return unit-norm embeddings of texts, float32 [N, D]."""
-        if len(texts) == 0 and not isinstance(texts, str):
-            raise UserError("encode_text was given no texts: pass at least one.")
-        tokens = self.tokenizer(texts)
+    def encode_text(self, texts: str | Iterable[str]) -> np.ndarray:
+        """Return unit-norm embeddings of texts, float32 [N, D].
+
+        Raises:
+          UserError: there is no text, or a value is not a string; numbers are not converted.
+        """
+        tokens = self.tokenize(texts)
         return self._encode(self._text, len(tokens), tokens.__getitem__)
 
-    def _encode_images(self, encode, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        single = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3
-        images = [images] if single else images
-        if len(images) == 0:
-            raise UserError("encode_image was given no images: pass at least one.")
+    def _encode_images(self, encode, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        items = image_items(images)
+        parts = _batches(items, AHEAD * self._batch_size) if isinstance(items, Iterator) else [(0, items)]
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow releases the interpreter lock
 
-            def read(rows: np.ndarray) -> np.ndarray:
-                return np.stack(list(pool.map(lambda row: self.pixels(images[row]), rows)))
+            def encoded(first: int, part: Sequence[Any]) -> np.ndarray:
+                def read(rows: np.ndarray) -> np.ndarray:
+                    return np.stack(list(pool.map(lambda row: self._row(part, row, first), rows.tolist())))
 
-            return self._encode(encode, len(images), read)
+                return self._encode(encode, len(part), read)
+
+            found = [encoded(first, part) for first, part in parts if len(part)]
+        if not found:
+            raise UserError("encode_image was given no images: pass at least one.")
+        return np.concatenate(found)
+
+    def _row(self, images: Sequence[ImageLike], row: int, first: int) -> np.ndarray:
+        try:
+            return self.pixels(images[row])
+        except UserError as error:
+            where = f"image {first + row}: " if len(images) > 1 or first else ""
+            raise UserError(f"{where}{error}") from None
 
     def pixels(self, image: ImageLike) -> np.ndarray:
         """Return one image as input of the image tower, uint8 [S, S, 3]; errors as for `encode_image`."""
-        if isinstance(image, str | os.PathLike):
-            image = _open(Path(image))
-        if isinstance(image, Image.Image):
-            return self._resize(image if image.mode == "RGB" else image.convert("RGB"), self.image_size)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise UserError(
-                f"an image must be uint8 [H, W, 3], found {image.dtype} {list(image.shape)}: convert it to RGB."
-            )
-        return self._resize(image, self.image_size)
+        return self._resize(read_image(image), self.image_size)
 
     def _encode(self, encode, count: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Encode `count` rows; `read` maps indices to rows, and is called once for each batch."""
@@ -147,11 +157,9 @@ class Encoder:
         return read(rows)[repeats]
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"no image at {path}: check the path.") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"cannot read {path} as an image ({error}): convert it to PNG or JPEG.") from None
+def _batches(items: Iterator[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+    """Lists of `size` items, each with the index of its first item."""
+    first = 0
+    while part := list(islice(items, size)):
+        yield first, part
+        first += len(part)

@@ -3,8 +3,9 @@
 A training run, an imported folder and the weights of another library all become the same `Model`.
 """
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 from ml_collections import ConfigDict
@@ -46,6 +47,10 @@ def encoder_of(model: Model) -> Encoder:
 
 def read_model(path: str | Path, step: int | str | None = None) -> Model:
     """Read a model without building its towers; arguments and errors as for `load`."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise UserError(f"a model cannot be loaded from {path!r}: pass the path of a run folder, or a hub id.")
+    if isinstance(step, bool) or not isinstance(step, str | SupportsIndex | None):
+        raise UserError(f'step={step!r} must be the number of a step, "best", or None for the newest.')
     if is_run(path) or not is_source(path):
         return _read_run(path, step)
     if step is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.image_size import height_width_of
 from rankclip_jax.models import resnet, text, vit
 from rankclip_jax.models.transformer import ACTIVATIONS, REMAT
 from rankclip_jax.trees import flatten
@@ -76,7 +77,8 @@ def check_sizes(config: ConfigDict) -> None:
         least = 0 if key.endswith(".mlp_width") else 1  # 0 means four times the width
         if type(value) is int and value < least:
             raise UserError(f"model.{key}={value} must be at least {least}.")
-    if "patch_size" in image and image.image_size % image.patch_size:
+    _check_image_size(image)
+    if "patch_size" in image and any(side % image.patch_size for side in height_width_of(image.image_size)):
         raise UserError(
             f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
         )
@@ -85,6 +87,16 @@ def check_sizes(config: ConfigDict) -> None:
     for side, tower in (("image", image), ("text", text)):
         if tower.tower in ("vit", "text_transformer") and tower.width % tower.heads:
             raise UserError(f"model.{side}.heads={tower.heads} does not divide model.{side}.width={tower.width}.")
+
+
+def _check_image_size(image: ConfigDict) -> None:
+    size = image.image_size
+    if isinstance(size, int):
+        return
+    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise UserError(f"model.image.image_size={size} must be a number of pixels, or (height, width).")
+    if image.tower != "vit":
+        raise UserError(f"model.image.image_size={size} is not square: only the tower vit reads such images.")
 
 
 def _check_resnet(image: ConfigDict) -> None:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.image_size import Size, height_width_of, size_text
 
 Array = Any  # numpy or jax
 
@@ -24,32 +25,36 @@ def resize_grid(grid_HWD: Array, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(jax.image.resize(grid_HWD, shape, "cubic", antialias=True))
 
 
-def fit_image_positions(positions_TD: Array, image_size: int, patch_size: int, class_token: bool) -> np.ndarray:
-    """Fit the position embeddings of square images to another image size.
+def fit_image_positions(
+    positions_TD: Array, image_size: Size, patch_size: int, class_token: bool, old_size: Size
+) -> np.ndarray:
+    """Fit position embeddings to another image size.
 
     Args:
-      positions_TD: float [T, D], a square grid row by row.
+      positions_TD: float [T, D], a grid row by row.
       image_size, patch_size: the new sizes; the patch size divides the image size.
       class_token: whether the first row belongs to a class token; this row is not changed.
+      old_size: image size of the given positions.
 
     Returns:
       float [T', D]; the given values if the size is the same.
 
     Raises:
-      UserError: the positions are not a square grid.
+      UserError: the positions are not a grid of the old size.
     """
     first = int(class_token)
     patches, width = positions_TD.shape[0] - first, positions_TD.shape[1]
-    old, new = math.isqrt(max(patches, 0)), image_size // patch_size
-    if old < 1 or old * old != patches:
+    old, new = (tuple(side // patch_size for side in height_width_of(size)) for size in (old_size, image_size))
+    if patches != math.prod(old):
         which = " after the class token's" if class_token else ""
         raise UserError(
-            f"{patches} position embeddings{which} are not a square grid of patches: use weights for square images."
+            f"{patches} position embeddings{which} are not the {math.prod(old)} of images of {size_text(old_size)} "
+            f"pixels: use weights for model.image.patch_size={patch_size}."
         )
     if old == new:
         return np.asarray(positions_TD)
-    grid = resize_grid(positions_TD[first:].reshape(old, old, width), (new, new))
-    return np.concatenate([np.asarray(positions_TD[:first]), grid.reshape(new * new, width)])
+    grid = resize_grid(positions_TD[first:].reshape(*old, width), new)
+    return np.concatenate([np.asarray(positions_TD[:first]), grid.reshape(math.prod(new), width)])
 
 
 def fit_text_positions(positions_LD: Array, context_length: int) -> np.ndarray:

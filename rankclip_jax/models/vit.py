@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rankclip_jax.image_size import Size
 from rankclip_jax.models.map_head import MapHead
 from rankclip_jax.models.patch_dropout import keep_some
 from rankclip_jax.models.transformer import Transformer, image_block_init, layer_norm, uniform_fan_in
@@ -22,6 +23,7 @@ class VisionTransformer(nn.Module):
     D^-0.5 N(0, 1) for the class token, the position embeddings and the projection.
 
     Attributes:
+      image_size: S, or (height, width) of images that are not square.
       mlp_width: hidden width of the MLPs; 0 for 4 D.
       ln_eps: epsilon of every layer norm.
       pool: one of `POOLS`; only "class" adds a class token.
@@ -31,7 +33,7 @@ class VisionTransformer(nn.Module):
       remat: a key of `transformer.REMAT`.
     """
 
-    image_size: int
+    image_size: Size
     patch_size: int
     width: int
     layers: int

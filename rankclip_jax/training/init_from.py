@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, first_few
+from rankclip_jax.image_size import Size, height_width_of, size_text
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
@@ -84,14 +85,15 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     towers = {side: dict(tree) for side, tree in model.weights.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
-    if old_size != image.image_size and image.tower == "convnet":
-        raise UserError(
-            f"config.init_from={model.origin} is for images of {old_size} pixels and config.model for "
-            f"{image.image_size}: a convnet's last layer fits one size only."
-        )
-    if old_size != image.image_size:
-        _fit_image(towers["image"], image)
-        notes.append(f"image position embeddings resized from {old_size} to {image.image_size} pixels")
+    if height_width_of(old_size) != height_width_of(image.image_size):
+        old, new = size_text(old_size), size_text(image.image_size)
+        if image.tower == "convnet":
+            raise UserError(
+                f"config.init_from={model.origin} is for images of {old} pixels and config.model for {new}: a "
+                "convnet's last layer fits one size only."
+            )
+        _fit_image(towers["image"], image, old_size)
+        notes.append(f"image position embeddings resized from {old} to {new} pixels")
     if old_context != text.context_length:
         tower, key = towers["text"], "positional_embedding"
         tower[key] = fit_text_positions(tower[key], text.context_length)
@@ -101,13 +103,14 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     return model._replace(weights=weights, tokenizer=tokenizer, notes=tuple(notes))
 
 
-def _fit_image(tower: dict[str, Any], image: ConfigDict) -> None:
+def _fit_image(tower: dict[str, Any], image: ConfigDict, old_size: Size) -> None:
     key = "positional_embedding"
     if image.tower == "resnet":
         pool = tower["attnpool"]
-        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, 32, True)}
+        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, 32, True, old_size)}
     else:
-        tower[key] = fit_image_positions(tower[key], image.image_size, image.patch_size, image.pool == "class")
+        has_token = image.pool == "class"
+        tower[key] = fit_image_positions(tower[key], image.image_size, image.patch_size, has_token, old_size)
 
 
 def begin(state: dict, model: Model) -> dict:

@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rankclip_jax.image_size import height_width_of
 from rankclip_jax.objectives.objective import Objective
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
 from rankclip_jax.parallel.mesh import batch_sharding, state_shardings
@@ -55,7 +56,7 @@ def make_init_model(towers: nn.Module, objective: Objective) -> Callable[[jax.Ar
     image_size, context_length = towers.image.image_size, towers.text.context_length
 
     def init(key: jax.Array) -> tuple[dict, dict]:
-        images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+        images = jnp.zeros((1, *height_width_of(image_size), 3), jnp.uint8)
         tokens = jnp.zeros((1, context_length), jnp.int32)
         # Both towers come first for every objective: their parameters must not depend on the objective.
         batch = {"images": images, "augmented_images": images}

@@ -15,6 +15,7 @@ from absl import flags
 
 from rankclip_jax import cli
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.image_size import size_text
 from rankclip_jax.models.counts import tower_counts
 
 
@@ -29,7 +30,8 @@ def _import(source: str) -> None:
     write_imported(model, out)
     counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.weights.params).items())
     image, text = model.config.image, model.config.text
-    print(f"{source}: {model.format}, {image.tower} for {image.image_size} px, texts of {text.context_length} tokens")
+    towers = f"{image.tower} for {size_text(image.image_size)} px, texts of {text.context_length} tokens"
+    print(f"{source}: {model.format}, {towers}")
     print(f"parameters: {counts}; every tensor was used")
     print(f"written to {out}; evaluate it: python -m rankclip_jax.evaluate {out} --config=configs/emoji.py")
 

@@ -4,6 +4,10 @@ transformers or open_clip opens the folder with its own code, tokenizer and prep
 the embedded data set. Embeddings and logits are compared on the same pixels and tokens. The pixels and tokens that each
 library computes are compared too. Other libraries do not clean texts (mojibake, HTML), so texts are cleaned first; raw
 texts with different tokens are counted for information only.
+
+Pixels are compared on images of other sizes than the tower's too, and on images with transparency or a palette. An
+imported model follows its library in both. A run was trained by the rules of this package, which a preprocessor file
+cannot state, so what differs between the rules has no limit.
 """
 
 from collections.abc import Sequence
@@ -12,9 +16,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
-from rankclip_jax.data.images.transforms import RESIZES
+from rankclip_jax.data.images.resize import LIBRARIES, make_resize, parse_resize
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.data.text.tokenizer import CLEANINGS
 from rankclip_jax.errors import UserError
@@ -28,6 +33,8 @@ from rankclip_jax.weights.reference import ReferenceModel, open_reference
 
 LIMIT = 1e-4  # largest accepted difference of embeddings and of logits
 GREY_LEVEL = 1 / 255  # largest accepted difference of pixels in [0, 1]: two resizers may round differently
+SIZES = ((101, 75), (75, 101), (64, 97), (97, 64), (40, 41), (333, 120))  # (width, height); odd and even margins
+MODES = ("RGBA", "LA", "P")
 
 
 class Row(NamedTuple):
@@ -78,9 +85,8 @@ def compare(
 ) -> list[Row]:
     """Return the rows of the table."""
     config = model.config.image
-    resized = np.stack([RESIZES[config.resize](np.asarray(image), config.image_size) for image in images])
-    normalized = normalize_pixels(jnp.asarray(resized), tuple(config.pixel_mean), tuple(config.pixel_std))
-    pixels, tokens = np.asarray(normalized).transpose(0, 3, 1, 2), encoder.tokenize(texts)
+    resized, tokens = _resized(config, images), encoder.tokenize(texts)
+    pixels = _normalized(config, resized)
     ours, theirs = _outputs(encoder, model, resized, texts), reference.embed(pixels, tokens)
     some_images, some_texts = f"{len(images)} images", f"{len(texts)} texts"
     names = ("image embeddings", "text embeddings", "logits")
@@ -90,10 +96,45 @@ def compare(
     for kind, given, limit in (("cleaned", [clean(text) for text in texts], 0.0), ("raw", texts, float("inf"))):
         differing = sum(_differ(a, b, model) for a, b in zip(tokens, reference.tokens(given), strict=True))
         rows.append(Row(f"different tokens, {kind} texts", some_texts, float(differing), limit))
-    if reference.pixels is not None:
-        limit = 1.01 * GREY_LEVEL / min(config.pixel_std)
-        rows.append(Row("pixels", some_images, _largest_error(pixels, reference.pixels(images)), limit))
+    return rows + (_pixel_rows(config, reference, images) if reference.pixels is not None else [])
+
+
+def _pixel_rows(config: ConfigDict, reference: ReferenceModel, images: Sequence[Image.Image]) -> list[Row]:
+    our, their = LIBRARIES[parse_resize(config.resize).library], LIBRARIES[reference.library.partition(" ")[0]]
+    sizes = [image.resize(SIZES[i % len(SIZES)]) for i, image in enumerate(images)]
+    modes = [_in_mode(image, MODES[i % len(MODES)]) for i, image in enumerate(images)]
+    same_colours = (our.rgb_first, our.on_white) == (their.rgb_first, their.on_white)
+    rows = []
+    for name, examples, same in (
+        ("pixels", images, True),
+        ("pixels, other sizes", sizes, our.round_down == their.round_down),
+        ("pixels, transparency and palettes", modes, same_colours),
+    ):
+        error = _largest_error(_normalized(config, _resized(config, examples)), reference.pixels(examples))
+        limit = 1.01 * GREY_LEVEL / min(config.pixel_std) if same else float("inf")
+        rows.append(Row(name, f"{len(examples)} images", error, limit))
     return rows
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image with a palette, or with opacity that grows from left to right."""
+    if mode == "P":
+        return image.quantize(64)
+    image = image.convert(mode)
+    image.putalpha(Image.linear_gradient("L").rotate(90).resize(image.size))
+    return image
+
+
+def _resized(config: ConfigDict, images: Sequence[Image.Image]) -> np.ndarray:
+    """uint8 [N, S, S, 3]."""
+    resize = make_resize(config.resize, config.image_size)
+    return np.stack([resize(image, config.image_size) for image in images])
+
+
+def _normalized(config: ConfigDict, images: np.ndarray) -> np.ndarray:
+    """float32 [N, 3, S, S]."""
+    normalized = normalize_pixels(jnp.asarray(images), tuple(config.pixel_mean), tuple(config.pixel_std))
+    return np.asarray(normalized).transpose(0, 3, 1, 2)
 
 
 def _outputs(encoder: Encoder, model: Model, images: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rankclip_jax.config.record import load_run_config
 from rankclip_jax.evals.results import EVAL_FILE, PROBE_FILE
+from rankclip_jax.image_size import size_text
 from rankclip_jax.inference.load import find_run, is_run
 from rankclip_jax.inference.model import Model
 
@@ -19,7 +20,7 @@ def model_card(model: Model, library: str, usage: str, omitted: Sequence[str]) -
       omitted: notes on what the format cannot hold.
     """
     image, text = model.config.image, model.config.text
-    size = f"{image.image_size} x {image.image_size} pixels, {model.config.embed_dim} dimensions"
+    size = f"{size_text(image.image_size)} pixels, {model.config.embed_dim} dimensions"
     vocabulary = f"vocabulary of {model.tokenizer.vocab_size:,} tokens, context length {text.context_length}"
     lines = [
         "---",

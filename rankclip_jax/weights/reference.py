@@ -10,6 +10,7 @@ from PIL import Image
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.formats import huggingface, open_clip
+from rankclip_jax.weights.formats.processors import find_processor
 
 
 class ReferenceModel(NamedTuple):
@@ -62,7 +63,7 @@ def _open_in_transformers(folder: Path, context_length: int) -> ReferenceModel:
     try:
         theirs = model_class.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        has_processor = (folder / "preprocessor_config.json").is_file()
+        has_processor = bool(find_processor(folder)[1])
         processor = transformers.AutoImageProcessor.from_pretrained(folder) if has_processor else None
     except Exception as error:  # the library raises many types
         raise UserError(f"transformers cannot open {folder}: {type(error).__name__}: {error}") from error

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.images.lazy import LazyImages
-from rankclip_jax.data.images.transforms import resize_and_crop
+from rankclip_jax.data.images.resize import resize_and_crop
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer

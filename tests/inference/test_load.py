@@ -1,11 +1,13 @@
 """`rankclip_jax.load`: from a run folder to embeddings, with every form of image and path."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import rankclip_jax
-from rankclip_jax.data.images.transforms import resize_and_crop
+from rankclip_jax.data.images.resize import resize_and_crop
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.errors import UserError
 from tests.support import runs
@@ -50,6 +52,8 @@ def test_an_image_is_the_same_in_every_form(tmp_path, encoder, images):
     forms = (path, str(path), Image.open(path), images[7], images[7:8], [images[7]], [path], [Image.open(path)])
     for form in forms:
         np.testing.assert_array_equal(encoder.encode_image(form), expected)
+    generated = encoder.encode_image(itertools.chain(images, images, images))  # more than are encoded together
+    np.testing.assert_array_equal(generated, np.tile(encoder.encode_image(images), (3, 1)))
     mixed = encoder.encode_image([path, images[7], Image.open(path), images[8]])
     np.testing.assert_array_equal(mixed[:3], np.repeat(expected, 3, axis=0))
     assert not np.allclose(mixed[3], expected)
@@ -109,11 +113,19 @@ def test_earlier_and_best_checkpoints(run, encoder, images):
         ("run/checkpoints/3", None, r"no intact checkpoint 3 in .*: 3: its meta file is missing"),
         ("run", 3, r"no intact checkpoint 3 in "),
         ("run", "newest", r"step 'newest' is neither a number nor 'best'"),
+        ("run", 1.5, r'step=1.5 must be the number of a step, "best", or None for the newest'),
+        ("run", True, "step=True must be"),
     ],
 )
 def test_a_wrong_path_is_a_user_error(run, path, step, message):
     with pytest.raises(UserError, match=message):
         rankclip_jax.load(run.parent / path, step)
+
+
+@pytest.mark.parametrize("path", [None, "", 20, b"runs/mine", ["runs/mine"]])
+def test_a_path_that_is_none(path):
+    with pytest.raises(UserError, match=r"a model cannot be loaded from .*: pass the path of a run folder"):
+        rankclip_jax.load(path)
 
 
 def test_a_run_without_a_checkpoint(run, tmp_path):
@@ -129,10 +141,12 @@ def test_a_run_without_a_checkpoint(run, tmp_path):
     "images, message",
     [
         ("no/such.png", "no image at no/such.png"),
-        (__file__, "cannot read .* as an image .*: convert it to PNG or JPEG"),
+        (["no/such.png"] * 2, "image 0: no image at no/such.png"),
+        ([np.zeros((9, 9, 3), np.uint8), None], "image 1: an image cannot be None"),
+        ((image for image in [__file__]), "cannot read .* as an image .*: convert it to a PNG or JPEG"),
         (np.zeros((64, 64, 3), np.float32), r"must be uint8 \[H, W, 3\], found float32 \[64, 64, 3\]"),
-        (np.zeros((64, 64, 4), np.uint8), r"must be uint8 \[H, W, 3\], found uint8 \[64, 64, 4\]"),
         ([], "was given no images"),
+        (iter(()), "was given no images"),
     ],
 )
 def test_an_invalid_image_is_a_user_error(encoder, images, message):

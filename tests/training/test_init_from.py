@@ -66,7 +66,7 @@ def test_training_begins_with_the_weights_and_draws_the_rest():
 def test_another_image_size_and_a_shorter_text():
     config = small(finetune.get_config(CLIP), **{"model.image.image_size": 32, "model.text.context_length": 7})
     said, _, state = started(config)
-    assert "image position embeddings resized from 16 to 32 pixels" in said
+    assert "image position embeddings resized from 16 x 16 to 32 x 32 pixels" in said
     assert "text position embeddings cut from 12 to 7" in said
     towers, old = state["params"]["towers"], read_model(CLIP).weights.params["towers"]
     assert towers["image"]["positional_embedding"].shape == (17, 24)

@@ -92,7 +92,9 @@ def test_openai_resnet(tmp_path):
             state[name] = make_resnet.values(name.removeprefix("visual."), x.shape).astype(np.float32)
     state["visual.bn1.num_batches_tracked"] = np.int64(3)
     model = read_source(torch_files.save(tmp_path / "rn.pt", state), activation="quick_gelu")
-    assert model.config.image.to_dict().items() >= dict(config.image, batch_norm="global").items()
+    assert (
+        model.config.image.to_dict().items() >= dict(config.image, batch_norm="global", resize="crop,open_clip").items()
+    )
     tower = build_towers(model.config, 49_408, 49_407).image
     variables = {
         "params": model.weights.params["towers"]["image"],

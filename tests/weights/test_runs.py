@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rankclip_jax.config import base
+from rankclip_jax.data.images.resize import parse_resize
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EVAL_FILE
 from rankclip_jax.evaluate import evaluate, probe
@@ -133,7 +134,8 @@ def simulated(path, image=0.0, text=0.0, token=0, grey=0.0):
         return images, texts, encoder.temperature_scale * images @ texts.T
 
     def pixels(images):
-        values = np.stack([np.asarray(image) for image in images]) / 255
+        resize = parse_resize(model.config.image.resize)
+        values = np.stack([resize(image, model.config.image.image_size) for image in images]) / 255
         normal = (values - np.array(model.config.image.pixel_mean)) / np.array(model.config.image.pixel_std)
         return normal.transpose(0, 3, 1, 2) + grey
 
@@ -142,7 +144,7 @@ def simulated(path, image=0.0, text=0.0, token=0, grey=0.0):
         found[0, 1] += token
         return found
 
-    return ReferenceModel("another", tokens, pixels, embed)
+    return ReferenceModel("transformers 0", tokens, pixels, embed)
 
 
 def checked(monkeypatch, exported, run, **errors):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from rankclip_jax.data.commands.sections import MakeTokenizer, sections_of
 from rankclip_jax.data.images.decode import decode
+from rankclip_jax.data.images.types import as_array
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.text.words import STOP_WORDS, letters
@@ -134,7 +135,7 @@ def _by_model(name: str, max_tokens: int) -> Captioner:
     model = model.to(device).eval()
 
     def caption(source: PairSource, indices: Sequence[int]) -> list[str]:
-        images = [np.asarray(decode(source.image_bytes(i))) for i in indices]
+        images = [as_array(decode(source.image_bytes(i))) for i in indices]
         inputs = processor(images=images, return_tensors="pt").to(device)
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=max_tokens)

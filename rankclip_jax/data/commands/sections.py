@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 from tqdm import tqdm
 
+from rankclip_jax.data.images.types import as_image
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.data.pairs import PairSource
@@ -57,7 +57,7 @@ class EncodedRecords(PairSource):
 
     def image_bytes(self, index: int) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self._records[index].image)).save(buffer, "PNG", compress_level=1)
+        as_image(self._records[index].image).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, training_set
 from rankclip_jax.data.images.decode import DecodedRecords, open_image
+from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.terminal import show
@@ -144,7 +145,7 @@ def _header(train: RecordSource, index: int) -> tuple[str, tuple[int, int]]:
     if isinstance(train, DecodedRecords):
         image = open_image(train.pairs.image_bytes(index))
         return image.format or "?", image.size
-    height, width = np.asarray(train[index].image).shape[:2]
+    height, width = height_width(train[index].image)
     return "in memory", (width, height)
 
 

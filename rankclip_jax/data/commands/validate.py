@@ -28,6 +28,7 @@ from rankclip_jax.files import replaced_file
 from rankclip_jax.terminal import printable, short, show
 
 ORIENTATION = 0x0112  # of EXIF
+DAMAGED_EXIF = "damaged EXIF"
 OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
 STRICT = (OVER_LONG, ANIMATED)
 # Unusual properties of usable pairs, and their handling.
@@ -38,8 +39,9 @@ HANDLED = {
     "palette": "converted to RGB",
     "grey": "converted to RGB",
     "16 bits": "the high 8 bits are used",
-    "transparency": "dropped: the colours below it are used",
+    "transparency": "dropped or laid on white, as model.image.resize says",
     "EXIF orientation": "not applied, as in CLIP's pipeline",
+    DAMAGED_EXIF: "not used",
     REPEATED: "quarantine of this key skips all of them",
 }
 SHOWN = 3  # keys for each reason
@@ -137,6 +139,8 @@ def examine(
         side = min(decode(data).size)
     except ImageError as error:
         return [*reasons, (error.kind, str(error))], unusual
+    except Exception as error:  # from the header: plugins of Pillow may raise any exception
+        return [*reasons, ("image", f"image: {type(error).__name__}: {error}")], unusual
     if side < min_side:
         reasons.append(("tiny", f"tiny: the shorter side is {side} pixels"))
     return reasons, unusual
@@ -144,7 +148,7 @@ def examine(
 
 def _unusual(image: Image.Image) -> list[str]:
     """Keys of `HANDLED` that apply to an image, from its header."""
-    mode = image.mode
+    mode, orientation = image.mode, _orientation(image)
     tests = {
         ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",  # MPO: two views of a 3D camera
         "CMYK": mode == "CMYK",
@@ -152,9 +156,18 @@ def _unusual(image: Image.Image) -> list[str]:
         "grey": mode in ("1", "L", "LA"),
         "16 bits": mode.startswith("I"),
         "transparency": mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info,
-        "EXIF orientation": "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1,
+        "EXIF orientation": orientation not in (None, 1),
+        DAMAGED_EXIF: orientation is None,
     }
     return [kind for kind, applies in tests.items() if applies]
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """EXIF orientation, 1 if there is none; None if the EXIF data are damaged."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
+    except Exception:  # Pillow raises SyntaxError, struct.error, TypeError ...
+        return None
 
 
 def _line(finding: Finding) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rankclip_jax.data.images.types import WHITE, ImageLike, as_array, as_image, height_width
+from rankclip_jax.image_size import Size, height_width_of
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, like PIL's mode "L"
 TRIES = 10  # draws of a crop until one fits
@@ -49,26 +50,26 @@ def random_resized_crop(
     image: ImageLike,
     rng: np.random.Generator,
     *,
-    size: int,
+    size: Size,
     min_area: float = 0.9,
     max_area: float = 1.0,
     max_ratio: float = 4 / 3,
 ) -> Image.Image:
-    """Crop a random region and resize it to a square by PIL's bicubic filter, like torchvision's RandomResizedCrop.
+    """Crop a random region and resize it by PIL's bicubic filter, like torchvision's RandomResizedCrop.
 
     A crop of random area and aspect ratio is drawn until it fits into the image. If ten draws do not fit, the largest
     centred crop with an allowed ratio is used. The default area is open_clip's, scale=(0.9, 1); torchvision's
     default, for supervised training, is min_area=0.08.
 
     Args:
-      size: side of the output in pixels; `make_augment` passes it.
+      size: side of the output in pixels, or (height, width); `make_augment` passes it.
       min_area, max_area: area of the crop, as a fraction of the image's area; uniform between the two.
       max_ratio: largest aspect ratio of the crop, wide or tall; log-uniform.
     """
     height, width = height_width(image)
     box = _crop_box(height, width, rng, (min_area, max_area), math.log(max_ratio))
     # Crop first: `resize(box=...)` would also read pixels beside the box.
-    return as_image(image).crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    return as_image(image).crop(box).resize(height_width_of(size)[::-1], Image.Resampling.BICUBIC)
 
 
 def _crop_box(

@@ -1,9 +1,9 @@
-"""Decodes images to RGB like CLIP's pipeline, `Image.open(...).convert("RGB")`, with fixed rules for special cases.
+"""Decodes images like CLIP's pipeline, with fixed rules for special cases.
 
 * Truncated and damaged files are rejected; missing parts are never filled with grey.
-* Transparency is dropped, not composited: the colours under transparent pixels become visible.
-* Palette, grey and CMYK images (also Adobe's inverted CMYK) become RGB by Pillow's rules. Colour profiles are ignored.
-* 16-bit channels keep their high 8 bits. Pillow does this for colour; its `convert` would turn 16-bit grey into white.
+* Palette, grey, CMYK (also Adobe's inverted CMYK) and transparent images keep their mode. The resize makes them RGB, by
+  the rules of the library that the weights come from (`resize.LIBRARIES`). Colour profiles are ignored.
+* 16-bit channels keep their high 8 bits. Integers of 32 bits and floats are rejected: their range is unknown.
 * The first frame of an animation is used.
 * EXIF orientation is ignored, so photos from phones may be rotated.
 * Images of more than `MAX_PIXELS` are rejected before decoding, and so is EPS: Pillow would run Ghostscript for it.
@@ -13,36 +13,37 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
+from rankclip_jax.data.images.depth import eight_bits
+from rankclip_jax.data.images.types import ImageError
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.records import Record, RecordSource
 
 MAX_PIXELS = 89_478_485  # 256 MB of RGB: above this, Pillow warns of decompression bombs
-HIGH_BYTE = 1 / 256
-
-
-class ImageError(Exception):
-    """Invalid bytes of an image. `kind` is "empty", "unidentified", "truncated", "damaged" or "too large"."""
-
-    def __init__(self, kind: str, detail: str):
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
 
 
 def decode(data: bytes) -> Image.Image:
     """Decode the content of an image file, of any format that Pillow reads.
 
     Returns:
-      A loaded PIL image of mode RGB. It is not an array, because Pillow's resize usually follows: an array would cost
-      two copies.
+      A loaded PIL image of a mode in `types.MODES`. It is not an array, because Pillow's resize usually follows: an
+      array would cost two copies.
 
     Raises:
-      ImageError: the bytes are not a complete image; the message says what is wrong.
+      ImageError: the bytes are not a complete image, or its values have no known range; the message says what is wrong.
     """
-    image = open_image(data)
+    return loaded(open_image(data), f"{len(data):,} bytes")
+
+
+def loaded(image: Image.Image, what: str = "image") -> Image.Image:
+    """Read the pixels of an image that PIL has opened; result and errors as for `decode`. `what` is for messages."""
+    check_size(image)
     try:
-        return _to_rgb(image)
+        image.load()
+        return eight_bits(image)
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, EOFError, struct.error ...
-        raise _damage(error, f"{image.format} of {len(data):,} bytes") from error
+        raise _damage(error, f"{image.format} of {what}") from error
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -57,25 +58,23 @@ def open_image(data: bytes) -> Image.Image:
         raise ImageError("too large", str(error)) from None
     except Exception as error:
         raise _damage(error, f"header of {len(data):,} bytes") from error
+    check_size(image)
+    return image
+
+
+def check_size(image: Image.Image) -> None:
+    """Raise `ImageError` for an image with no pixels or more than `MAX_PIXELS`, and for EPS."""
     width, height = image.size
+    if not width * height:
+        raise ImageError("empty", f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise ImageError("too large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
     if image.format == "EPS":
         raise ImageError("unidentified", "EPS, which is a program and is never run")
-    return image
 
 
 def _damage(error: Exception, what: str) -> ImageError:
     return ImageError("truncated" if "truncated" in str(error).lower() else "damaged", f"{what}: {error}")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image  # `convert` would copy it
-    if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * HIGH_BYTE).convert("RGB")
-    return image.convert("RGB")
 
 
 class DecodedRecords(RecordSource):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
+from rankclip_jax.image_size import height_width_of
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.presets import CLIP_IMAGE, CLIP_TEXT, IMAGE_DEFAULTS, TEXT_DEFAULTS, get_preset
 from rankclip_jax.models.two_towers import build_towers
@@ -67,7 +68,7 @@ def convert(foreign: Foreign) -> Model:
 def array_shapes(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:
     """Shape of every array of the towers in `config`, by path, without distribution heads."""
     towers = build_towers(config, tokenizer.vocab_size, tokenizer.eot_id)
-    images = jnp.zeros((1, towers.image.image_size, towers.image.image_size, 3), jnp.uint8)
+    images = jnp.zeros((1, *height_width_of(towers.image.image_size), 3), jnp.uint8)
     tokens = jnp.zeros((1, towers.text.context_length), jnp.int32)
     variables = dict(jax.eval_shape(towers.init, jax.random.key(0), images, tokens))
     tree = {"towers": variables.pop("params"), **variables}

@@ -14,7 +14,7 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.models.presets import TRAITS
 from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
 from rankclip_jax.weights.formats.huggingface_table import KINDS, rules
-from rankclip_jax.weights.formats.preprocessing import read_preprocessor
+from rankclip_jax.weights.formats.processors import read_preprocessor
 from rankclip_jax.weights.formats.tensor_files import first_file, read_json, read_tensors
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 

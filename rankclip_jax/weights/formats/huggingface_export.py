@@ -13,7 +13,7 @@ from rankclip_jax.weights.formats.foreign import arrays_by_path
 from rankclip_jax.weights.formats.huggingface import ACTIVATIONS
 from rankclip_jax.weights.formats.huggingface_table import KINDS, config_kind, rules
 from rankclip_jax.weights.formats.mapping import to_theirs
-from rankclip_jax.weights.formats.preprocessing import write_preprocessor
+from rankclip_jax.weights.formats.processors import write_preprocessor
 from rankclip_jax.weights.formats.tokenizer_files import write_tokenizer
 
 
@@ -24,6 +24,8 @@ def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
       UserError: transformers has no model with these towers.
     """
     kind = config_kind(model.config)
+    if not isinstance(model.config.image.image_size, int):
+        raise UserError(f"transformers' {KINDS[kind]} reads square images: export this model with --format=open_clip.")
     arrays, omitted = arrays_by_path(model), []
     if "scalars/logit_scale" not in arrays:
         raise UserError(f"{model.origin} has no logit_scale, which {KINDS[kind]} needs: export another run.")

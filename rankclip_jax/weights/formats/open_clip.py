@@ -66,7 +66,7 @@ def read(path: Path, config_file: Path | None = None, activation: str = "") -> F
         cfg = shapes | {"quick_gelu": _activation(tensors, activation, weights) == "quick_gelu"}
     where = str(config_file or weights)
     config = _model_config(weights.stem, cfg, shapes, where)
-    config.image.update(read_preprocess_cfg(given.get("preprocess_cfg", {}), where))
+    config.image.update(read_preprocess_cfg(given.get("preprocess_cfg") or {}, where, config.image.image_size))
     if activation:
         config.text.activation = activation
         if config.image.tower == "vit":
@@ -162,6 +162,7 @@ def _model_config(name: str, cfg: Mapping[str, Any], shapes: Mapping[str, Any], 
         "pool": POOLS[pool],
         "projection_bias": bool(text.get("proj_bias", False)),
     }
+    vision["image_size"] = _input_size(vision["image_size"], where)
     return model_config(name, cfg.get("embed_dim", shapes["embed_dim"]), _image_options(vision, quick), text_options)
 
 
@@ -175,6 +176,14 @@ def _image_options(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
         "patch_size": vision["patch_size"],
         "pre_norm": not vision.get("no_ln_pre", False),
     }
+
+
+def _input_size(value: Any, where: str) -> int | tuple[int, int]:
+    """open_clip's ``image_size``, a side or [height, width]; equal sides become one number."""
+    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"{where} has image_size={value!r}: it must be a number of pixels, or [height, width].")
+    return sides[0] if sides[0] == sides[1] else sides
 
 
 def _tower(tower: str, cfg: Mapping[str, Any], quick: bool, heads: int) -> dict[str, Any]:

@@ -1,101 +1,71 @@
-"""Read and write image preprocessing in the files of other libraries.
+"""Read and write open_clip's image preprocessing, ``preprocess_cfg``.
 
-`config.model.image` describes it by ``pixel_mean`` and ``pixel_std`` of RGB in [0, 1], and by ``resize``, a key of
-`data.images.transforms.RESIZES`. Resizing is always bicubic with antialiasing, like PIL's.
+`config.model.image` describes preprocessing by ``pixel_mean`` and ``pixel_std`` of RGB in [0, 1], and by ``resize``,
+the text that `data.images.resize` reads.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from rankclip_jax.data.images.resize import Resize, parse_resize
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
-from rankclip_jax.models.presets import SIGLIP_PIXELS
-from rankclip_jax.weights.formats.tensor_files import read_json
 
-BICUBIC = 3  # PIL's constant
-# Defaults of transformers' classes.
-DEFAULTS = {"clip": {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}, "siglip": SIGLIP_PIXELS}
-RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's name: ours
+FITS = {"shortest": "crop", "squash": "squash"}  # open_clip's name: ours
+FILTERS = ("bicubic", "bilinear", "random")  # "random" is for training, and bicubic otherwise
 
 
-def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any]:
-    """Preprocessing of a Hugging Face folder, by our keys.
+def read_preprocess_cfg(given: Mapping[str, Any], where: str, image_size: int | tuple[int, int]) -> dict[str, Any]:
+    """Preprocessing in open_clip's ``preprocess_cfg``, by our keys.
 
     Args:
-      folder: without a preprocessor file, the defaults of `kind` are returned.
-      kind: "clip" or "siglip".
-      image_size: side of the images that the model reads.
-
-    Raises:
-      UserError: it is not supported here, or has another image size.
-    """
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        given = read_json(path)
-    elif (folder / "processor_config.json").is_file():
-        path = folder / "processor_config.json"
-        given = read_json(path).get("image_processor", {})
-    else:
-        return dict(DEFAULTS[kind])
-    for switch in ("do_resize", "do_rescale", "do_normalize"):
-        if not given.get(switch, True):
-            raise UserError(f"{path} has {switch}=false: images are always resized and normalised here.")
-    if given.get("resample", BICUBIC) != BICUBIC:
-        raise UserError(f"{path} has resample={given['resample']}: only bicubic (3) is supported.")
-    defaults = DEFAULTS[kind]
-    size = given.get("size", image_size)
-    edge = size if isinstance(size, int) else size.get("shortest_edge", size.get("height"))
-    if edge != image_size:
-        raise UserError(f"{path} resizes images to {edge}, but the model reads {image_size}: change its size.")
-    crops = given.get("do_center_crop", kind == "clip") and (isinstance(size, int) or "shortest_edge" in size)
-    return {
-        "pixel_mean": tuple(given.get("image_mean", defaults["pixel_mean"])),
-        "pixel_std": tuple(given.get("image_std", defaults["pixel_std"])),
-        "resize": "crop" if crops else "squash",
-    }
-
-
-def write_preprocessor(image: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Content of ``preprocessor_config.json`` for `config.model.image`."""
-    square = {"height": image["image_size"], "width": image["image_size"]}
-    crops = image["resize"] == "crop"
-    name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
-    return {
-        "image_processor_type": f"{name}ImageProcessor",
-        "processor_class": f"{name}Processor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": image["image_size"]} if crops else square,
-        "resample": BICUBIC,
-        "do_center_crop": crops,
-        "crop_size": square,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image["pixel_mean"]),
-        "image_std": list(image["pixel_std"]),
-    }
-
-
-def read_preprocess_cfg(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Preprocessing in open_clip's ``preprocess_cfg``, by our keys.
+      given: the section; keys that are missing or null have open_clip's defaults.
+      where: the file, for messages.
+      image_size: input size of the image tower. open_clip resizes to it, whatever ``size`` says.
 
     Raises:
       UserError: it is not supported here.
     """
-    interpolation, resize = given.get("interpolation", "bicubic"), given.get("resize_mode", "shortest")
-    if interpolation != "bicubic" or resize not in RESIZES:
+    given = {key: value for key, value in given.items() if value is not None}
+    filter_, fit = given.get("interpolation", "bicubic"), given.get("resize_mode", "shortest")
+    if filter_ not in FILTERS or fit not in FITS:
         raise UserError(
-            f"{where} has interpolation={interpolation!r} and resize_mode={resize!r}: supported are bicubic, and "
-            f"{' or '.join(RESIZES)}."
+            f"{where} has interpolation={filter_!r} and resize_mode={fit!r}: supported are {', '.join(FILTERS)}, and "
+            f"{' or '.join(FITS)}."
         )
-    mean, std = given.get("mean", PIXEL_MEAN), given.get("std", PIXEL_STD)
-    return {"pixel_mean": tuple(mean), "pixel_std": tuple(std), "resize": RESIZES[resize]}
+    # For images that are not square, open_clip ignores the interpolation of "shortest".
+    always_bicubic = filter_ == "random" or (isinstance(image_size, tuple) and fit == "shortest")
+    return {
+        "pixel_mean": three_numbers(given.get("mean", PIXEL_MEAN), "mean", where),
+        "pixel_std": three_numbers(given.get("std", PIXEL_STD), "std", where),
+        "resize": str(Resize(FITS[fit], filter="bicubic" if always_bicubic else filter_, library="open_clip")),
+    }
 
 
 def write_preprocess_cfg(image: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's ``preprocess_cfg`` for `config.model.image`."""
-    resize = next(theirs for theirs, ours in RESIZES.items() if ours == image["resize"])
+    """open_clip's ``preprocess_cfg`` for `config.model.image`.
+
+    Raises:
+      UserError: open_clip has no such preprocessing.
+    """
+    resize = parse_resize(image["resize"])
+    if resize.side or resize.filter not in FILTERS:
+        raise UserError(
+            f"open_clip cannot prepare images by model.image.resize={image['resize']!r}: it has {', '.join(FILTERS)}, "
+            "and resizes to the size of the crop."
+        )
+    fit = next(theirs for theirs, ours in FITS.items() if ours == resize.fit)
     statistics = {"mean": list(image["pixel_mean"]), "std": list(image["pixel_std"])}
-    return statistics | {"interpolation": "bicubic", "resize_mode": resize}
+    return statistics | {"interpolation": resize.filter, "resize_mode": fit}
+
+
+def three_numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
+    """One number for each channel; a single number is used for all three.
+
+    Raises:
+      UserError: it is something else.
+    """
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    if len(values) != 3 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+        raise UserError(f"{where} has {key}={value!r}: it must be one number, or three for red, green and blue.")
+    return values

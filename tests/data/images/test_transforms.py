@@ -1,4 +1,4 @@
-"""Preprocessing against PIL, and pipelines of augmentations."""
+"""Preprocessing of files against PIL, and pipelines of augmentations."""
 
 import io
 import re
@@ -9,7 +9,8 @@ from PIL import Image
 
 from rankclip_jax.data.images.augmentations import random_resized_crop
 from rankclip_jax.data.images.decode import decode
-from rankclip_jax.data.images.transforms import AUGMENTATIONS, LONG, make_augment, resize_and_crop
+from rankclip_jax.data.images.resize import resize_and_crop
+from rankclip_jax.data.images.transforms import AUGMENTATIONS, make_augment
 from rankclip_jax.data.pipeline_spec import defaults_of
 from rankclip_jax.errors import UserError
 from tests.support import paths
@@ -23,42 +24,6 @@ def random_image(height=64, width=64, seed=0):
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "resized", "corner"),
-    [
-        (100, 151, (33, 49), (0, 8)),  # 33 * 151 / 100 is 49.83, which torchvision truncates to 49
-        (300, 200, (49, 33), (8, 0)),
-        (64, 64, (33, 33), (0, 0)),
-        (20, 27, (33, 44), (0, 6)),  # enlarging; (44 - 33) / 2 = 5.5 rounds to even
-    ],
-)
-def test_preprocessing_equals_pil(height, width, resized, corner):
-    image = random_image(height, width)
-    reference = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
-    top, left = corner
-    expected = np.asarray(reference)[top : top + 33, left : left + 33]
-    result = resize_and_crop(image, 33)
-    assert result.dtype == np.uint8
-    np.testing.assert_array_equal(result, expected)
-
-
-def test_preprocessing_low_passes_when_it_shrinks():
-    stripes = np.zeros((128, 128, 3), np.uint8)
-    stripes[:, ::2] = 255
-    result = resize_and_crop(stripes, 16).astype(int)
-    assert np.abs(result - 127).max() < 20  # nearest-neighbour sampling would give black or white
-
-
-def test_an_image_of_the_right_size_is_unchanged():
-    image = random_image(32, 48)
-    np.testing.assert_array_equal(resize_and_crop(image, 32), image[:, 8:40])
-
-
-def test_a_pil_image_of_the_right_size_is_unchanged():
-    image = random_image(32, 32)
-    np.testing.assert_array_equal(resize_and_crop(Image.fromarray(image), 32), image)
 
 
 @pytest.mark.parametrize("side", [224, 336])
@@ -77,16 +42,6 @@ def test_preprocessing_of_jpegs_equals_pil(size, side):
     decoded = decode(buffer.getvalue())
     np.testing.assert_array_equal(resize_and_crop(decoded, side), expected)
     np.testing.assert_array_equal(resize_and_crop(np.asarray(decoded), side), expected)
-
-
-def test_a_very_long_image_needs_little_memory():
-    """A resize of the whole image would have 224 x 4,480,000 pixels. For smaller images both ways give the same."""
-    assert resize_and_crop(np.zeros((1, 20_000, 3), np.uint8), 224).shape == (224, 224, 3)
-    line = random_image(20, 20 * (LONG + 2))
-    whole = np.asarray(Image.fromarray(line).resize((24 * (LONG + 2), 24), Image.Resampling.BICUBIC))
-    left = (24 * (LONG + 2) - 24) // 2
-    difference = resize_and_crop(line, 24).astype(int) - whole[:, left : left + 24]
-    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
