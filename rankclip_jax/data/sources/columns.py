@@ -15,7 +15,7 @@ CAPTIONS = (
     "title", "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "description", "alt_text",
     "alt", "raw_caption", "comment", "prompt",
 )  # fmt: skip
-LISTED = 30  # columns in a message
+LISTED, LONGEST = 30, 40  # columns in a message, and characters of each
 LABELS = ("label", "labels", "class", "fine_label", "category")
 
 
@@ -30,7 +30,7 @@ def find_column(names: Collection[str], wanted: str, usual: Collection[str], key
         raise UserError(f"{where} has several columns {found!r}: rename all but one.")
     if found is not None:
         return found
-    listed = ", ".join(repr(name) for name in itertools.islice(names, LISTED)) or "none"
+    listed = ", ".join(repr(name[:LONGEST]) for name in itertools.islice(names, LISTED)) or "none"
     listed += f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     if wanted:
         raise UserError(f"{where} has no column {wanted!r}.{did_you_mean(wanted, names)} Columns found: {listed}.")

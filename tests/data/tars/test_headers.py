@@ -204,6 +204,16 @@ def test_an_invalid_header_ends_the_walk():
             data[start] = before
 
 
+@pytest.mark.parametrize("end", [BLOCK, 3 * BLOCK, None])
+def test_a_header_that_is_no_header_ends_the_walk(end):
+    """Also if it is text, and if the tar ends there."""
+    data = random_tar(0, tarfile.USTAR_FORMAT)
+    start = expected(data)[3][0]
+    broken = data[:start] + (b"no header" * 400)[: end or BLOCK] + (b"" if end else data[start + BLOCK :])
+    found, problem = walk(broken)
+    assert found == expected(data)[:3] and problem
+
+
 def test_a_negative_size_is_invalid():
     for field in (b"-0000000512\0", b"\xff" * 12):
         data = one_header() + bytes(1024) + patched(one_header(), 124, field) + END
