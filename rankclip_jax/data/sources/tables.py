@@ -154,4 +154,4 @@ def check_broken(where: str, broken: Sequence[str], rows: int) -> None:
             f"{where}: {len(broken)} of {rows + len(broken)} rows cannot be read. First: {first}. Repair the file; "
             "a caption that contains a separator, quote or newline must be quoted."
         )
-    LOG.warning("%s: %d of %d rows left out: %s", where, len(broken), rows + len(broken), first)
+    LOG.warning("%s: %d of %d rows left out: %s", redacted(where), len(broken), rows + len(broken), first)
