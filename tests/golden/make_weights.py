@@ -19,22 +19,23 @@ FOLDER = Path(__file__).parent / "weights"
 CAPTIONS = ("a red heart", "two dogs, running", "the grinning face", "flag of a small country", "it's a cat")
 TEXTS = ("a cat", "Two dogs,  running!", "the red face of a small dog")
 SIDE, CONTEXT = 16, 12
+WIDE = (16, 24)  # height, width
 PIXELS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "half": ((0.5,) * 3,) * 2,
 }
 
 
-def images() -> np.ndarray:
-    """uint8 [3, S, S, 3]."""
-    return np.random.RandomState(0).randint(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+def images(height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """uint8 [3, height, width, 3]."""
+    return np.random.RandomState(0).randint(0, 256, (3, height, width, 3), np.uint8)
 
 
-def _inputs(kind: str):
+def _inputs(kind: str, *size: int):
     import torch
 
     mean, std = PIXELS[kind]
-    return torch.tensor((images() / 255 - mean) / std).float().permute(0, 3, 1, 2)
+    return torch.tensor((images(*size) / 255 - mean) / std).float().permute(0, 3, 1, 2)
 
 
 def _stir(model) -> None:
@@ -105,13 +106,14 @@ def siglip() -> None:
     _keep(folder, tokens, out.image_embeds, out.text_embeds, out.logits_per_image)
 
 
-def open_clip() -> None:
+def open_clip(name: str = "open_clip", size: tuple[int, ...] = (SIDE, SIDE)) -> None:
     """open_clip's CLIP: a training checkpoint in half precision, with data-parallel names and an optimizer."""
     import open_clip as library
     import torch
 
-    folder, ours = FOLDER / "open_clip", train_tokenizer(CAPTIONS, 270, CONTEXT)
-    vision = {"image_size": SIDE, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8}
+    folder, ours = FOLDER / name, train_tokenizer(CAPTIONS, 270, CONTEXT)
+    side = SIDE if size == (SIDE, SIDE) else list(size)
+    vision = {"image_size": side, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8}
     text = {"context_length": CONTEXT, "vocab_size": ours.vocab_size, "width": 24, "heads": 3, "layers": 1}
     cfg = {"embed_dim": 10, "vision_cfg": vision, "text_cfg": text}
     model = library.model.CLIP(**cfg, quick_gelu=True).eval()
@@ -128,14 +130,19 @@ def open_clip() -> None:
     write_tokenizer(ours, folder)
     tokens = torch.tensor(ours(TEXTS)).long()
     with torch.no_grad():
-        image = model.encode_image(_inputs("clip"), normalize=True)
+        image = model.encode_image(_inputs("clip", *size), normalize=True)
         embeds = model.encode_text(tokens, normalize=True)
     _keep(folder, tokens, image, embeds, model.logit_scale.exp().detach() * image @ embeds.T)
 
 
+def wide() -> None:
+    """The same for images that are not square, which the config lists as [height, width]."""
+    open_clip("wide", WIDE)
+
+
 if __name__ == "__main__":
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for make in (clip, siglip, open_clip):
+    for make in (clip, siglip, open_clip, wide):
         make()
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     print(f"{FOLDER}: {size:,} bytes")

@@ -1,4 +1,4 @@
-"""transformers' image processors: read as transformers itself reads them, or refused. No weights are needed."""
+"""Preprocessor files: read as the other library reads them, or refused. No weights are needed."""
 
 import json
 
@@ -8,7 +8,8 @@ from transformers import AutoImageProcessor
 
 from rankclip_jax.data.images.resize import parse_resize
 from rankclip_jax.errors import UserError
-from rankclip_jax.models.pixels import normalize_pixels
+from rankclip_jax.models.pixels import PIXEL_MEAN, normalize_pixels
+from rankclip_jax.weights.formats.preprocessing import read_preprocess_cfg
 from rankclip_jax.weights.formats.processors import PROCESSOR_FILES, read_preprocessor, write_preprocessor
 from tests.golden.preprocessing import MODES, SIZES, image
 
@@ -117,6 +118,7 @@ REFUSED = {
     "small": (CLIP | {"size": 12}, "less than the 16 of the crop: padding is not supported"),
     "text as size": (CLIP | {"size": "16"}, "padding is not supported"),
     "two means": (CLIP | {"image_mean": [0.5, 0.5]}, r"has image_mean=\[0.5, 0.5\]: it must be one number, or three"),
+    "endless mean": (CLIP | {"image_mean": float("inf")}, "has image_mean=inf: it must be one number"),
     "text as mean": (CLIP | {"image_mean": "0.5"}, "has image_mean='0.5'"),
     "zero factor": (CLIP | {"rescale_factor": 0}, "has rescale_factor=0: it must be a positive number"),
     "class": (CLIP | {"image_processor_type": "ViTImageProcessor"}, "has image_processor_type='ViTImageProcessor'"),
@@ -130,3 +132,28 @@ def test_what_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=message) as caught:
         read_preprocessor(written(tmp_path, given), "siglip" if "Siglip" in str(given) else "clip", SIDE)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+OPEN_CLIP = {
+    "interpolation": (
+        {"interpolation": "nearest"},
+        "has interpolation='nearest' and resize_mode='shortest': supported",
+    ),
+    "longest": ({"resize_mode": "longest"}, "supported are bicubic, bilinear, random, and shortest or squash"),
+    "list": ({"resize_mode": ["squash"]}, r"resize_mode=\['squash'\]"),
+    "mean": ({"mean": [0.5]}, r"has mean=\[0.5\]: it must be one number, or three"),
+    "no object": ([], r"has preprocess_cfg=\[\]"),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+def test_what_is_refused_of_open_clip(name):
+    given, message = OPEN_CLIP[name]
+    with pytest.raises(UserError, match=message):
+        read_preprocess_cfg(given, "a.json", SIDE)
+
+
+def test_nulls_and_single_numbers_of_open_clip():
+    given = {"mean": None, "std": 0.5, "interpolation": None, "size": [9, 9]}
+    expected = {"pixel_mean": PIXEL_MEAN, "pixel_std": (0.5,) * 3, "resize": "crop,open_clip"}
+    assert read_preprocess_cfg(given, "a.json", SIDE) == expected

@@ -66,7 +66,8 @@ def read(path: Path, config_file: Path | None = None, activation: str = "") -> F
         cfg = shapes | {"quick_gelu": _activation(tensors, activation, weights) == "quick_gelu"}
     where = str(config_file or weights)
     config = _model_config(weights.stem, cfg, shapes, where)
-    config.image.update(read_preprocess_cfg(given.get("preprocess_cfg") or {}, where, config.image.image_size))
+    preprocess = given.get("preprocess_cfg")
+    config.image.update(read_preprocess_cfg({} if preprocess is None else preprocess, where, config.image.image_size))
     if activation:
         config.text.activation = activation
         if config.image.tower == "vit":
