@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rankclip_jax.errors import NO_ROOM, UserError, did_you_mean
 from rankclip_jax.parallel import processes
-from rankclip_jax.terminal import make_printable, printable
+from rankclip_jax.terminal import make_printable, printable, printable_lines
 
 CONFIG = "config"
 
@@ -102,14 +102,20 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
         return _reader_gone()
     except OSError as error:
         if error.errno not in NO_ROOM:
-            traceback.print_exc()
-            return 1
+            return _print_traceback()
         _print_error(f"no disk space left for {error.filename or 'a file'}; free some and run again")
         return 2
+    except MemoryError as error:
+        _print_error(f"not enough memory ({error}): use smaller files or batches, or a larger machine")
+        return 2
     except BaseException:
-        traceback.print_exc()
-        return 1
+        return _print_traceback()
     return 0
+
+
+def _print_traceback() -> int:
+    print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
+    return 1
 
 
 def _reader_gone() -> int:

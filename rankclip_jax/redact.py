@@ -4,8 +4,9 @@ import re
 
 MARK = "REDACTED"
 USER = re.compile(r"(?<=://)[^\s/?#'\"<>|]+(?=@)")  # "user:password" in "https://user:password@host"
-VARIABLES = re.compile(r"(\$\w+:?)+")  # names of environment variables, see `storage.locations`, are no secrets
-PARAMETER = re.compile(r"(?<=[?&#])([^\s?&#=/'\"<>|]+)=((?:(?!::)[^\s&#'\"<>|])+)")
+# The name of an environment variable, which `storage.locations` replaces, is no secret.
+VARIABLE = re.compile(r"(?:[\w.-]+:)?\$\w+|\$\w+:\$\w+")
+PARAMETER = re.compile(rf"(?<=[?&#])([^\s?&#=/'\"<>|]+)=(?!{MARK})((?:(?!::)[^\s&#'\"<>|])+)")
 # Query parameters that name a file or its form. All others may be secret: keys, tokens and signatures have many names.
 HARMLESS = (
     "alt", "dl", "download", "export", "file", "file_name", "filename", "fmt", "format", "h", "height", "id", "index",
@@ -31,11 +32,11 @@ def is_redacted(url: str) -> bool:
 
 
 def _without_user(found: re.Match) -> str:
-    return found[0] if VARIABLES.fullmatch(found[0]) else MARK
+    return found[0] if VARIABLE.fullmatch(found[0]) else MARK
 
 
 def _without_value(found: re.Match) -> str:
-    is_kept = found[1].lower() in HARMLESS or VARIABLES.fullmatch(found[2])
+    is_kept = found[1].lower() in HARMLESS or VARIABLE.fullmatch(found[2])
     return found[0] if is_kept else f"{found[1]}={MARK}"
 
 

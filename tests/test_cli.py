@@ -152,7 +152,7 @@ def test_help(run, help_flag):
 
 def test_a_closed_pipe_ends_the_command_silently():
     """As in `command | head`."""
-    process = processes.start(
+    process = processes.start_new(
         "from rankclip_jax import cli\ncli.run(lambda argv: [print(i) for i in range(10**6)] and None)"
     )
     process.stdout.readline()
@@ -189,4 +189,4 @@ def test_libraries_are_silenced_only_while_a_command_runs(how):
 
 def test_importing_the_package_does_not_silence_pil():
     code = "import warnings, rankclip_jax.data.images.decode\nprint([f for f in warnings.filters if 'PIL' in str(f)])"
-    assert processes.run(code)[:2] == (0, "[]\n")
+    assert processes.finish(processes.start_new(code))[:2] == (0, "[]\n")

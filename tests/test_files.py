@@ -55,7 +55,7 @@ def test_a_kill_while_writing_leaves_the_old_content(tmp_path, kind, exists):
     target = tmp_path / "target"
     if exists:
         write(kind, target, "old")
-    process = processes.start(WRITE_AND_WAIT, kind, target)
+    process = processes.start_new(WRITE_AND_WAIT, kind, target)
     assert process.stdout.readline() == "written\n"
     process.kill()
     process.communicate()

@@ -46,9 +46,10 @@ def with_prefixes(keys: frozenset[str], sources: Mapping[str, PairSource]) -> fr
         for index in pairs.find({prefix + key for key in bare}) if bare else ():
             key = pairs.key(int(index)).removeprefix(prefix)
             if key in owner:
+                where = f"{owner[key][:-1]} and in {prefix[:-1]}"
                 raise UserError(
-                    f"config.data.quarantine lists {key}, which is in {owner[key]} and in {prefix}: write it again by "
-                    "`data validate`, which adds the location to each key."
+                    f"config.data.quarantine lists {key}, which is in {where}: write it again by `data validate`, "
+                    "which adds the location to each key."
                 )
             owner[key] = prefix
     return (keys - bare) | {prefix + key for key, prefix in owner.items()}

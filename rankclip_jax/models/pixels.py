@@ -13,4 +13,5 @@ def normalize_pixels(
 ) -> jax.Array:
     """uint8 RGB [B, S, S, 3] to float32: (x / 255 - mean) / std for each channel."""
     pixels = images_BSSC.astype(jnp.float32) / 255.0
-    return (pixels - jnp.asarray(mean)) / jnp.asarray(std)
+    mean_111C, std_111C = (jnp.reshape(jnp.asarray(values), (1, 1, 1, -1)) for values in (mean, std))
+    return (pixels - mean_111C) / std_111C

@@ -73,7 +73,7 @@ class RowBlock:
     @property
     def diagonal(self) -> jax.Array:
         """bool [C, B], True where the column belongs to the same pair as the row."""
-        return jnp.arange(self.batch) == self.index_C[:, None]
+        return jnp.arange(self.batch)[None, :] == self.index_C[:, None]
 
     @property
     def scale(self) -> jax.Array:

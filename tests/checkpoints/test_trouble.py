@@ -58,7 +58,7 @@ for step in itertools.count(1):
 
 @pytest.mark.parametrize("moment", [0.05, 0.2])
 def test_kill_during_a_save(tmp_path, moment):
-    process = processes.start(SAVE_FOREVER, tmp_path)
+    process = processes.start_new(SAVE_FOREVER, tmp_path)
     done = int(process.stdout.readline())
     time.sleep(moment)
     process.kill()

@@ -51,7 +51,7 @@ BAD = {
     "nothing.jpg": "empty: no bytes",
     "silent.jpg": "caption: the caption is missing or empty",
     "latin.jpg": "caption is not UTF-8",
-    "gone.jpg": "image cannot be read: ",
+    "gone.jpg": "image file is missing: ",
 }
 
 

@@ -23,6 +23,7 @@ class Server(http.server.ThreadingHTTPServer):
         ranges only, not on the order of requests from several threads.
       limited_until: until this `time.monotonic()` all requests are answered by 429 with "Retry-After: 1".
       ignores_ranges: whether whole files are sent for every request.
+      endless: pause in seconds between parts of an answer that never ends; None for usual answers.
       requests: (path, range) of every request.
     """
 
@@ -35,6 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.failures = 2
         self.limited_until = 0.0
         self.ignores_ranges = False
+        self.endless = None
         self.requests = []
         self.lock = threading.Lock()
 
@@ -54,8 +56,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.requests.append((self.path, asked))
             part = zlib.crc32(f"{self.path} {asked}".encode())
             fails = server.requests.count((self.path, asked)) <= server.failures
-        file = server.folder / self.path.lstrip("/")
-        if time.monotonic() < server.limited_until:
+        file = server.folder / self.path.split("?")[0].lstrip("/")
+        if server.endless is not None:
+            self._answer_without_end()
+        elif time.monotonic() < server.limited_until:
             self._answer(429, b"slow down", {"Retry-After": "1"})
         elif fails and server.refuse_every and part % server.refuse_every == 0:
             self._answer(503, b"busy")
@@ -78,6 +82,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if broken else body)
         self.close_connection = self.close_connection or bool(broken)
+
+    def _answer_without_end(self):
+        self.send_response(206 if self.headers.get("Range") else 200)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client stops reading
+            while True:
+                self.wfile.write(b"x" * (1 if self.server.endless else 65536))
+                time.sleep(self.server.endless)
 
     def log_message(self, *args):
         pass

@@ -8,22 +8,27 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.support.forked import Forked
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(code: str, *args: object, devices: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """Start `code` with `args` on `devices` fake CPU devices; stdout and stderr are pipes of text."""
+def start(code: str, *args: object, devices: int = 1, env: Mapping[str, str] | None = None) -> Forked:
+    """Start `code` with `args` on `devices` fake CPU devices, with the product already imported."""
     return start_python("-c", textwrap.dedent(code), *args, devices=devices, env=env)
 
 
-def start_python(*arguments: object, devices: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen:
+def start_python(*arguments: object, devices: int = 1, env: Mapping[str, str] | None = None) -> Forked:
     """Start ``python ARGUMENTS`` in the same way."""
-    variables = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | dict(env or {})
-    variables.pop("XLA_FLAGS", None)
+    return Forked(list(map(str, arguments)), ROOT, _variables(devices, env))
+
+
+def start_new(code: str, *args: object) -> subprocess.Popen:
+    """Start `code` in an interpreter of its own; stdout and stderr are pipes of text."""
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
         cwd=ROOT,
-        env=variables,
+        env=_variables(1, None),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -31,11 +36,17 @@ def start_python(*arguments: object, devices: int = 1, env: Mapping[str, str] | 
     )
 
 
-def finish(process: subprocess.Popen, seconds: float = 60) -> tuple[int, str, str]:
+def _variables(devices: int, env: Mapping[str, str] | None) -> dict[str, str]:
+    variables = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | dict(env or {})
+    variables.pop("XLA_FLAGS", None)
+    return variables
+
+
+def finish(process: Forked | subprocess.Popen, seconds: float = 60) -> tuple[int, str, str]:
     """Wait for it; return (exit code, stdout, stderr). Too late, and it is killed (JAX ignores SIGTERM)."""
     try:
         out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, TimeoutError):
         process.kill()
         out, err = process.communicate()
         raise AssertionError(f"still running after {seconds} s\n{out}\n{err}") from None
@@ -61,7 +72,7 @@ def environments(count: int) -> list[dict[str, str]]:
     return [shared | {"RANKCLIP_PROCESS_ID": str(index)} for index in range(count)]
 
 
-def finish_all(processes: Sequence[subprocess.Popen], seconds: float = 90) -> Sequence:
+def finish_all(processes: Sequence[Forked], seconds: float = 90) -> Sequence:
     """`finish` each; whatever happens, none of them is left behind."""
     try:
         return [finish(process, seconds) for process in processes]

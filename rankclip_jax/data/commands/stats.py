@@ -1,6 +1,7 @@
 """`stats`: prints counts, image sizes and caption lengths of a data set.
 
-All captions are read. Image headers and numbers of tokens are read for a fixed sample of ``--pairs`` pairs.
+All captions are read. Image headers and numbers of tokens are read for a fixed sample of ``--pairs`` pairs. With
+``--full_digest`` all images are read too.
 """
 
 import os
@@ -14,7 +15,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.caption_check import CaptionCheck, section
-from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, training_set
+from rankclip_jax.data.commands.full_digest import full_digest
+from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, sections_of, training_set
 from rankclip_jax.data.images.decode import DecodedRecords, open_image
 from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.records import Dataset, RecordSource
@@ -52,6 +54,7 @@ def define_flags() -> None:
     text = "number of pairs whose image headers and tokens are read; 0 for all"
     flags.DEFINE_integer("pairs", 100_000, text, lower_bound=0)
     flags.DEFINE_integer("threads", os.cpu_count() or 1, "number of reading threads", lower_bound=1)
+    flags.DEFINE_bool("full_digest", False, "also print a digest of all keys, captions, labels and images")
 
 
 def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
@@ -65,6 +68,9 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     indices = sample(len(train), num_pairs)
     chunks = in_parallel(partial(_read_details, train, tokenizer), indices, threads, "images and tokens of train")
     show(_details(list(chunks), tokenizer.context_length))
+    for part in sections_of(config) if flags.FLAGS.full_digest else ():
+        digest, bad = full_digest(part, threads)
+        show(f"full digest of {part.name}: {digest}" + (f" ({bad:,} pairs are unreadable in part)" if bad else ""))
 
 
 def _counts(dataset: Dataset) -> str:

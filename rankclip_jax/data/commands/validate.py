@@ -133,7 +133,8 @@ def examine(
     try:
         data = pairs.image_bytes(index)
     except Exception as error:
-        return [*reasons, ("image cannot be read", f"image cannot be read: {error}")], unusual
+        kind = "image file is missing" if isinstance(error, FileNotFoundError) else "image cannot be read"
+        return [*reasons, (kind, f"{kind}: {error}")], unusual
     try:
         unusual += _unusual(open_image(data))
         side = min(decode(data).size)

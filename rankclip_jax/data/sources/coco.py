@@ -42,6 +42,8 @@ def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
     try:
         read = _coco if "annotations" in content else _karpathy
         pairs = [(image, texts) for image, texts in read(content, split, file) if texts]
+        if not all(isinstance(image, str) for image, _ in pairs):
+            raise TypeError("the name of an image is not text")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is not a caption file in the layout of COCO or Karpathy ({type(error).__name__}: {error}): "
@@ -52,6 +54,11 @@ def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
     return pairs
 
 
+def _texts(value: Any) -> list[str]:
+    """The texts in a value: a text or a list of texts."""
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+
+
 def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
     if split:
         raise UserError(f"{file} has only one split: leave out #{split}.")
@@ -59,7 +66,7 @@ def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, lis
     unknown = 0
     for annotation in content["annotations"]:
         if annotation["image_id"] in of_image:
-            of_image[annotation["image_id"]].append(annotation["caption"])
+            of_image[annotation["image_id"]] += _texts(annotation["caption"])
         else:
             unknown += 1
     if unknown == len(content["annotations"]) > 0:
@@ -81,7 +88,10 @@ def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str,
         lookup(known, name, f"split of {file}")
     return [
         # COCO's images are in a folder per year, `filepath`; Flickr's are in one folder.
-        ("/".join(filter(None, (image.get("filepath"), image["filename"]))), [s["raw"] for s in image["sentences"]])
+        (
+            "/".join(filter(None, (image.get("filepath"), image["filename"]))),
+            [text for s in image["sentences"] for text in _texts(s["raw"])],
+        )
         for image in content["images"]
         if image["split"] in wanted
     ]

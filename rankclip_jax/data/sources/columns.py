@@ -1,5 +1,6 @@
 """Finds the columns of images, captions and labels in a table."""
 
+import itertools
 from collections.abc import Collection
 
 from rankclip_jax.data.pairs import PairOptions
@@ -14,6 +15,7 @@ CAPTIONS = (
     "title", "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "description", "alt_text",
     "alt", "raw_caption", "comment", "prompt",
 )  # fmt: skip
+LISTED, LONGEST = 30, 40  # columns in a message, and characters of each
 LABELS = ("label", "labels", "class", "fine_label", "category")
 
 
@@ -24,9 +26,12 @@ def find_column(names: Collection[str], wanted: str, usual: Collection[str], key
       UserError: there is no such column. The message has the config key `key`, the file `where` and its columns.
     """
     found = find_usual(names, (wanted,) if wanted else usual)
+    if found is not None and list(names).count(found) > 1:
+        raise UserError(f"{where} has several columns {found!r}: rename all but one.")
     if found is not None:
         return found
-    listed = ", ".join(map(repr, names)) or "none"
+    listed = ", ".join(repr(name[:LONGEST]) for name in itertools.islice(names, LISTED)) or "none"
+    listed += f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     if wanted:
         raise UserError(f"{where} has no column {wanted!r}.{did_you_mean(wanted, names)} Columns found: {listed}.")
     raise UserError(

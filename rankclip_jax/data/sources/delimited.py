@@ -19,16 +19,21 @@ import pyarrow.csv
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
 from rankclip_jax.data.sources.quoting import Quoting, quoting_of
-from rankclip_jax.data.sources.strings import packed_column
+from rankclip_jax.data.sources.strings import packed, packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.terminal import short
 from rankclip_jax.text_files import as_utf8
 
 SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
 MAX_HEADER = 1 << 16  # bytes; Python's csv module reads fields of at most 128 KB
 HEAD = 1 << 16  # bytes at the beginning, which show what paths of images look like
+ADVICE = "Repair the file; a caption that contains a separator, quote or newline must be quoted."
+# pyarrow reports rows with another number of fields as text: bytes that are not UTF-8 are private characters meanwhile.
+PRIVATE = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
+BYTES = {private: byte for byte, private in PRIVATE.items()}
 SHAPES = 50  # rows of them
 
 
@@ -69,7 +74,7 @@ def _read(file: str, options: PairOptions) -> pa.Table:
         table = table.filter(is_given)
     if broken and quoting.problem:
         broken[0] = f"{quoting.problem}; {broken[0]}"
-    check_broken(file, broken, len(table))
+    check_broken(file, broken, len(table), ADVICE)
     if not len(table):
         raise UserError(f"{file} has a header line, but no rows: check the file.")
     return table
@@ -115,9 +120,10 @@ def _parse(
         return "skip"
 
     separator, quoting = style
+    is_utf8 = _is_utf8(data)
     try:
-        return pyarrow.csv.read_csv(
-            pa.BufferReader(data),
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data if is_utf8 else data.decode("utf-8", "surrogateescape").translate(PRIVATE).encode()),
             # One thread, because several threads do not report line numbers. `names` have no spaces around them.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
             pyarrow.csv.ParseOptions(
@@ -135,8 +141,23 @@ def _parse(
         )
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"cannot read {file} as a table ({error}): repair it; double every quotation mark in a quoted text."
+            f"cannot read {file} as a table ({short(error)}): repair it; double every quotation mark in a quoted text."
         ) from None
+    return table if is_utf8 else pa.table({name: _raw(table.column(name)) for name in table.column_names})
+
+
+def _is_utf8(data: bytes) -> bool:
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    try:
+        pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _raw(column: pa.ChunkedArray) -> pa.LargeBinaryArray:
+    """The values with their own bytes in place of private characters."""
+    return packed(value.decode().translate(BYTES) for value in column.to_pylist())
 
 
 def _bytes(file: str) -> bytes:

@@ -107,8 +107,10 @@ class MappedCells(ArrowCells):
 def _mapped(file: str) -> pa.Table:
     try:
         try:
-            return pa.ipc.open_stream(pa.memory_map(file)).read_all()
+            table = pa.ipc.open_stream(pa.memory_map(file)).read_all()
         except pa.ArrowInvalid:
-            return pa.ipc.open_file(pa.memory_map(file)).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+            table = pa.ipc.open_file(pa.memory_map(file)).read_all()
+        table.validate(full=True)  # wrong offsets would read outside the file; images are not read
+        return table
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"cannot read {file} as Arrow ({error}): is it complete?") from None

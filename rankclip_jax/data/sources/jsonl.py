@@ -11,12 +11,14 @@ import numpy as np
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.progress import progress
-from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
+from rankclip_jax.data.sources.columns import IMAGES, find_column, find_usual, text_columns
 from rankclip_jax.data.sources.strings import packed
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 from rankclip_jax.text_files import as_utf8, parse_json, parse_json_values
+
+ADVICE = "Each item must be a JSON object with an image path and a caption."
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -51,7 +53,7 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
             values += kept
             rows += [len(images)] * len(kept)
         images.append(image)
-    check_broken(file, broken, len(images) - before)
+    check_broken(file, broken, len(images) - before, ADVICE)
     if len(images) == before:
         raise UserError(f"{file} is empty: it must hold a JSON object per line, or one array of objects.")
 
@@ -75,17 +77,25 @@ def _items(file: str, data: bytes) -> list[Any] | None:
     """The items of arrays, or objects of several lines each; None for a file with one value per line."""
     data = data.strip()
     first = _value(data.split(b"\n", 1)[0])
-    if isinstance(first, list) and b"\n" not in data:
-        return first
     if not isinstance(first, ValueError):
-        return None
+        return _inside(first) if b"\n" not in data else None
     try:
         values = parse_json_values(_text(data))
     except ValueError as error:
         if data.startswith(b"["):
             raise UserError(f"{file} is not valid JSON ({error}): is it complete?") from None
         return None
-    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return [item for value in values for item in _inside(value)]
+
+
+def _inside(value: Any) -> list[Any]:
+    """The items of an array, also of one that is the only list of objects in an object; any other value is an item."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or isinstance(value.get(find_usual(value, IMAGES)), str):
+        return [value]
+    lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+    return lists[0] if len(lists) == 1 else [value]
 
 
 def _value(data: bytes) -> Any:

@@ -40,8 +40,7 @@ class ParquetCells(ArrowCells):
     """Parquet files; `cache_bytes` is the memory for row groups of images (always enough for one group)."""
 
     def __init__(self, files: Sequence[str], cache_bytes: int = CACHE_BYTES):
-        self._metadata = [_metadata(file) for file in files]
-        schemas = [metadata.schema.to_arrow_schema() for metadata in self._metadata]
+        self._metadata, schemas = zip(*map(_metadata, files), strict=True)
         super().__init__(files, schemas, [metadata.num_rows for metadata in self._metadata])
         self._groups = [(file, group) for file, m in enumerate(self._metadata) for group in range(m.num_row_groups)]
         self._starts = np.cumsum([0, *(self._metadata[f].row_group(g).num_rows for f, g in self._groups)])
@@ -87,9 +86,12 @@ class ParquetCells(ArrowCells):
     def _read(self, column: str, group: int) -> pa.Array:
         file, number = self._groups[group]
         # Every read opens its own handle, because a handle is not thread-safe.
-        opened = pq.ParquetFile(_source(self._files[file]), metadata=self._metadata[file])
-        with opened:
-            return pa.concat_arrays(opened.read_row_group(number, columns=[column], use_threads=False).column(0).chunks)
+        try:
+            with pq.ParquetFile(_source(self._files[file]), metadata=self._metadata[file]) as opened:
+                table = opened.read_row_group(number, columns=[column], use_threads=False)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise _damaged(self._files[file], error) from None
+        return pa.concat_arrays(table.column(0).chunks)
 
     def _remember(self, key: tuple[str, int], values: pa.Array) -> None:
         with self._lock:
@@ -140,9 +142,13 @@ def _source(file: str) -> Any:
     return pa.PythonFile(_RemoteFile(file), mode="r") if locations.is_url(file) else pa.memory_map(file)
 
 
-def _metadata(file: str) -> pq.FileMetaData:
+def _metadata(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
-        return pq.read_metadata(_source(file))
-    except (OSError, pa.ArrowInvalid) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read {file} as Parquet ({reason}): is it complete?") from None
+        metadata = pq.read_metadata(_source(file))
+        return metadata, metadata.schema.to_arrow_schema()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: str, error: Exception) -> UserError:
+    return UserError(f"cannot read {file} as Parquet ({' '.join(str(error).split())[:200]}): is it complete?")

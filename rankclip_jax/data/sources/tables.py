@@ -135,13 +135,14 @@ def folder_of(files: Sequence[str], options: PairOptions) -> str:
     return folder
 
 
-def check_broken(where: str, broken: Sequence[str], rows: int) -> None:
+def check_broken(where: str, broken: Sequence[str], rows: int, advice: str) -> None:
     """Log the unreadable rows of a file, which are left out.
 
     Args:
       where: path of the file.
       broken: line and problem of each unreadable row.
       rows: number of readable rows.
+      advice: what to do, for the error.
 
     Raises:
       UserError: more than `MAX_BROKEN` of all rows are unreadable.
@@ -150,8 +151,5 @@ def check_broken(where: str, broken: Sequence[str], rows: int) -> None:
         return
     first = "; ".join(broken[:3])
     if len(broken) > MAX_BROKEN * (rows + len(broken)):
-        raise UserError(
-            f"{where}: {len(broken)} of {rows + len(broken)} rows cannot be read. First: {first}. Repair the file; "
-            "a caption that contains a separator, quote or newline must be quoted."
-        )
+        raise UserError(f"{where}: {len(broken)} of {rows + len(broken)} rows cannot be read. First: {first}. {advice}")
     LOG.warning("%s: %d of %d rows left out: %s", where, len(broken), rows + len(broken), first)

@@ -81,7 +81,7 @@ def resolved(path: str) -> str:
     if is_redacted(path):
         raise UserError(
             f"the secrets of {path} are not stored with the run: write them as environment variables, "
-            "as in https://host/data.tar?token=$TOKEN, and set these."
+            "as in 'https://host/data.tar?token=$TOKEN', and set these."
         )
     for name in VARIABLE.findall(path):
         if name not in os.environ:
@@ -142,11 +142,13 @@ def stamp(path: str) -> tuple[int, str]:
 
 
 def exists(path: str) -> bool:
-    """Whether the file exists."""
+    """Whether the file exists. Some servers forbid to read missing files."""
     try:
         stamp(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except PermissionError:
+        return not is_url(path)
     return True
 
 
@@ -201,8 +203,15 @@ def _remote(url: str, extensions: Sequence[str]) -> list[str]:
             raise UserError(f"{url}: web servers do not list files: name them by a range such as {{00000..00331}}.tar.")
         return [url]
     if url.endswith("/") and extensions:
-        return sorted(itertools.chain(*(remote_files.glob(f"{url}*{extension}") for extension in extensions)))
-    return sorted(remote_files.glob(url)) if WILD.search(url) else [url]
+        return sorted(itertools.chain(*(_listed(f"{url}*{extension}") for extension in extensions)))
+    return sorted(_listed(url)) if WILD.search(url) else [url]
+
+
+def _listed(pattern: str) -> list[str]:
+    try:
+        return remote_files.glob(pattern)
+    except OSError as error:
+        raise UserError(f"{pattern} cannot be listed ({error}): check the location and your permissions.") from None
 
 
 def _of_folder(folder: str, extensions: Sequence[str]) -> list[str]:

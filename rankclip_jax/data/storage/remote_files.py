@@ -69,7 +69,7 @@ def _without_secrets() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # client libraries have their own types
-        if redacted(str(error)) == str(error):
+        if redacted(str(error)) == str(error) and isinstance(error, OSError | UserError):
             raise
         kind = next((kind for kind in (*PERMANENT, UserError) if isinstance(error, kind)), OSError)
         raise kind(redacted(str(error))) from None

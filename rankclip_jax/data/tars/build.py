@@ -157,7 +157,7 @@ class SharedProgress:
 
 def _refusal(files: list[str]) -> str:
     first = ", ".join(sorted(files)[:10])
-    compressed = [file for file in files if locations.read_range(file, 0, 4)[:2] in COMPRESSED]
+    compressed = [file for file in files if locations.read_range(file, 0, min(2, locations.size(file))) in COMPRESSED]
     if compressed:
         return f"{len(compressed)} files are compressed and have no random access: decompress them. First: {first}."
     return f"{len(files)} files are not tars: download them again, or leave them out. First: {first}."

@@ -176,7 +176,7 @@ def _first_member(file: "io.BytesIO | _Window") -> tuple[tarfile.TarFile, tarfil
     """Parse the member that begins at the position of `file`; `ValueError` if its headers are invalid."""
     try:
         tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
-        info = tar.next()
+        info = tar.firstmember  # `next` would move on in the file, if this one is invalid
     except (tarfile.TarError, IndexError, RecursionError) as error:
         raise ValueError("an invalid header") from error
     if info is None or info.size < 0:

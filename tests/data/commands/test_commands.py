@@ -16,6 +16,7 @@ from rankclip_jax.errors import UserError
 from tests.data.images.test_decode import COLOURED, encoded
 from tests.support import commands, processes
 from tests.support.data_commands import GOOD, ROWS, config_of
+from tests.support.tar_files import write_tar
 
 
 def test_a_file_that_cannot_be_written_is_named(run_data, pairs_folder):
@@ -42,6 +43,22 @@ def test_stats(run_data, pairs_folder):
         for line in lines
     ), text
     assert "(4.76% of the captions are longer and cut)" in text
+
+
+def test_the_full_digest_covers_everything(run_data, tmp_path):
+    """The digest that a run stores covers the sizes of members only."""
+    digests, stored = [], set()
+    changes = [{}, {"a.jpg": encoded(COLOURED.rotate(1), "BMP")}, {"a.txt": b"b caption"}, {"c.txt": b"x"}]
+    for number, changed in enumerate(changes):
+        members = {"a.jpg": encoded(COLOURED, "BMP"), "a.txt": b"a caption", "b.jpg": b"none", "b.txt": b"x", **changed}
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_tar(folder / "0.tar", list(members.items()))
+        config = config_of(folder, name="webdataset", train=str(folder / "0.tar"))
+        lines = run_data("stats", config, "--full_digest").splitlines()
+        digests.append(next(line for line in lines if line.startswith("full digest of train: ")))
+        stored.add(lines[0])
+    assert len(stored) == 1 and len(set(digests)) == 3 and digests[0] == digests[3]
 
 
 def test_histogram_has_every_length_once():

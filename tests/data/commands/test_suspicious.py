@@ -1,7 +1,10 @@
 """Captions that are probably no captions are reported by `validate`, `stats`, training and evaluation."""
 
+import re
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text.tokenizer import clip_tokenizer
@@ -62,3 +65,20 @@ def test_class_names_are_no_suspicious_captions(folder, caplog, run_data, tmp_pa
     with make_loader(train, clip_tokenizer(), batch_size=6, seed=0, image_size=8) as loader:
         next(loader)
     assert "captions of" not in caplog.text
+
+
+@pytest.mark.parametrize("command", ["preview", "validate", "stats", "convert", "captions"])
+def test_no_command_prints_control_characters_of_the_data(run_data, tmp_path, command, monkeypatch):
+    """Escape sequences and line breaks in keys, captions, paths and messages about them."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"\x1b[2J{i}\u202e.png" for i in range(4)]
+    for name in names[:2]:
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    rows = [
+        (name, text)
+        for name, text in zip(names, ("\x1b]0;a dog\x07", "two\nlines", "\x9b31m", "\x1b\x07"), strict=True)
+    ]
+    write_csv(tmp_path, [*rows, ("\x1b[2J/none.png", "\x1b[1mcat")])
+    text = run_data(command, config_of(tmp_path))
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text), text
+    assert command in ("stats", "captions") or r"\x1b[2J" in text

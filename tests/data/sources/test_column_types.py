@@ -3,6 +3,7 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rankclip_jax.errors import UserError
@@ -71,6 +72,15 @@ def test_only_the_columns_in_use_must_be_the_same(tmp_path):
     write(tmp_path, 2, image=["c.jpg"], text=["three"])
     with pytest.raises(UserError, match=r"2.parquet has columns \['image', 'text'\], .*0.parquet has .*two locations"):
         load("parquet", tmp_path, train="*.parquet")
+
+
+def test_two_columns_of_the_same_name(tmp_path):
+    arrays = [pa.array(["a.jpg"]), pa.array(["one"]), pa.array(["two"])]
+    pq.write_table(pa.Table.from_arrays(arrays, ["image", "caption", "caption"]), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("image,caption,caption\na.jpg,one,two\n")
+    for kind in ("parquet", "csv"):
+        with pytest.raises(UserError, match="has several columns 'caption': rename all but one"):
+            load(kind, tmp_path, train=f"a.{kind}")
 
 
 def test_class_names_that_differ_between_shards(tmp_path):

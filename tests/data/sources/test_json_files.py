@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources import jsonl
+from rankclip_jax.data.sources import coco, jsonl
 from rankclip_jax.errors import UserError
 
 ITEMS = [{"image": f"{i}.jpg", "caption": [f"caption {i} a", f"é {i} b"]} for i in range(40)]
@@ -31,8 +31,10 @@ def read(path, data):
         b"\xef\xbb\xbf" + json.dumps(ITEMS, indent=2).encode(),
         LINES.encode("utf-16"),
         json.dumps(ITEMS, ensure_ascii=False).encode("utf-16-le"),
+        json.dumps({"info": {"year": 2026}, "data": ITEMS}),
+        json.dumps({"version": "1", "data": ITEMS}, indent=1),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_every_layout(tmp_path, data):
     assert read(tmp_path / "a.json", data) == ITEMS
@@ -58,7 +60,31 @@ def test_damaged_files(tmp_path, data, message):
     assert len(str(caught.value)) < 500 + len(str(tmp_path))
 
 
+def test_one_object_with_a_list_is_one_pair(tmp_path):
+    item = {"image": "a.jpg", "caption": ["a fox"]}
+    assert read(tmp_path / "a.json", json.dumps(item | {"boxes": [{"x": 1}]})) == [item]
+
+
+def test_many_columns_are_not_all_listed(tmp_path):
+    with pytest.raises(UserError, match=r"Columns found: '0.jpg', .*'29.jpg' and 970 more") as caught:
+        read(tmp_path / "a.json", json.dumps({f"{i}.jpg": "a fox" for i in range(1000)}))
+    assert len(str(caught.value)) < 700
+
+
 def test_lines_after_a_broken_first_line_are_used(tmp_path, caplog):
     items = [{"image": f"{i}.jpg", "caption": [f"c{i}"]} for i in range(200)]
     assert read(tmp_path / "a.json", "{broken\n" + "\n".join(map(json.dumps, items))) == items
     assert "1 of 201 rows left out: line 1" in caplog.text
+
+
+@pytest.mark.parametrize("captions", [["a", None, "b"], "a", [["a", "b"], 3]])
+def test_captions_of_coco_in_other_forms(tmp_path, captions):
+    captions = captions if isinstance(captions, list) else [captions]
+    annotations = [{"image_id": 1, "caption": caption} for caption in captions]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotations}))
+    expected = ("a", "b") if len(captions) > 1 else ("a",)
+    assert coco.open_pairs([str(path)], PairOptions()).captions(0) == expected
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": 7}], "annotations": annotations}))
+    with pytest.raises(UserError, match=r"is not a caption file .*the name of an image is not text"):
+        coco.open_pairs([str(path)], PairOptions())

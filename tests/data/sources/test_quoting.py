@@ -84,6 +84,19 @@ def test_other_encodings(tmp_path):
         assert found == [("0.jpg", "ein Fuchs — 狐"), ("1.jpg", "quoted")]
 
 
+def test_rows_of_another_encoding(tmp_path, caplog):
+    """A broken row is left out, and a caption that is not UTF-8 is a bad record, each without harm to the others."""
+    rows = [f"{i}.jpg,caption {i}".encode() for i in range(300)]
+    rows[9], rows[20] = b"9.jpg,caf\xe9", b"\xe9.jpg,two,fields \xff"
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"image,caption\n" + b"\n".join(rows))
+    pairs = delimited.open_pairs([str(path)], PairOptions())
+    assert len(pairs) == 299 and "1 of 300 rows left out: line 22: 3 fields instead of 2" in caplog.text
+    with pytest.raises(UnicodeDecodeError):
+        pairs.captions(9)
+    assert pairs.captions(298) == ("caption 299",) and pairs.key(19) == "19.jpg"
+
+
 def test_a_first_line_that_is_no_header(tmp_path):
     with pytest.raises(UserError, match=r"the first line has 200,004 bytes; it must be a header"):
         read(tmp_path / "a.csv", f"a,b{'x' * 200_000},\n1.jpg,y\n")

@@ -275,6 +275,16 @@ def test_coco_captions(tmp_path):
         open_coco(tmp_path / "c.json", split="val")
 
 
+def test_a_caption_file_whose_images_were_cut(tmp_path, caplog):
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)]
+    notes = [{"image_id": i, "caption": f"caption {n} of {i}"} for i in (0, 1, 7, 8) for n in range(2)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    with caplog.at_level("WARNING"):
+        found = content(open_coco(tmp_path / "a.json"))
+    assert found == [(f"{i}.jpg", (f"caption 0 of {i}", f"caption 1 of {i}")) for i in (0, 1)]
+    assert "4 of 8 annotations, whose image is not listed; 1 of 3 images, without captions" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -296,3 +306,18 @@ def test_invalid_caption_files(tmp_path, text, message):
         open_coco(tmp_path / "a.json")
     with pytest.raises(UserError, match="cannot read"):
         open_coco(tmp_path / "none.json")
+
+
+def test_urls_with_secrets_as_paths(tmp_path):
+    """Keys have no secrets; a new signature is not new data; keys stay unique."""
+    digests = set()
+    for signature in ("hunter2", "hunter3"):
+        rows = [(f"https://me:pw@h/{i}.jpg?sig={signature}{i}", f"text {i}") for i in range(2)]
+        same = [(f"https://h/get?key={signature}{i}", f"text {i}") for i in range(2)]
+        pairs = open_csv(write_csv(tmp_path, [*rows, *same]))
+        names = [pairs.key(i) for i in range(4)]
+        assert names[:2] == [f"https://REDACTED@h/{i}.jpg?sig=REDACTED" for i in range(2)]
+        assert names[2:] == ["https://h/get?key=REDACTED (2)", "https://h/get?key=REDACTED (3)"]
+        assert [pairs.find({name}).tolist() for name in names] == [[0], [1], [2], [3]]
+        digests.add(pairs.digest())
+    assert len(digests) == 1

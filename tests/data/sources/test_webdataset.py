@@ -246,3 +246,17 @@ def test_a_quarantine_list_leaves_pairs_out(tmp_path):
     dataset = load("webdataset", tmp_path, train="d/*.tar", quarantine=str(tmp_path / "bad.jsonl"))
     assert len(dataset.train) == 58
     assert [dataset.train[i].captions[0] for i in (6, 7, 29, 30)] == ["number 6", "number 8", "number 30", "number 32"]
+
+
+@pytest.mark.parametrize("extension", ["jfif", "JPE", "jp2", "heic", "gif", "bmp", "tif", "TIFF", "avif", "webp"])
+def test_images_of_any_format(tmp_path, extension):
+    """The same list as for folders; a JPEG is preferred."""
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / f"a.{extension}").write_bytes(b"image")
+    (tmp_path / "flat" / "a.txt").write_text("a caption")
+    write_tar(tmp_path / "0.tar", [(f"a.{extension}", b"image"), ("a.txt", b"a caption")])
+    write_tar(tmp_path / "1.tar", [(f"a.{extension}", b"image"), ("a.jpg", b"jpeg"), ("a.txt", b"a caption")])
+    for name, location in (("webdataset", "0.tar"), ("image_folder", "flat")):
+        pairs = load(name, tmp_path, train=location).train.pairs
+        assert pairs.image_bytes(0) == b"image" and pairs.captions(0) == ("a caption",)
+    assert load("webdataset", tmp_path, train="1.tar").train.pairs.image_bytes(0) == b"jpeg"

@@ -12,6 +12,7 @@ import pytest
 
 from rankclip_jax.data.storage import local_files, locations, ranges
 from rankclip_jax.errors import UserError
+from tests.support import pair_files
 
 
 @pytest.fixture
@@ -109,6 +110,59 @@ def test_urls():
     files = locations.expand("{000..002}.tar", "https://host/a/")
     assert files == ["https://host/a/000.tar", "https://host/a/001.tar", "https://host/a/002.tar"]
     assert locations.expand("https://host/a.tar?key=1", "/data") == ["https://host/a.tar?key=1"]
+
+
+def test_secrets_are_environment_variables(monkeypatch):
+    monkeypatch.setenv("TOKEN", "a/b")
+    url = "https://me:$TOKEN@host/{0..1}.tar?token=$TOKEN"
+    assert locations.expand(url) == [f"https://me:a/b@host/{number}.tar?token=a/b" for number in (0, 1)]
+    monkeypatch.delenv("TOKEN")
+    with pytest.raises(UserError, match="the environment variable TOKEN is not set"):
+        locations.expand(url)
+    with pytest.raises(UserError, match=r"the secrets of .* are not stored with the run: .*'https://.*token=.TOKEN'"):
+        locations.expand("https://REDACTED@host/a.tar")
+
+
+def test_a_file_url_is_a_local_file(folder):
+    assert locations.expand(f"file://{folder}/0*.tar") == locations.expand(f"{folder}/0*.tar")
+    assert locations.read(f"file://{folder}/00000.tar") == b"00000.tar" and locations.is_local(f"file://{folder}")
+
+
+def test_links_of_a_glob_are_followed_once(folder):
+    (folder / "deep" / "back").symlink_to(folder)
+    expected = ["00000.tar", "00001.tar", "00003.tar", "deep/er/00009.tar", "x[1].tar"]
+    assert names("**/*.tar", folder) == expected
+
+
+def test_a_folder_of_several_splits(folder):
+    for name in ("a-train-0.tar", "a-val-0.tar"):
+        (folder / "deep" / name).touch()
+    message = (
+        r"deep holds several splits \(train, validation\): name the files of one by a glob, such as .*/deep/\*train\*"
+    )
+    with pytest.raises(UserError, match=message):
+        names("deep", folder, (".tar",))
+    assert names("deep/*train*", folder) == ["deep/a-train-0.tar"]
+
+
+@pytest.mark.parametrize("read", [locations.read, lambda path: locations.read_range(path, 0, 1)])
+def test_pipes_and_devices_are_refused(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", str(tmp_path / "pipe")):
+        with pytest.raises(OSError, match="is a pipe or a device, not a file"):
+            read(path)
+        with pytest.raises(UserError, match=r"is a pipe or a device, not a file.: name another file"):
+            locations.check_files([path])
+
+
+def test_pointers_of_git_lfs(tmp_path):
+    pointer = tmp_path / "a.tar"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(OSError, match=r"a.tar is a pointer of git-lfs instead of data: run `git lfs pull`"):
+        locations.read(str(pointer))
+    for name in ("webdataset", "parquet", "csv", "jsonl", "coco", "arrayrecord"):
+        with pytest.raises(UserError, match="pointers of git-lfs instead of data: run `git lfs pull`"):
+            pair_files.load(name, tmp_path, train="a.tar")
 
 
 def test_other_systems_through_fsspec():

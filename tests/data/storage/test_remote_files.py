@@ -127,6 +127,42 @@ def test_an_answer_that_ends_early_is_requested_again(server):
     assert len(server.requests) == 4 + len(remote_files.PAUSES) + 1
 
 
+# ---------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize("read", [lambda url: locations.read(url, 99), lambda url: locations.read_range(url, 0, 99)])
+def test_an_answer_without_end(server, read):
+    server.endless = 0.0
+    with pytest.raises(OSError, match=r"00000.tar: the server sends more than the limit of 99 bytes"):
+        read(server.files[0])
+    assert len(server.requests) == 1, "not requested again"
+
+
+def test_an_answer_that_drips(server, monkeypatch):
+    monkeypatch.setattr(remote_files, "PATIENCE", 0.3)
+    server.endless, began = 0.02, time.monotonic()
+    with pytest.raises(OSError, match="bytes per second, too slow to wait for"):
+        locations.read(server.files[0])
+    assert time.monotonic() - began < 5 and len(server.requests) == 1
+
+
+def test_a_limit_for_whole_files(server):
+    assert len(locations.read(server.files[0], 10**6)) == os.path.getsize(server.local[0])
+    for file in (server.files[0], server.local[0]):
+        with pytest.raises(OSError, match="more than the limit of 1,000"):
+            locations.read(file, 1000)
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@127.0.0.1:9/a.tar?sig=hunter2", "nosuch://me:hunter2@bucket/a"])
+def test_errors_hold_no_secrets(url, monkeypatch):
+    retry_quickly(monkeypatch)
+    monkeypatch.setattr(remote_files, "RETRIES", 1)
+    for call in (locations.read, locations.stamp, lambda url: locations.read_range(url, 0, 1)):
+        with pytest.raises((OSError, UserError)) as caught:
+            call(url)
+        assert "hunter2" not in str(caught.value) and caught.value.__cause__ is None
+
+
 # ---------------------------------------------------------------- permanent failures
 
 

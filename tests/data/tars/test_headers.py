@@ -254,3 +254,19 @@ def extension(kind, size):
 )
 def test_invalid_extensions(data, problem):
     assert walk(data) == ([], problem)
+
+
+def test_damage_of_any_kind_ends_the_walk():
+    """Not in an error, wherever the bytes are: in headers that `tarfile` parses too."""
+    rng, sound = np.random.default_rng(0), random_tar(5, tarfile.PAX_FORMAT)
+    starts = [start for start, *_ in expected(sound)]
+    for _ in range(300):
+        data = bytearray(sound)
+        for at in rng.choice(starts, 2) + rng.integers(0, 2 * BLOCK, 2):
+            data[at] = rng.choice([0, 0x78, 0x80, 0xFF, rng.integers(256)])
+        found, _ = walk(bytes(data))
+        assert len(found) <= len(starts) + 1
+    data = bytearray(sound)
+    for at in range(starts[3], starts[3] + 3 * BLOCK):
+        data[at] = 0x41 + at % 23
+    assert walk(bytes(data)) == (walk(sound)[0][:3], f"damaged at byte {starts[3]:,}")

@@ -1,0 +1,44 @@
+"""A digest of everything in the pairs, for `stats --full_digest`. Training stores a faster one, which covers less."""
+
+import hashlib
+from functools import partial
+
+import numpy as np
+
+from rankclip_jax.data.commands.sections import Section, in_parallel
+from rankclip_jax.data.pairs import PairSource
+
+
+def full_digest(section: Section, threads: int) -> tuple[str, int]:
+    """Read all pairs of a location.
+
+    Returns:
+      sha256 hex of keys, captions, second captions, labels and encoded images, in their order; and the number of pairs
+      with an unreadable part, which is covered as unreadable.
+    """
+    sha, bad = hashlib.sha256(), 0
+    work, indices = partial(_digests, section.pairs, section.prefix), np.arange(len(section.pairs))
+    for digests, unreadable in in_parallel(work, indices, threads, f"reading {section.name}"):
+        sha.update(digests)
+        bad += unreadable
+    return sha.hexdigest(), bad
+
+
+def _digests(pairs: PairSource, prefix: str, indices: np.ndarray) -> tuple[bytes, int]:
+    """The digests of some pairs, joined, and the number of pairs with an unreadable part."""
+    found, unreadable = [], 0
+    for index in indices.tolist():
+        parts = [_read(partial(read, index)) for read in (pairs.captions, pairs.second_captions, pairs.label)]
+        image = _read(partial(pairs.image_bytes, index))
+        unreadable += None in (*parts, image)
+        facts = (pairs.key(index).removeprefix(prefix), *parts, image and hashlib.sha256(image[0]).digest())
+        found.append(hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace")).digest())
+    return b"".join(found), unreadable
+
+
+def _read(read: partial) -> tuple | None:
+    """The value in a tuple; None if it cannot be read."""
+    try:
+        return (read(),)
+    except Exception:  # `validate` reports the pair and the reason
+        return None
