@@ -57,6 +57,18 @@ def test_the_other_library_computes_the_same(kind):
         np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
 
 
+def test_prepared_images_are_not_resized_again(tmp_path):
+    """With a resize to more than the crop, images of the tower's size are resized and cropped too."""
+    shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    (tmp_path / "clip" / "preprocessor_config.json").write_text('{"size": 20, "crop_size": 16}')
+    encoder = load(tmp_path / "clip")
+    given = images()
+    prepared = np.stack([encoder.pixels(image) for image in given])
+    assert not np.array_equal(prepared, given)
+    np.testing.assert_array_equal(encoder.encode_image(prepared, prepared=True), encoder.encode_image(given))
+    np.testing.assert_array_equal(encoder.image_features(prepared, prepared=True), encoder.image_features(given))
+
+
 def test_images_that_are_not_square(tmp_path):
     """Read, kept and exported for open_clip; transformers has no such model."""
     with np.load(FOLDER / "wide" / "expected.npz") as expected:

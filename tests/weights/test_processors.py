@@ -101,11 +101,11 @@ def test_a_written_file_is_read_back(tmp_path, kind, resize):
 
 
 REFUSED = {
-    "no resize": (CLIP | {"do_resize": False}, "has do_resize=False: it must be True"),
-    "null as do_resize": (CLIP | {"do_resize": None}, "has do_resize=False: it must be True"),
+    "no resize": (CLIP | {"do_resize": False}, "has do_resize=false: it must be true"),
+    "null as do_resize": (CLIP | {"do_resize": None}, "has do_resize=null: it must be true"),
     "null as do_center_crop": (CLIP | {"do_center_crop": None}, "resizes the shorter edge and does not crop"),
     "null as resample": (CLIP | {"resample": None}, "has resample=None: it must be one of"),
-    "padding": (CLIP | {"do_pad": True}, "has do_pad=True: it must be False"),
+    "padding": (CLIP | {"do_pad": True}, "has do_pad=true: it must be false"),
     "resample": (CLIP | {"resample": 9}, r"has resample=9: it must be one of 0 \(nearest\), 1 \(lanczos\), 2"),
     "a word": (CLIP | {"resample": "bicubic"}, "has resample='bicubic'"),
     "shorter edge, no crop": (CLIP | {"do_center_crop": False}, "resizes the shorter edge and does not crop"),

@@ -5,6 +5,7 @@ are those of transformers 5. In its files a switch that is null is off. It refus
 the default: so is done here, but for ``resample``, where the versions disagree.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,11 +44,12 @@ def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any
     """
     path, given = find_processor(folder)
     defaults = CLASSES[_class_of(given, kind, path)]
-    off = {key: False for key, value in given.items() if value is None and key.startswith("do_")}
-    given = {key: value for key, value in given.items() if value is not None or key == "resample"} | off
     for key, wanted in ONLY.items():
         if bool(given.get(key, wanted)) != wanted:
-            raise UserError(f"{path} has {key}={given[key]!r}: it must be {wanted!r}, or the key be left out.")
+            found, needed = json.dumps(given[key]), json.dumps(wanted)
+            raise UserError(f"{path} has {key}={found}: it must be {needed}, or the key be left out.")
+    off = {key: False for key, value in given.items() if value is None and key.startswith("do_")}
+    given = {key: value for key, value in given.items() if value is not None or key == "resample"} | off
     return _normalisation(given, defaults, path) | {"resize": str(_resize(given, defaults, image_size, path))}
 
 
