@@ -4,29 +4,26 @@ Exit codes: 0 success, 1 bug (traceback), 2 error that the user can fix (one lin
 is closed.
 """
 
-import difflib
 import gc
 import logging
 import os
 import re
-import runpy
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from rankclip_jax.errors import NO_ROOM, UserError, did_you_mean
+from rankclip_jax.config.command_line import CONFIG, check_config_file, config_spec, explain, with_last_config
+from rankclip_jax.errors import NO_ACCESS, NO_ROOM, UserError, did_you_mean
 from rankclip_jax.parallel import processes
 from rankclip_jax.terminal import make_printable, printable, printable_lines
-
-CONFIG = "config"
 
 
 def define_config(required: bool = True) -> flags.FlagHolder:
@@ -101,9 +98,10 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        advice = _advice(error)
+        if not advice:
             return _print_traceback()
-        _print_error(f"no disk space left for {error.filename or 'a file'}; free some and run again")
+        _print_error(advice)
         return 2
     except MemoryError as error:
         _print_error(f"not enough memory ({error}): use smaller files or batches, or a larger machine")
@@ -111,6 +109,16 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
     except BaseException:
         return _print_traceback()
     return 0
+
+
+def _advice(error: OSError) -> str:
+    """What the user can do about a disk that is full or cannot be accessed; "" for other errors."""
+    path = error.filename or "a file"
+    if error.errno in NO_ROOM:
+        return f"no disk space left for {path}; free some and run again"
+    if error.errno in NO_ACCESS:
+        return f"cannot access {path} ({error.strerror}): change its permissions, or give another path"
+    return ""
 
 
 def _print_traceback() -> int:
@@ -140,9 +148,11 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     """Parse like `flags.FLAGS(argv)`; every mistake in a flag or config is a `UserError`."""
     argv = ["--help" if arg == "-h" else arg for arg in argv]
     argv = [argv[0], *(re.sub(rf"^-{CONFIG}\b", f"--{CONFIG}", arg) for arg in argv[1:])]
-    spec = _config_spec(argv)
+    argv = with_last_config(argv)
+    sys.argv[:] = argv  # ml_collections reads the keys there
+    spec = config_spec(argv)
     if spec is not None:
-        _check_config_file(spec)
+        check_config_file(spec)
     if CONFIG in flags.FLAGS:  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[CONFIG])
     try:
@@ -152,7 +162,7 @@ def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     except UserError:
         raise
     except Exception as error:
-        raise _explain(error, argv) from error
+        raise explain(error, argv) from error
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # absl would show the INFO lines of all libraries
     if rest[1:] and not positional:
@@ -189,117 +199,3 @@ def _is_not_repeated(record: logging.LogRecord) -> bool:
     if flags.FLAGS.is_parsed() and flags.FLAGS.verbosity >= 0:
         return True  # the user asked for all messages
     return record.name != "asyncio" and f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
-def _config_spec(argv: Sequence[str]) -> str | None:
-    """Return the last value of --config, 'file.py[:argument]'."""
-    spec = None
-    for i, arg in enumerate(argv):
-        if arg.startswith(f"--{CONFIG}="):
-            spec = arg.partition("=")[2]
-        elif arg == f"--{CONFIG}":
-            spec = "".join(argv[i + 1 : i + 2])
-    return spec
-
-
-def _check_config_file(spec: str) -> None:
-    path = spec.split(":", 1)[0]
-    if os.path.isfile(path):
-        return
-    folder = os.path.dirname(path) or "."
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    near = [os.path.join(os.path.dirname(path), file) for file in names]
-    raise UserError(f"--{CONFIG}: no config file {path!r}.{did_you_mean(path, near)}")
-
-
-def _explain(error: Exception, argv: Sequence[str]) -> UserError:
-    """Return an error that describes the mistake on the command line in one line."""
-    spec = _config_spec(argv)
-    config = _load_config(spec) if spec else ConfigDict()
-    for key, value in _overrides(argv) if spec else ():
-        problem = _key_problem(config, key)
-        if problem:
-            return UserError(f"--{CONFIG}.{key}: {problem}")
-        if str(error).startswith(f"flag --{CONFIG}.{key}={value}:"):
-            return UserError(f"--{CONFIG}.{key}={value}: {_type_problem(config, key)}")
-    return UserError(_flag_problem(error))
-
-
-def _load_config(spec: str) -> Any:
-    """Load a config again, to distinguish a mistake in the file from one on the command line."""
-    path, *argument = spec.split(":", 1)
-    try:
-        return runpy.run_path(path)["get_config"](*argument)
-    except UserError:
-        raise
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-        where = f"{path} line {line}" if line else spec
-        text = str(error).split("Other fields present")[0]  # ml_collections appends the whole config
-        raise UserError(f"--{CONFIG}: {where}: {type(error).__name__}: {text}") from error
-
-
-def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for i, arg in enumerate(argv):
-        match = re.match(rf"--?(?:no)?{CONFIG}\.([^=]+)(?:=(.*))?$", arg, re.DOTALL)
-        if match:
-            following = argv[i + 1] if i + 1 < len(argv) else ""
-            yield match[1], match[2] if match[2] is not None else following
-
-
-def _key_problem(config: ConfigDict, key: str) -> str | None:
-    parts = key.split(".")
-    node = config
-    for depth, part in enumerate(parts):
-        name = part.split("[")[0]
-        if not isinstance(node, ConfigDict):
-            return f"{'.'.join(parts[:depth])!r} is a single value and has no key {part!r}."
-        if name not in node:
-            near, here = _nearest_key(config, key), ", ".join(sorted(node.keys()))
-            return f"unknown config key {key!r}. " + (f"Did you mean {near!r}?" if near else f"Known here: {here}.")
-        node = node[name]
-    return None
-
-
-def _nearest_key(config: ConfigDict, key: str) -> str | None:
-    """Return the most similar key: in the same section, else in a misspelt section, else in another section."""
-    section, _, leaf = key.rpartition(".")
-    keys = list(_dotted(config))
-    siblings = {known.rpartition(".")[2]: known for known in keys if known.rpartition(".")[0] == section}
-    whole = {} if siblings else {known: known for known in keys}
-    anywhere = {known.rpartition(".")[2]: known for known in keys}
-    for name, known in ((leaf, siblings), (key, whole), (leaf, anywhere)):
-        close = difflib.get_close_matches(name, known, n=1)
-        if close:
-            return known[close[0]]
-    return None
-
-
-def _dotted(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        yield prefix + name
-        if isinstance(value, ConfigDict):
-            yield from _dotted(value, f"{prefix}{name}.")
-
-
-def _type_problem(config: ConfigDict, key: str) -> str:
-    *sections, name = key.split("[")[0].split(".")
-    for section in sections:
-        config = config[section]
-    current = config[name]
-    if isinstance(current, ConfigDict):
-        return f"this is a section; set its keys, such as --{CONFIG}.{key}.{next(iter(current), 'key')}=..."
-    example = "" if current is None else f", such as {current!r}"
-    return f"expected a value of type {config.get_type(name).__name__}{example}"
-
-
-def _flag_problem(error: Exception) -> str:
-    if isinstance(error, flags.UnrecognizedFlagError):
-        if error.flagname.startswith(f"{CONFIG}."):
-            return f"--{CONFIG}=FILE.py is required to set --{error.flagname}"
-        known = [name for name in flags.FLAGS if not name.startswith("no")]
-        return f"unknown flag --{error.flagname}.{did_you_mean(error.flagname, known)} See --help."
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    required = re.match(r"flag --(\w+)=None: .*must have a value other than None", text)
-    return f"--{required[1]} is required; see --help" if required else text

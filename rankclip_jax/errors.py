@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 # Values of `OSError.errno` when there is no room to write: disk full, quota, file size limit.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The same when a path may not be read or written: permissions, a file system that is mounted read-only.
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):

@@ -1,94 +1,140 @@
-"""Evaluate a run on its own data, or imported or foreign weights on data of your choice.
+"""Evaluate a run on its own data or on other data, or imported or foreign weights.
 
-    python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style]
-    python -m rankclip_jax.evaluate WEIGHTS --config=configs/emoji.py [--config.data.KEY=VALUE] [--splits=...]
+    python -m rankclip_jax.evaluate RUN_DIR [--step=best|N] [--splits=val,test_style] [--out=DIR]
+    python -m rankclip_jax.evaluate RUN_DIR|WEIGHTS --config=configs/emoji.py [--config.data.KEY=VALUE] [--splits=...]
     python -m rankclip_jax.evaluate RUN_DIR|WEIGHTS --linear_probe [--config=FILE] [--splits=...]
 
 The command prints one table for each kind of metric, with the chance level and the pixel baseline. Without --splits it
-also writes ``eval.json`` and ``embeddings.npz`` into the folder, like training at its end. With --splits it only prints
-the results, because these files always hold a complete evaluation.
+also writes the results; docs/runs.md lists the files. With --splits it only prints them, because these files always
+hold a complete evaluation.
 
-WEIGHTS is an imported folder, which gets the same files, or weights of OpenAI, open_clip or transformers (a file, a
-folder or a hub id), whose results are only printed. The sections `data` and `eval` of --config are used. The training
-data of such weights are unknown and may contain these images.
+The sections `data` and `eval` of --config are used. WEIGHTS is an imported folder, which gets the same files as a run,
+or weights of OpenAI, open_clip or transformers (a file, a folder or a hub id), whose results are only printed. The
+training data of such weights are unknown and may contain these images.
 
 With --linear_probe, the command instead fits a linear classifier on features of the labelled training images
-(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``. A run then accepts --config too, to probe
-it on other data.
+(``evals/linear_probe.py``), and adds its accuracies to ``linear_probe.json``.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax import cli
-from rankclip_jax.config.record import load_run_config
+from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.evaluate_dataset import evaluate_splits, references, shown_split
 from rankclip_jax.evals.probe_dataset import linear_probe
-from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, PROBE_FILE, write_embeddings, write_eval, write_probe
+from rankclip_jax.evals.results import (
+    EMBEDDINGS_FILE,
+    EVAL_FILE,
+    OTHER_FOLDER,
+    PARTS,
+    PROBE_FILE,
+    free_name,
+    write_embeddings,
+    write_eval,
+    write_other,
+    write_probe,
+)
 from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
+from rankclip_jax.run_folder import make_writable
+from rankclip_jax.terminal import show
 from rankclip_jax.text_table import text_table
 from rankclip_jax.weights.formats.source import is_source
 
 
+class Target(NamedTuple):
+    """What to evaluate on, and where the results go.
+
+    Attributes:
+      folder: folder for the results; None if they are only printed.
+      config: its sections `data` and `eval` are used.
+      dataset: the data.
+      other: name of the data in results; "" for a run's own data.
+      has_own_data: whether the weights are those of a run. Others may have `eval.json` for any data.
+    """
+
+    folder: Path | None
+    config: ConfigDict
+    dataset: Dataset
+    other: str
+    has_own_data: bool
+
+
 def evaluate(
-    path: str | Path, step: int | str | None = None, splits: Sequence[str] = (), config: ConfigDict | None = None
+    path: str | Path,
+    step: int | str | None = None,
+    splits: Sequence[str] = (),
+    config: ConfigDict | None = None,
+    out: str | Path | None = None,
 ) -> dict:
-    """Evaluate a checkpoint; if no splits are named, evaluate all and write the results into the folder too.
+    """Evaluate a checkpoint; if no splits are named, evaluate all and write the results too.
 
     Args:
       path: a run folder, its ``checkpoints`` folder, or one step in it; or imported or foreign weights.
       step: the number of a step, "best" (by the run's validation metric), or None for the newest.
       splits: names of evaluation splits.
-      config: for imported or foreign weights only; its `data` and `eval` are used. A run has its own config.
+      config: other data for a run, or the data for imported or foreign weights; `data` and `eval` are used.
+      out: folder for the results, instead of the run folder or imported folder.
 
     Returns:
-      the content of ``eval.json``: {"step", "metrics", "chance", "pixels"}.
+      the content of ``eval.json``: {"step", "metrics", "chance", "pixels"}. On other data than a run's own, splits are
+      named ``NAME/<split>``, and the results are written into ``eval_on/NAME.json``.
 
     Raises:
-      UserError: the run, the checkpoint or a split does not exist, or the data are not the run's.
+      UserError: the run, the checkpoint or a split does not exist, the data have changed, or the folder for the results
+        is not writable.
     """
-    folder, config, dataset = _folder_and_data(path, config)
-    chosen, names = _chosen(dataset, splits), config.eval.metrics
+    target = _target(path, config, out, splits)
+    dataset, chosen, names = target.dataset, _chosen(target.dataset, splits), target.config.eval.metrics
     encoder = load(path, step)
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
-    chance, pixels = references(dataset, chosen, names)
-    if not splits and folder is not None:
-        write_eval(folder, encoder.step, metrics, chance, pixels)
-        shown = shown_split(dataset, config.eval.report_split)
+    other = target.other if target.has_own_data else ""
+    results = _named(other, encoder.step, metrics, *references(dataset, chosen, names))
+    if target.folder is not None and other:
+        write_other(target.folder, other, dataset.digest, results)
+    elif target.folder is not None:
+        write_eval(target.folder, results)
+        shown = shown_split(dataset, target.config.eval.report_split)
         if shown is not None:
-            write_embeddings(folder, embeds[shown.name], shown)
-    return {"step": encoder.step, "metrics": metrics, "chance": chance, "pixels": pixels}
+            write_embeddings(target.folder, embeds[shown.name], shown)
+    return results
 
 
 def probe(
-    path: str | Path, step: int | str | None = None, splits: Sequence[str] = (), config: ConfigDict | None = None
+    path: str | Path,
+    step: int | str | None = None,
+    splits: Sequence[str] = (),
+    config: ConfigDict | None = None,
+    out: str | Path | None = None,
 ) -> dict:
     """Fit and evaluate linear probes; if no splits are named, add the results to ``linear_probe.json`` too.
 
-    Arguments, result and errors are those of `evaluate`, but `config` may also give other data for a run. With
-    `config`, splits are named ``<data>/<split>``, after the folder of the data.
+    Arguments, result and errors are those of `evaluate`.
     """
-    prefix = ""
-    if config is None:
-        folder, config, dataset = _folder_and_data(path, None)
-    else:
-        folder, dataset = _folder_of(path), _load_data(config)
-        prefix = f"{Path(config.data.root).name or dataset.name}/"
-    chosen = _chosen(dataset, splits)
+    target = _target(path, config, out, splits)
+    chosen, config = _chosen(target.dataset, splits), target.config
     encoder = load(path, step)
-    found = linear_probe(encoder, dataset, chosen, config.eval.linear_probe, config.data)
-    named = {part: {prefix + key: value for key, value in values.items()} for part, values in found.items()}
-    results = {"step": encoder.step, **named}
-    if not splits and folder is not None:
-        write_probe(folder, results)
+    found = linear_probe(encoder, target.dataset, chosen, config.eval.linear_probe, config.data)
+    results = _named(target.other, encoder.step, *(found[part] for part in PARTS))
+    if target.folder is not None:
+        write_probe(target.folder, results)
     return results
+
+
+def _named(name: str, step: int, *parts: Mapping[str, float]) -> dict:
+    """Return results as in ``eval.json``, with the name of other data before the names of the splits."""
+    prefix = f"{name}/" if name else ""
+    named = ({prefix + key: value for key, value in part.items()} for part in parts)
+    return {"step": step, **dict(zip(PARTS, named, strict=True))}
 
 
 def _chosen(dataset: Dataset, splits: Sequence[str]) -> Sequence[str]:
@@ -98,23 +144,32 @@ def _chosen(dataset: Dataset, splits: Sequence[str]) -> Sequence[str]:
     return splits or tuple(dataset.evals)
 
 
-def _folder_of(path: str | Path) -> Path | None:
-    """Return the run folder or imported folder, into which results are written; None for foreign weights."""
-    return None if not is_run(path) and is_source(path) else find_run(Path(path).expanduser())[0]
+def _target(path: str | Path, config: ConfigDict | None, out: str | Path | None, splits: Sequence[str]) -> Target:
+    """Read the data, and check that the results can be written; with named `splits` they are not written."""
+    folder = None if not is_run(path) and is_source(path) else find_run(Path(path))[0]
+    record = read_record(folder) if folder is not None else None
+    is_trained = record is not None and not is_imported(record)
+    if config is None and not is_trained:
+        raise UserError(f"{path} is not a run, so it names no data: add --config=configs/emoji.py or another.")
+    written = None if splits else out or folder
+    if written is not None:
+        make_writable(written, str(written), "add --out=DIR for the results, or --splits=NAME,... to print them only")
+    if config is None:
+        config = ConfigDict(record["config"])
+        return Target(written, config, load_same_data(config, record["data"]), "", True)
+    dataset = _load_data(config)
+    is_own = is_trained and dataset.digest == record["data"].get("digest")
+    other = "" if is_own else data_name(config, dataset)
+    if other and is_trained and written is not None:
+        other = free_name(written, other, dataset.digest)
+    return Target(written, config, dataset, other, is_trained)
 
 
-def _folder_and_data(path: str | Path, config: ConfigDict | None) -> tuple[Path | None, ConfigDict, Dataset]:
-    """Return the folder for the results (None for foreign weights), the config, and the data set."""
-    folder = _folder_of(path)
-    record = load_run_config(str(folder)) if folder is not None else None
-    if record is None or is_imported(record):
-        if config is None:
-            raise UserError(f"{path} is not a run, so it names no data: add --config=configs/emoji.py or another.")
-        return folder, config, _load_data(config)
-    if config is not None:
-        raise UserError(f"{path} is a run, which is evaluated on its own data: leave out --config.")
-    config = ConfigDict(record["config"])
-    return folder, config, load_same_data(config, record["data"])
+def data_name(config: ConfigDict, dataset: Dataset) -> str:
+    """Return a name of data for results: the last folder of `config.data.root`, or the format."""
+    path = re.split(r"[?#]", config.data.get("root", ""))[0].rstrip("/\\")
+    last = re.split(r"[/\\@]", path)[-1]  # no user or token of a URL
+    return re.sub(r"[^\w.-]+", "_", last).strip("._") or dataset.name
 
 
 def _load_data(config: ConfigDict) -> Dataset:
@@ -128,17 +183,19 @@ def load_same_data(config: ConfigDict, saved: Mapping) -> Dataset:
       UserError: the data have changed since training: their splits may now contain training images.
     """
     dataset = _load_data(config)
-    if dataset.digest != saved["digest"]:
+    digest = saved.get("digest", "")
+    if dataset.digest != digest:
         raise UserError(
             f"data set {dataset.name!r} has changed since this run was trained: its digest is {dataset.digest[:12]}, "
-            f"the run's {saved['digest'][:12]}; its splits may contain training images. Restore that data."
+            f"the run's {digest[:12]}; its splits may contain training images. Restore that data, or add --config=FILE "
+            "to evaluate on it as other data."
         )
     return dataset
 
 
 def describe(results: Mapping) -> str:
     """Return the results as text tables."""
-    order = tuple(dict.fromkeys(key.split("/")[0] for key in results["metrics"]))
+    order = tuple(dict.fromkeys(key.rpartition("/")[0] for key in results["metrics"]))
     tables = [_describe_table(table) for table in result_tables(results, order)]
     return "\n\n".join([f"step {results['step']:,}", *tables])
 
@@ -159,18 +216,33 @@ def define_flags() -> None:
     cli.define_config(required=False)
     flags.DEFINE_list("splits", [], "evaluation splits whose metrics are printed; default: all of them")
     flags.DEFINE_boolean("linear_probe", False, "fit linear probes on the labelled training images instead")
+    flags.DEFINE_string("out", None, "folder for the results; default: the run folder")
 
 
 def main(argv: list[str]) -> None:
     """Evaluate and print."""
     if len(argv) != 2:
         raise UserError(f"expected one run folder, found {len(argv) - 1}: python -m rankclip_jax.evaluate RUN_DIR")
-    given = flags.FLAGS
+    given, path = flags.FLAGS, argv[1]
     measure = probe if given.linear_probe else evaluate
-    print(describe(measure(argv[1], given.step, given.splits, given.config)))
-    if not given.splits and is_run(argv[1]):
-        written = PROBE_FILE if given.linear_probe else f"{EVAL_FILE} and {EMBEDDINGS_FILE}"
-        print(f"\n{written} written; python -m rankclip_jax.report {argv[1]} updates the report")
+    results = measure(path, given.step, given.splits, given.config, given.out)
+    show(describe(results))
+    if not given.splits and (given.out or is_run(path)):
+        show(f"\n{_written(results, given.linear_probe)} written" + _hint(path, given.out))
+
+
+def _written(results: Mapping, is_probe: bool) -> str:
+    """The names of the files that hold the results."""
+    if is_probe:
+        return PROBE_FILE
+    other = {key.rpartition("/")[0].rpartition("/")[0] for key in results["metrics"]} - {""}
+    return f"{OTHER_FOLDER}/{other.pop()}.json" if other else f"{EVAL_FILE} and {EMBEDDINGS_FILE}"
+
+
+def _hint(path: str, out: str | None) -> str:
+    if not is_run(path):
+        return ""
+    return f"; python -m rankclip_jax.report {path}{f' --out={out}' if out else ''} updates the report"
 
 
 if __name__ == "__main__":

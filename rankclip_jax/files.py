@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from rankclip_jax.errors import UserError
+
 PARTIAL = ".partial"
 REPLACED = ".replaced"
 
@@ -28,8 +30,11 @@ def replaced_path(path: str | Path, partial: str | Path | None = None) -> Iterat
 
     Raises:
       OSError: the file cannot be flushed or renamed, or the block wrote no file.
+      UserError: `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written there: move it away")
     partial = Path(partial or path.with_name(path.name + PARTIAL))
     try:
         yield partial

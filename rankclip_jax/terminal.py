@@ -3,6 +3,7 @@ or rewrite lines. Nor do the secrets of URLs."""
 
 import logging
 import re
+import sys
 
 from rankclip_jax.redact import redacted
 
@@ -35,6 +36,11 @@ def short(text: object) -> str:
 def show(text: object = "") -> None:
     """Print `printable_lines` on stdout, at once. Commands print everything that may hold text of users by this."""
     print(printable_lines(text), flush=True)
+
+
+def warn(text: object) -> None:
+    """Print a warning of one line on stderr."""
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def make_printable(record: logging.LogRecord) -> bool:

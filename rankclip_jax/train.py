@@ -8,6 +8,7 @@ folder holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints
 """
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,19 +21,20 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import cli
 from rankclip_jax.checkpoints.manager import Checkpoints, Restored
+from rankclip_jax.checkpoints.run_copy import copy_meta, read_record
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.config.changes import check_same_run
-from rankclip_jax.config.record import save_run_config
+from rankclip_jax.config.record import run_record, write_record
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.evaluate_dataset import evaluate_run, evaluate_splits
+from rankclip_jax.evals.evaluate_dataset import Evaluated, evaluate_run, evaluate_splits
 from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.redact import redacted_values
 from rankclip_jax.report import write_report
-from rankclip_jax.run_folder import CHECKPOINTS, make_workdir
+from rankclip_jax.run_folder import CHECKPOINTS, checkpoint_steps, has_progress, make_workdir
 from rankclip_jax.training import init_from, setup
 from rankclip_jax.training.clock import Clock
 from rankclip_jax.training.metrics import MetricsWriter
@@ -49,10 +51,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     # Setup. All mistakes in the config, the data or the folder are found here, before any parameter exists.
     parts = setup.build(config, workdir)
-    config, dataset = parts.config, parts.dataset
+    config, dataset, folder = parts.config, parts.dataset, str(Path(workdir) / CHECKPOINTS)
     data = {"name": dataset.name, "digest": dataset.digest, "counts": dict(dataset.counts)}
     make_workdir(workdir)
-    resuming = check_same_run(workdir, config, data)
+    resuming = has_progress(workdir)
+    if resuming:
+        check_same_run(workdir, read_record(workdir), config, data)
+    processes.check_same("checkpoints", hashlib.sha256(repr(checkpoint_steps(folder)).encode()).hexdigest())
     writer = MetricsWriter(
         workdir,
         tensorboard=config.log.tensorboard,
@@ -66,24 +71,21 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     init = make_init(parts.towers, parts.objective, parts.optimizer, parts.step_options.ema_decay)
     key = jax.random.key(config.seed)
     abstract = abstract_state(init, key, parts.mesh)
-    checkpoints = Checkpoints(
-        str(Path(workdir) / CHECKPOINTS), keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric
-    )
+    checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
     restored = checkpoints.restore(abstract) if resuming else None
     start = restored.step if restored else 0
     initial = parts.initial if restored is None else None
     beginning = init_from.describe(abstract, initial) if initial else ""
+    record = run_record(config, data, devices(parts), parameter_counts(abstract), parts.objective.equation)
     if processes.is_main():
-        counts, equation = parameter_counts(abstract), parts.objective.equation
-        save_run_config(workdir, config, data, devices(parts), counts, equation)
-        if not resuming:
-            setup.save_tokenizer(parts.tokenizer, workdir)
+        write_record(workdir, record)
+        setup.save_tokenizer(parts.tokenizer, workdir)
         print(start_up_card(parts, abstract, workdir, start, beginning), flush=True)
     state = restored.state if restored else create_state(init, key, parts.mesh)
     state = init_from.begin(state, initial) if initial else state
 
     # Loop. A finished run is only evaluated again.
-    loop = _Loop(parts, writer, checkpoints, restored)
+    loop = _Loop(parts, writer, checkpoints, restored, copy_meta(record, parts.tokenizer))
     try:
         state = loop.run(state) if start < config.duration else state
     except UserError:
@@ -93,17 +95,26 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
     # Evaluation and report.
     encoder = make_encoder(parts, state, loop.encoder)
-    metrics = evaluate_run(encoder, dataset, config.eval, workdir, config.duration)
+    metrics = evaluate_run(encoder, dataset, config.eval, workdir, config.duration, loop.evaluated)
     if processes.is_main():
         print(f"report: {write_report(workdir)}", flush=True)
+    processes.barrier("report written", processes.LONG_SECONDS)  # the others' exit would end this process
     return metrics
 
 
 class _Loop:
     """Next batch, train step, and then a log line, an evaluation and a checkpoint if they are due."""
 
-    def __init__(self, parts: Setup, writer: MetricsWriter, checkpoints: Checkpoints, restored: Restored | None):
+    def __init__(
+        self,
+        parts: Setup,
+        writer: MetricsWriter,
+        checkpoints: Checkpoints,
+        restored: Restored | None,
+        copy: Mapping[str, Any],
+    ):
         self.parts, self.config, self.writer, self.checkpoints = parts, parts.config, writer, checkpoints
+        self.copy = copy  # of the run's files, for every checkpoint
         self.start = restored.step if restored else 0
         self.writer.truncate_after(self.start)
         self.clock = Clock(
@@ -115,6 +126,7 @@ class _Loop:
             "augmentation; python -m rankclip_jax.data bench shows which stage limits",
         )
         self.encoder: Encoder | None = None  # made at the first evaluation
+        self.evaluated: Evaluated | None = None  # with the weights of the last step
         self.pending: tuple[int, dict[str, Any]] | None = None  # a log line that is not written yet
 
     def run(self, state: dict) -> dict:
@@ -182,16 +194,18 @@ class _Loop:
         metrics = self._evaluate(step, state) if evaluating else {}
         if saving:
             self._flush()  # a restart cuts the log at this step: all lines up to it must be written
+            self.writer.sync()
             with self.clock.paused():
-                self.checkpoints.save(step, state, {"clock": self.clock.state_dict()}, metrics)
+                self.checkpoints.save(step, state, {"clock": self.clock.state_dict(), **self.copy}, metrics)
 
     def _evaluate(self, step: int, state: dict) -> dict[str, float]:
         with self.clock.paused():
             self.encoder = make_encoder(self.parts, state, self.encoder)
             splits, names = self.config.eval.train_splits, self.config.eval.metrics
-            metrics, _ = evaluate_splits(self.encoder, self.parts.dataset, splits, names)
-            self.writer.write(step, metrics)
-        return metrics
+            found = evaluate_splits(self.encoder, self.parts.dataset, splits, names)
+            self.writer.write(step, found.metrics)
+        self.evaluated = found if step == self.config.duration else None
+        return found.metrics
 
 
 def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> Encoder:

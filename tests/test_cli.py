@@ -41,6 +41,8 @@ def main(argv):
     raise {"user": UserError("a line\\nand another"), "bug": ValueError("a bug"),
            "interrupt": KeyboardInterrupt(), "exit": SystemExit(7), "text": SystemExit("the end"),
            "full": OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"),
+           "closed": PermissionError(errno.EACCES, "Permission denied", "run/x"),
+           "mounted": OSError(errno.EROFS, "Read-only file system", "run/x"),
            "missing": FileNotFoundError(errno.ENOENT, "none", "x")}.get(WORKDIR.value, SystemExit(0))
 cli.run(main)
 """
@@ -59,6 +61,7 @@ def run(tmp_path, capsys):
     return run
 
 
+ADVICE = "change its permissions, or give another path"
 GOOD = ("--config=TMP/emoji.py", "--workdir=ok")
 
 
@@ -81,6 +84,12 @@ def test_overrides_of_every_type(run):
     [
         ("user", 2, "error: a line and another"),
         ("full", 2, "error: no disk space left for metrics.jsonl; free some and run again"),
+        ("closed", 2, "error: cannot access run/x (Permission denied): change its permissions, or give another path"),
+        (
+            "mounted",
+            2,
+            "error: cannot access run/x (Read-only file system): change its permissions, or give another path",
+        ),
         ("interrupt", 130, ""),
         ("exit", 7, ""),
         ("text", 1, "the end"),
@@ -142,6 +151,20 @@ def test_a_mistake_is_one_line(run, mistake):
 def test_required_flags(run, arguments, message):
     code, _, err = run(*arguments)
     assert code == 2 and message in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--config=TMP/broken.py", *GOOD, "--config.batch_size=64"),
+        ("--config.batch_size=64", "--config=TMP/emoji.py:value", *GOOD),
+        ("-config", "TMP/none.py", "--config.batch_size", "64", "--workdir=ok", "--config", "TMP/emoji.py"),
+        (*GOOD, *GOOD, "--config.batch_size=64", "--workdir=ok"),
+    ],
+)
+def test_the_last_config_counts(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "") and out.startswith("64 32")
 
 
 @pytest.mark.parametrize("help_flag", ["--help", "-h"])

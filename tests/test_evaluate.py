@@ -1,7 +1,6 @@
 """`python -m rankclip_jax.evaluate` on a run folder that is made without training."""
 
 import json
-import types
 
 import jax
 import numpy as np
@@ -9,8 +8,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from rankclip_jax import evaluate as module
-from rankclip_jax.checkpoints.manager import Checkpoints
-from rankclip_jax.config.record import save_run_config
 from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
@@ -18,16 +15,15 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE
 from rankclip_jax.evaluate import describe, evaluate
 from rankclip_jax.inference.load import load
-from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER
+from rankclip_jax.run_folder import CHECKPOINTS
 from rankclip_jax.training.optimizer import make_optimizer
-from rankclip_jax.training.startup_card import devices
 from rankclip_jax.training.step import create_state, make_init
 from tests.support import commands, processes
+from tests.support.run_folders import write_run
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one run folder for all
 OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
@@ -71,17 +67,11 @@ def run_folder(tmp_path_factory):
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
     objective = build_objective(objective_config("clip"), RunInfo(20, 5))
     mesh = make_mesh(jax.devices()[:1])
-    checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=2, best_metric="val/image_to_text_R@1")
     init = make_init(towers, objective, make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3))
-    for step, score in ((10, 0.9), (20, 0.1)):
-        state = create_state(init, jax.random.key(step), mesh)
-        checkpoints.save(step, state, {}, {"val/image_to_text_R@1": score})
-    checkpoints.close()
-    setup = types.SimpleNamespace(mesh=mesh)
+    scores = {10: 0.9, 20: 0.1}
+    states = {step: (create_state(init, jax.random.key(step), mesh), score) for step, score in scores.items()}
     data = {"name": "tiny", "digest": config.data.digest, "counts": {}}
-    save_run_config(str(folder), config, data, devices(setup), parameter_counts(state))
-    tokenizer.save(folder / TOKENIZER)
-    return folder
+    return write_run(folder, config, data, tokenizer, states)
 
 
 @pytest.fixture

@@ -17,8 +17,11 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from rankclip_jax.errors import NO_ROOM
+from rankclip_jax.run_folder import checkpoint_steps
+from rankclip_jax.terminal import warn
 
 PyTree = Any
+NOTES = "_CHECKPOINT_METADATA"
 
 
 class Damaged(Exception):
@@ -32,8 +35,22 @@ def absolute(folder: str) -> epath.Path:
 
 def steps(folder: epath.Path) -> list[int]:
     """Return the steps in `folder`, newest first."""
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return checkpoint_steps(folder)
+
+
+def notes(folder: epath.Path) -> list[epath.Path]:
+    """Return Orbax's own file on each step: times and types of its parts."""
+    found = (folder / str(step) / NOTES for step in steps(folder))
+    return [path for path in found if os.path.lexists(path)]
+
+
+def set_aside(path: epath.Path, problem: str) -> None:
+    """Rename a file or folder to ``NAME.damaged``, and print one line with the problem."""
+    target, n = path.parent / f"{path.name}.damaged", 1
+    while os.path.lexists(target):
+        target, n = path.parent / f"{path.name}.damaged.{n}", n + 1
+    path.rename(target)
+    warn(f"{problem}; it is renamed to {target.name}")
 
 
 def scores(folder: epath.Path, best: Mapping[str, str | None] | None = None) -> dict[int, float]:
@@ -82,7 +99,11 @@ def read_record(folder: epath.Path, step: int) -> dict[str, Any]:
         sound = record.pop("sha256") == _checksum(record)
     except FileNotFoundError:
         raise Damaged("its meta file is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise Damaged(f"its meta file cannot be read: {_one_line(error)}") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its meta file is unreadable: {_one_line(error)}") from error
     if not sound:
         raise Damaged("its meta file differs from what was saved")

@@ -7,7 +7,6 @@ array, metrics, and the caller's meta). A step is written under a temporary name
 """
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ from rankclip_jax.checkpoints.files import Damaged
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.parallel import processes
+from rankclip_jax.run_folder import is_step
+from rankclip_jax.terminal import warn
 
 PyTree = Any
 
@@ -66,18 +67,19 @@ class Checkpoints:
           best_mode: whether the best value is the "max" or the "min".
 
         Raises:
-          UserError: `best_mode` is invalid.
+          UserError: `best_mode` is invalid, or `folder` is a file.
         """
         if best_mode not in ("max", "min"):
             raise UserError(f"best_mode={best_mode!r} must be 'max' or 'min'")
         self._folder = files.absolute(folder)
+        self._set_files_aside()
         self._best = {"metric": best_metric, "mode": best_mode}
         self._scores = files.scores(self._folder, self._best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_NewestAndBest(max(1, keep), self._scores), cleanup_tmp_directories=True
         )
         with self._errors():
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = self._open(options)
 
     @property
     def latest_step(self) -> int | None:
@@ -189,18 +191,34 @@ class Checkpoints:
     def _set_aside(self, step: int, problem: str) -> None:
         """Rename a damaged step: it is kept but no longer the newest."""
         if processes.is_main():
-            target, n = self._folder / f"{step}.damaged", 1
-            while target.exists():
-                target, n = self._folder / f"{step}.damaged.{n}", n + 1
-            (self._folder / str(step)).rename(target)
-            print(
-                f"warning: checkpoint {step} is damaged ({problem}); it is renamed to {target.name}, and an earlier "
-                "one is used",
-                file=sys.stderr,
-                flush=True,
-            )
+            found = f"checkpoint {step} is damaged ({problem}), and an earlier one is used"
+            files.set_aside(self._folder / str(step), found)
         processes.barrier(f"set checkpoint {step} aside")
         self._manager.reload()
+
+    def _open(self, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+        """Open Orbax's manager; if it cannot read its own notes on a step, which nothing here needs, without them."""
+        try:
+            return ocp.CheckpointManager(self._folder, options=options)
+        except Exception as error:
+            notes = files.notes(self._folder)
+            if files.no_room(error) or not notes:
+                raise
+        if processes.is_main():
+            for path in notes:
+                files.set_aside(path, f"{path} may be damaged")
+        processes.barrier("set notes aside")
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _set_files_aside(self) -> None:
+        """Rename files that are named like a step: Orbax could not save that step."""
+        if self._folder.exists() and not self._folder.is_dir():
+            raise UserError(f"{self._folder} is a file, and the folder of checkpoints must be there: move it away")
+        if processes.is_main() and self._folder.exists():
+            for path in self._folder.iterdir():
+                if is_step(path.name) and not path.is_dir():
+                    files.set_aside(path, f"{path} is a file, and no checkpoint")
+        processes.barrier("set files aside")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -243,7 +261,7 @@ def load_model(folder: str, step: int | str | None = None) -> tuple[Weights, dic
             problems.append(f"{candidate}: {error}")
             continue
         for problem in problems:
-            print(f"warning: damaged checkpoint skipped: {problem}", file=sys.stderr)
+            warn(f"damaged checkpoint skipped: {problem}")
         return Weights.of_state(state), record["meta"] | {"step": candidate}
     wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
     raise UserError(f"no intact {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")

@@ -1,15 +1,17 @@
 """Check whether a run folder holds the run of this config or of another one."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.config.record import load_run_config, to_json
+from rankclip_jax.config.record import to_json
 from rankclip_jax.errors import UserError, first_few
-from rankclip_jax.run_folder import CONFIG, has_progress
+from rankclip_jax.run_folder import CONFIG
 from rankclip_jax.trees import flatten
 
 # Keys that a restart of the same run may change: none of them affects a weight or a batch. (Another mesh or machine
@@ -34,24 +36,21 @@ MAY_CHANGE = (
 )
 
 
-def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | None = None) -> bool:
-    """Return whether `workdir` already holds this run and can continue it.
-
-    Keys that match `MAY_CHANGE` may differ. A run that has neither logged nor saved anything (for example because its
-    batch did not fit into memory) does not count.
+def check_same_run(
+    workdir: str | Path, saved: Mapping[str, Any] | None, config: ConfigDict, data: Mapping[str, Any] | None = None
+) -> None:
+    """Check that `workdir` holds this run and can continue it. Keys that match `MAY_CHANGE` may differ.
 
     Args:
-      workdir: run folder, which need not exist.
+      workdir: folder of a run that has logged or saved something.
+      saved: its record; None if that is lost.
       config: result of `resolve`. Because durations are in steps, every cause of another number of steps is detected;
         the learning rate depends on that number.
-      data: as passed to `save_run_config`; None excludes the data from the comparison.
+      data: as in `run_record`; None excludes the data from the comparison.
 
     Raises:
       UserError: `workdir` holds another run; the message names the first keys that differ.
     """
-    saved = load_run_config(workdir)
-    if not has_progress(workdir):
-        return False
     if saved is None:
         raise UserError(f"{workdir} holds a run without its {CONFIG}: restore that file, or use another --workdir")
     changes = _differences(saved["config"], json.loads(to_json(config)))
@@ -62,7 +61,16 @@ def check_same_run(workdir: str, config: ConfigDict, data: Mapping[str, Any] | N
             f"{workdir} holds a run of another config: {first_few(changes)}. "
             "Use another --workdir, or the old values to continue that run"
         )
-    return True
+
+
+def comparable(config: ConfigDict) -> str:
+    """Return a digest, in hexadecimal digits, that processes of one run have in common.
+
+    It leaves out what may differ between machines: locations of data, whose digest is compared, and their threads.
+    """
+    local = [pattern for pattern in MAY_CHANGE if pattern.startswith("data.")]
+    shared = {key: value for key, value in flatten(config) if not any(fnmatch(key, pattern) for pattern in local)}
+    return hashlib.sha256(to_json(shared).encode()).hexdigest()
 
 
 def _differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:

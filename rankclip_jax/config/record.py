@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
+from rankclip_jax.json_files import EACH, read_json
 from rankclip_jax.redact import redacted_values
 from rankclip_jax.run_folder import CONFIG
 
@@ -35,6 +35,16 @@ PACKAGES = (
 )
 # The package this file is in. It cannot be imported by name: its public API depends on higher layers.
 OWN = sys.modules[__name__.partition(".")[0]]
+# Types of what the package reads from a record. A checkpoint's copy of the record has all keys and types of a run.
+TOWER = {"tower": ""}
+LIKE = {
+    "config": {"duration?": 0, "batch_size?": 0, "model?": {"image": TOWER, "text": TOWER}},
+    "data": {"name?": "", "digest?": "", "counts?": {EACH: 0}},
+    "devices?": {"kind?": "", "platform?": "", "count?": 0},
+    "params?": {EACH: 0},
+    "versions?": {EACH: ""},
+    "objective_equation?": "",
+}
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_SECONDS = 10
 
@@ -76,18 +86,15 @@ def _commit() -> str:
         return ""
 
 
-def save_run_config(
-    workdir: str,
+def run_record(
     config: ConfigDict,
     data: Mapping[str, Any],
     devices: Mapping[str, Any],
     params: Mapping[str, Any],
     objective_equation: str | None = None,
     imported: Mapping[str, Any] | None = None,
-) -> None:
-    """Write ``workdir/config.json``, the record of how a run or an imported folder was made. Atomic.
-
-    Call it in one process only (`processes.is_main`). A missing folder is made.
+) -> dict[str, Any]:
+    """Return the record of how a run or an imported folder was made, the content of ``config.json``.
 
     Args:
       config: result of `resolve`.
@@ -99,27 +106,20 @@ def save_run_config(
     """
     record = {"config": config.to_dict(), "versions": versions(), "data": data, "devices": devices, "params": params}
     optional = {"objective_equation": objective_equation, "imported": imported}
-    record |= {key: value for key, value in optional.items() if value}
+    return record | {key: value for key, value in optional.items() if value}
+
+
+def write_record(workdir: str | Path, record: Mapping[str, Any]) -> None:
+    """Write ``workdir/config.json`` atomically. A missing folder is made. Call it in the main process only."""
     os.makedirs(workdir, exist_ok=True)
     with replaced_file(os.path.join(workdir, CONFIG)) as file:
         file.write(to_json(record) + "\n")
 
 
-def load_run_config(workdir: str) -> dict[str, Any] | None:
-    """Return the record that `save_run_config` wrote; None if there is no such file.
+def load_run_config(workdir: str | Path) -> dict[str, Any] | None:
+    """Return the record that `write_record` wrote; None if there is no such file.
 
     Raises:
       UserError: the file is damaged, or is no such record.
     """
-    path = os.path.join(workdir, CONFIG)
-    try:
-        with open(path) as file:
-            record = json.load(file)
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); use another --workdir") from None
-    for part in ("config", "data"):
-        if not isinstance(record, dict) or not isinstance(record.get(part), dict):
-            raise UserError(f"{path} is not the {CONFIG} of a run (it has no {part!r}); use another --workdir")
-    return record
+    return read_json(os.path.join(workdir, CONFIG), LIKE, "restore it, or use another folder")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -53,17 +54,19 @@ def shown_split(dataset: Dataset, name: str) -> EvalSplit | None:
     return lookup(dataset.evals, name, "config.eval.report_split split")
 
 
-def evaluate_splits(
-    encoder: Encoder, dataset: Dataset, splits: Sequence[str], names: Sequence[str]
-) -> tuple[dict[str, float], dict[str, SplitEmbeddings]]:
+class Evaluated(NamedTuple):
+    """Flat metrics ``<split>/<metric>``, and the embeddings of each split."""
+
+    metrics: dict[str, float]
+    embeds: dict[str, SplitEmbeddings]
+
+
+def evaluate_splits(encoder: Encoder, dataset: Dataset, splits: Sequence[str], names: Sequence[str]) -> Evaluated:
     """Encode and evaluate some splits; every process gets the same metrics.
 
     Args:
       splits: names of splits of `dataset`.
       names: names of evaluations, keys of `EVALS`.
-
-    Returns:
-      flat metrics ``<split>/<metric>``, and the embeddings of each split.
     """
     metrics, kept = {}, {}
     hidden = None if processes.is_main() else True  # None: shown on a terminal only
@@ -72,7 +75,7 @@ def evaluate_splits(
         embeds = embed_split(encoder, split, names)
         metrics |= evaluate_embeddings(embeds, split, names) | _unreadable(split)
         kept[name] = replace(embeds)  # a copy without the cached scores, which may be larger than the embeddings
-    return metrics, kept
+    return Evaluated(metrics, kept)
 
 
 def _unreadable(split: EvalSplit) -> dict[str, float]:
@@ -84,7 +87,9 @@ def _unreadable(split: EvalSplit) -> dict[str, float]:
     return {f"{split.name}/unreadable_images": float(count)} if count else {}
 
 
-def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path, step: int) -> dict[str, float]:
+def evaluate_run(
+    encoder: Encoder, dataset: Dataset, config, workdir: str | Path, step: int, done: Evaluated | None = None
+) -> dict[str, float]:
     """Evaluate every split and write ``eval.json`` and ``embeddings.npz`` into `workdir`.
 
     Args:
@@ -92,14 +97,18 @@ def evaluate_run(encoder: Encoder, dataset: Dataset, config, workdir: str | Path
       config: `config.eval`.
       workdir: run folder; only the main process writes.
       step: number of training steps of the encoder's weights.
+      done: splits that were evaluated already, with the same weights; they are not evaluated again.
 
     Returns:
       flat metrics of all splits.
     """
-    shown = shown_split(dataset, config.report_split)
-    metrics, embeds = evaluate_splits(encoder, dataset, tuple(dataset.evals), config.metrics)
+    shown, splits = shown_split(dataset, config.report_split), tuple(dataset.evals)
+    before = done or Evaluated({}, {})
+    rest = evaluate_splits(encoder, dataset, [name for name in splits if name not in before.embeds], config.metrics)
+    metrics, embeds = before.metrics | rest.metrics, before.embeds | rest.embeds
     if processes.is_main():
-        write_eval(workdir, step, metrics, *references(dataset, tuple(dataset.evals), config.metrics))
+        chance, pixels = references(dataset, splits, config.metrics)
+        write_eval(workdir, {"step": step, "metrics": metrics, "chance": chance, "pixels": pixels})
         if shown is not None:
             write_embeddings(workdir, embeds[shown.name], shown)
     return metrics

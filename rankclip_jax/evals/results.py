@@ -3,12 +3,13 @@
 Letters: N images, M texts, D embedding, K classes, h x w pixels of a thumbnail.
 
 * ``eval.json``: ``{"step", "metrics", "chance", "pixels"}``; the last three map ``<split>/<metric>`` to floats.
-* ``linear_probe.json``: the same for linear probes; splits of other data than the run's are ``<data>/<split>``.
-* ``embeddings.npz``, for one split: ``split``; ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D];
-  ``image_ids`` [N]; ``text_ids`` [M]; ``texts`` [M]; ``sheet`` uint8, the bytes of a WebP image that holds the N
-  thumbnails row by row; ``columns``, the number of thumbnails in a row; ``cell``, their size (h, w); ``labellings``,
-  the names of the class labellings, and for each of them ``<name>/names`` [K], ``<name>/image_labels`` [N] and
-  ``<name>/text_labels`` [M].
+* ``eval_on/NAME.json``: the same for other data than the run's, with their ``"digest"``; splits are ``NAME/<split>``.
+* ``linear_probe.json``: the same for linear probes; splits of other data than the run's are ``NAME/<split>``.
+* ``embeddings.npz``, for one split: ``image_embeds`` float16 [N, D]; ``text_embeds`` float16 [M, D]; ``image_ids`` [N];
+  ``text_ids`` [M]; ``sheet`` uint8, the bytes of a WebP image that holds the N thumbnails row by row; ``columns``, the
+  number of thumbnails in a row; ``cell``, their size (h, w); ``strings`` uint8, the bytes of JSON:
+  ``{"split": name, "texts": [M], "classes": {labelling: [K]}}``; for each labelling ``<name>/image_labels`` [N] and
+  ``<name>/text_labels`` [M]. (An array of strings would take the length of the longest one for each of them.)
 """
 
 import io
@@ -24,42 +25,63 @@ from PIL import Image
 
 from rankclip_jax.data.images.resize import resize_and_crop
 from rankclip_jax.data.records import EvalSplit
+from rankclip_jax.errors import UserError
 from rankclip_jax.evals.embeddings import SplitEmbeddings
 from rankclip_jax.files import replaced_file
+from rankclip_jax.json_files import EACH, misfit, read_json
 
 EVAL_FILE = "eval.json"
 PROBE_FILE = "linear_probe.json"
 EMBEDDINGS_FILE = "embeddings.npz"
+OTHER_FOLDER = "eval_on"
 PARTS = ("metrics", "chance", "pixels")
+LIKE = {"step": 0} | {part: {EACH: 0.0} for part in PARTS}  # the types in eval.json and linear_probe.json
 MAX_KEPT = 1500
 THUMBNAIL_SIDE = 64
 SHEET_QUALITY = 80
 
 
-def write_eval(
-    run_dir: str | os.PathLike,
-    step: int,
-    metrics: Mapping[str, float],
-    chance: Mapping[str, float],
-    pixels: Mapping[str, float],
-) -> Path:
-    """Write ``eval.json`` and return its path."""
-    content = {"step": step, "metrics": dict(metrics), "chance": dict(chance), "pixels": dict(pixels)}
-    return _write_json(Path(run_dir) / EVAL_FILE, content)
+def write_eval(folder: str | os.PathLike, results: Mapping[str, Any]) -> Path:
+    """Write ``eval.json``, ``{"step", "metrics", "chance", "pixels"}``, and return its path."""
+    return _write_json(Path(folder) / EVAL_FILE, results)
 
 
-def write_probe(run_dir: str | os.PathLike, results: Mapping[str, Any]) -> Path:
+def write_other(folder: str | os.PathLike, name: str, digest: str, results: Mapping[str, Any]) -> Path:
+    """Write the results on other data, with their digest, as ``eval_on/NAME.json``, and return its path."""
+    return _write_json(Path(folder) / OTHER_FOLDER / f"{name}.json", {**results, "digest": digest})
+
+
+def free_name(folder: str | os.PathLike, name: str, digest: str) -> str:
+    """Return `name`, or `name` and a part of the digest if results on other data have that name already."""
+    path = Path(folder) / OTHER_FOLDER / f"{name}.json"
+    try:
+        taken = read_json(path, {"digest": ""}, "")
+    except UserError:  # damaged: it is replaced
+        return name
+    return name if taken is None or taken["digest"] == digest else f"{name}-{digest[:8]}"
+
+
+def read_results(path: str | os.PathLike, like: Mapping[str, Any] = LIKE) -> dict[str, Any] | None:
+    """Return the content of a file of results; None if there is no file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return read_json(path, like, "remove it, and run the evaluation again.")
+
+
+def write_probe(folder: str | os.PathLike, results: Mapping[str, Any]) -> Path:
     """Add results ``{"step", "metrics", "chance", "pixels"}`` to ``linear_probe.json`` and return its path.
 
-    The file holds the results of one step: results of another step are replaced.
+    The file holds the results of one step: results of another step, and a damaged file, are replaced.
     """
-    path = Path(run_dir) / PROBE_FILE
+    path = Path(folder) / PROBE_FILE
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        same = kept["step"] == results["step"]
-        merged = {part: kept[part] | results[part] for part in PARTS} if same else {}
-    except (OSError, ValueError, KeyError, TypeError):  # the file is missing or damaged
-        merged = {}
+        kept = read_results(path)
+    except UserError:
+        kept = None
+    same = kept is not None and kept["step"] == results["step"]
+    merged = {part: kept[part] | results[part] for part in PARTS} if same else {}
     return _write_json(path, dict(results) | merged)
 
 
@@ -80,18 +102,20 @@ def write_embeddings(
     n_images = len(split.images)
     kept = np.sort(np.random.default_rng(0).permutation(n_images)[:max_kept])
     texts = np.flatnonzero((n_images <= max_kept) | np.isin(split.text_ids, split.image_ids[kept]))
+    strings = {
+        "split": split.name,
+        "texts": [split.texts[row] for row in texts],
+        "classes": {name: list(classes.names) for name, classes in split.classes.items()},
+    }
     arrays = {
-        "split": np.asarray(split.name),
+        "strings": np.frombuffer(json.dumps(strings).encode(), np.uint8),
         "image_embeds": np.asarray(embeds.image_embeds)[kept].astype(np.float16),
         "text_embeds": np.asarray(embeds.text_embeds)[texts].astype(np.float16),
         "image_ids": np.asarray(split.image_ids)[kept],
         "text_ids": np.asarray(split.text_ids)[texts],
-        "texts": np.asarray(split.texts)[texts],
         **_sheet(_thumbnails(split.images[kept])),
-        "labellings": np.asarray(list(split.classes), np.str_),
     }
     for name, classes in split.classes.items():
-        arrays[f"{name}/names"] = np.asarray(classes.names)
         arrays[f"{name}/image_labels"] = np.asarray(classes.image_labels)[kept]
         arrays[f"{name}/text_labels"] = np.asarray(classes.text_labels)[texts]
     path = Path(run_dir) / EMBEDDINGS_FILE
@@ -99,6 +123,19 @@ def write_embeddings(
     with replaced_file(path, "wb") as file:
         np.savez_compressed(file, **arrays)
     return path
+
+
+def strings_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the strings in ``embeddings.npz``: {"split": name, "texts": [M], "classes": {labelling: [K]}}.
+
+    Raises:
+      ValueError: they are damaged.
+    """
+    strings = json.loads(arrays["strings"].tobytes())
+    problem = misfit(strings, {"split": "", "texts": [""], "classes": {EACH: [""]}}, "strings")
+    if problem:
+        raise ValueError(problem)
+    return strings
 
 
 def _thumbnails(images: Sequence) -> np.ndarray:

@@ -11,14 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from rankclip_jax.checkpoints.manager import load_model
-from rankclip_jax.config.record import load_run_config
-from rankclip_jax.data.text.tokenizer import Tokenizer
+from rankclip_jax.checkpoints.run_copy import copy_in, newest_copy
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, TOKENIZER
+from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, has_checkpoint, is_step
 from rankclip_jax.weights.formats.source import is_source, locate, read_foreign, read_source
 
 
@@ -63,21 +62,24 @@ def read_model_config(path: str | Path) -> ConfigDict:
     if not is_run(path) and is_source(path):
         return read_foreign(locate(str(path))).config
     run, _ = find_run(Path(path))
-    return ConfigDict(load_run_config(str(run))["config"]["model"])
+    copy = newest_copy(run)
+    if copy is None:
+        raise UserError(f"{run} has no intact checkpoint.")
+    return ConfigDict(copy.record["config"]["model"])
 
 
 def _read_run(path: str | Path, step: int | str | None) -> Model:
     run, step = find_run(Path(path), step)
-    record = load_run_config(str(run))
-    tokenizer = Tokenizer.load(run / TOKENIZER)
     weights, meta = load_model(str(run / CHECKPOINTS), step)
+    copy = copy_in(meta, meta["step"], str(run / CHECKPOINTS))
     return Model(
-        config=ConfigDict(record["config"]["model"]),
-        weights=weights,
-        tokenizer=tokenizer,
-        step=meta["step"],
+        config=ConfigDict(copy.record["config"]["model"]),
+        # An imported tower alone has no scalars, and empty dictionaries are not stored.
+        weights=weights._replace(params={"scalars": {}, **weights.params}),
+        tokenizer=copy.tokenizer,
+        step=copy.step,
         origin=str(path),
-        format="imported folder" if is_imported(record) else "run",
+        format="imported folder" if is_imported(copy.record) else "run",
     )
 
 
@@ -102,10 +104,10 @@ def find_run(path: Path, step: int | str | None = None) -> tuple[Path, int | str
       UserError: there is no run.
     """
     path = path.expanduser().absolute()  # the parents of "." and "20" then have names
-    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
+    if is_step(path.name) and path.parent.name == CHECKPOINTS:
         path, step = path.parent, int(path.name)
     if path.name == CHECKPOINTS:
         path = path.parent
-    if not (path / CONFIG).is_file():
+    if not (path / CONFIG).is_file() and not has_checkpoint(path):
         raise UserError(f"no run at {path}: config.json is missing; give the --workdir of a training run.")
     return path, step

@@ -5,8 +5,9 @@ available. The abstract states that the model distils its own knowledge into sof
 texts of each batch, at no added computational cost. All else is our reading: the teacher, the swapped predictions, the
 schedule, the temperature, and the choice of the subset.
 
-Sources disagree on the teacher. Two later texts describe it as a moving average of the model. The abstract promises no
-added cost, and a second network would add cost. Therefore the teacher here is the current model.
+Sources disagree on the teacher. Two later texts describe it as a moving average of the model; one of them is the
+related work of ALIP's paper. The abstract promises no added cost, and a second network would add cost. Therefore the
+teacher here is the current model. The paper's section on the method would settle all of this.
 """
 
 import functools

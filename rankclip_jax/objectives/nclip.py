@@ -3,7 +3,8 @@
 This is a reconstruction from the paper's abstract only. The authors' repository holds no code, and the text of the
 paper was not available. The abstract states that only matching pairs are compared, as distributions over many
 prototypes; that the loss has a part for sharpness and one for smoothness; and that xCLIP is CLIP plus nCLIP. The
-formulas, the weights and the heads are our reading.
+formulas, the weights and the heads are our reading. The paper's sections on the loss and the training details would
+settle them.
 """
 
 import jax

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.objectives import alip, clip, cyclip, distill, nclip, rank, siglip, softclip
+from rankclip_jax.objectives import alip, clip, cyclip, distill, nclip, rank, siglip, softclip, softclip_labels
 from rankclip_jax.objectives.mix import TermRecipe, add_terms
 from rankclip_jax.objectives.objective import MakeTerm, Objective, RunInfo
 from rankclip_jax.objectives.options import check_block_rows
@@ -20,6 +20,8 @@ class Recipe(NamedTuple):
     terms: Mapping[str, MakeTerm] = {}  # the terms that it offers to other objectives through the option `extra`
 
 
+# Three methods are reconstructions from the abstracts of their papers: SoftCLIP ("softclip"), progressive
+# self-distillation ("distill"), and nCLIP with xCLIP ("nclip", "xclip"). docs/objectives.md says what is unknown.
 OBJECTIVES = {
     "alip": Recipe(alip.build, alip.DEFAULTS, alip.TERMS),
     "clip": Recipe(clip.build, clip.DEFAULTS, clip.TERMS),
@@ -30,6 +32,8 @@ OBJECTIVES = {
     "rankclip_released": Recipe(rank.build, rank.RELEASED_DEFAULTS),
     "siglip": Recipe(siglip.build, siglip.DEFAULTS, siglip.TERMS),
     "softclip": Recipe(softclip.build, softclip.DEFAULTS, softclip.TERMS),
+    "softclip_labels": Recipe(softclip_labels.build, softclip_labels.DEFAULTS, softclip_labels.TERMS),
+    "softclip_mixed": Recipe(softclip.build, softclip.MIXED_DEFAULTS),
     "xclip": Recipe(nclip.build_xclip, nclip.XCLIP_DEFAULTS),
 }
 

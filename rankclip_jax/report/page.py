@@ -13,6 +13,7 @@ from rankclip_jax.files import replaced_file
 from rankclip_jax.report import chart, curves, embedding_map, galleries, ranked_lists, summary, tables
 from rankclip_jax.report.neighbours import Neighbours
 from rankclip_jax.report.run_folder import Run, read_run
+from rankclip_jax.run_folder import make_writable
 
 REPORT_FILE = "report.html"
 HERE = Path(__file__).parent
@@ -20,16 +21,22 @@ UPLOT = HERE / "vendor" / "uplot"
 SCRIPTS = ("theme.js", "charts.js", "cutout.js", "map.js", "explorer.js")
 
 
-def write_report(run_dir: str | os.PathLike) -> Path:
+def write_report(run_dir: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
     """Write ``report.html`` into the run folder (atomically) and return its path.
 
     It may be called during a run: sections without data say so.
 
+    Args:
+      run_dir: the run folder.
+      out: folder for the page, instead of the run folder. Results of ``evaluate --out`` in it are shown.
+
     Raises:
-      UserError: the folder holds no run, or a file is damaged.
+      UserError: the folder holds no run, a file is damaged, or the folder for the page is not writable.
     """
-    page = render(read_run(run_dir))
-    path = Path(run_dir) / REPORT_FILE
+    page = render(read_run(run_dir, out))
+    folder = Path(out or run_dir)
+    make_writable(folder, str(folder), "add --out=DIR for the page")
+    path = folder / REPORT_FILE
     with replaced_file(path) as file:
         file.write(page)
     return path
@@ -63,7 +70,7 @@ def _header(run: Run) -> dict:
         "equation": run.record.get("objective_equation"),
         "facts": summary.facts(run),
         "headline": tables.headline(run.results, order, run.split.name if run.split else None),
-        "tables": tables.result_tables(run.results, order) + _probe_tables(run, order),
+        "tables": tables.result_tables(run.results, order) + _probe_tables(run, order) + _other_tables(run),
         "eval_step": run.results.get("step"),
         "config": _pretty(run.config),
         "record": _pretty({key: value for key, value in run.record.items() if key != "config"}),
@@ -77,6 +84,15 @@ def _probe_tables(run: Run, order: Sequence[str]) -> list[tables.Table]:
         return found
     after = f" Fitted after {run.probes['step']:,} steps."
     return [replace(table, note=table.note + after) for table in found]
+
+
+def _other_tables(run: Run) -> list[tables.Table]:
+    """Return the tables of the results on other data than the run's."""
+    return [
+        replace(table, title=f"{table.title} on {name}", note=f"{table.note} Step {results['step']:,}.".strip())
+        for name, results in run.others.items()
+        for table in tables.result_tables(results)
+    ]
 
 
 def _curves(run: Run) -> dict:

@@ -3,9 +3,7 @@
 Letters: N images, M texts, D embedding, K classes.
 """
 
-import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.errors import UserError
-from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, PROBE_FILE
+from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, OTHER_FOLDER, PROBE_FILE, read_results, strings_of
 from rankclip_jax.report.sprites import Sheet
-from rankclip_jax.run_folder import CONFIG, METRICS, read_metrics
+from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, METRICS, read_metrics
 
 KNOWN_FILES = (CONFIG, METRICS, EVAL_FILE, PROBE_FILE, EMBEDDINGS_FILE)
 
@@ -64,6 +63,7 @@ class Run:
       history: rows of ``metrics.jsonl``, in order.
       results: ``eval.json``, empty if missing.
       probes: ``linear_probe.json``, empty if missing.
+      others: the results on other data than the run's, by the name of the data.
       split: ``embeddings.npz``, None if missing or without images.
     """
 
@@ -72,6 +72,7 @@ class Run:
     history: list[dict[str, float]]
     results: Mapping[str, Any]
     probes: Mapping[str, Any]
+    others: Mapping[str, Mapping[str, Any]]
     split: ReportSplit | None
 
     @property
@@ -79,8 +80,12 @@ class Run:
         return self.record.get("config", {})
 
 
-def read_run(run_dir: str | os.PathLike) -> Run:
+def read_run(run_dir: str | os.PathLike, results: str | os.PathLike | None = None) -> Run:
     """Read the files that exist in ``run_dir``.
+
+    Args:
+      run_dir: the run folder.
+      results: another folder with results of ``evaluate --out``; its files are read in place of the run's.
 
     Raises:
       UserError: the folder is missing or holds no run, or a file is damaged.
@@ -88,38 +93,23 @@ def read_run(run_dir: str | os.PathLike) -> Run:
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UserError(f"no run folder {str(folder)!r}; pass the --workdir of a training run.")
-    if not any((folder / name).exists() for name in KNOWN_FILES):
+    if not any((folder / name).exists() for name in (*KNOWN_FILES, CHECKPOINTS)):
         raise UserError(f"{str(folder)!r} holds no run: it has none of the files {', '.join(KNOWN_FILES)}.")
+    folders = [folder] if results is None else [folder, Path(results)]
+
+    def last(name: str) -> Path:
+        return next((path for path in (each / name for each in reversed(folders)) if path.exists()), folder / name)
+
+    others = [path for each in folders for path in sorted(each.glob(f"{OTHER_FOLDER}/*.json"))]
     return Run(
         name=folder.resolve().name,
-        record=_read_json(folder / CONFIG),
-        history=read_metrics(str(folder)),
-        results=_read_results(folder / EVAL_FILE),
-        probes=_read_results(folder / PROBE_FILE),
-        split=_read_embeddings(folder / EMBEDDINGS_FILE),
+        record=read_record(folder) or {},
+        history=read_metrics(folder),
+        results=read_results(last(EVAL_FILE)) or {},
+        probes=read_results(last(PROBE_FILE)) or {},
+        others={path.stem: read_results(path) or {} for path in others},
+        split=_read_embeddings(last(EMBEDDINGS_FILE)),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore or remove it, then run again.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} instead of an object; restore or remove it.")
-    return content
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    results = _read_json(path)
-    for part in ("metrics", "chance", "pixels"):
-        values = results.setdefault(part, {}) if results else {}
-        numbers = isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
-        if not numbers:
-            raise UserError(f"{path} is damaged: {part!r} must map names to numbers; run the evaluation again.")
-    return results
 
 
 def _read_embeddings(path: Path) -> ReportSplit | None:
@@ -128,39 +118,60 @@ def _read_embeddings(path: Path) -> ReportSplit | None:
     try:
         with np.load(path) as arrays:
             split = _report_split(arrays)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); run the evaluation again.") from None
+    except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is damaged ({reason[:120]}); run the evaluation again.") from None
     return split if len(split.image_ids) and len(split.texts) else None
 
 
 def _report_split(arrays: Mapping[str, np.ndarray]) -> ReportSplit:
-    split = ReportSplit(
-        name=str(arrays["split"]),
-        sheet=_sheet(arrays),
-        image_embeds=_finite(arrays["image_embeds"]),
-        image_ids=arrays["image_ids"],
-        texts=tuple(arrays["texts"].tolist()),
-        text_embeds=_finite(arrays["text_embeds"]),
-        text_ids=arrays["text_ids"],
-        labellings={name: _labelling(arrays, name) for name in arrays["labellings"].tolist()},
+    strings = strings_of(arrays)
+    image_ids, texts = _integers(arrays, "image_ids"), tuple(strings["texts"])
+    n, m = len(image_ids), len(texts)
+    images, text_embeds = _embeds(arrays, "image_embeds", n), _embeds(arrays, "text_embeds", m)
+    if images.shape[1] != text_embeds.shape[1]:
+        raise ValueError("its embeddings differ in width")
+    return ReportSplit(
+        name=strings["split"],
+        sheet=_sheet(arrays, n),
+        image_embeds=images,
+        image_ids=image_ids,
+        texts=texts,
+        text_embeds=text_embeds,
+        text_ids=_integers(arrays, "text_ids", m),
+        labellings={name: _labelling(arrays, name, tuple(names), n, m) for name, names in strings["classes"].items()},
     )
-    image_lengths = {len(split.image_ids), len(split.image_embeds)}
-    text_lengths = {len(split.texts), len(split.text_embeds), len(split.text_ids)}
-    image_lengths |= {len(labelling.image_labels) for labelling in split.labellings.values()}
-    text_lengths |= {len(labelling.text_labels) for labelling in split.labellings.values()}
-    if len(image_lengths) > 1 or len(text_lengths) > 1:
-        raise ValueError("its arrays differ in length")
-    return split
 
 
-def _labelling(arrays: Mapping[str, np.ndarray], name: str) -> Labelling:
-    names = tuple(arrays[f"{name}/names"].tolist())
-    return Labelling(names, arrays[f"{name}/image_labels"], arrays[f"{name}/text_labels"])
+def _labelling(arrays: Mapping[str, np.ndarray], name: str, names: tuple[str, ...], n: int, m: int) -> Labelling:
+    labelling = Labelling(
+        names, _integers(arrays, f"{name}/image_labels", n), _integers(arrays, f"{name}/text_labels", m)
+    )
+    for labels in (labelling.image_labels, labelling.text_labels):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
+            raise ValueError(f"a label of {name} is outside its {len(names)} classes")
+    return labelling
 
 
-def _sheet(arrays: Mapping[str, np.ndarray]) -> Sheet:
-    height, width = arrays["cell"].tolist()
-    return Sheet(arrays["sheet"].tobytes(), int(arrays["columns"]), len(arrays["image_ids"]), (height, width))
+def _sheet(arrays: Mapping[str, np.ndarray], count: int) -> Sheet:
+    columns, (height, width) = int(arrays["columns"]), arrays["cell"].tolist()
+    if min(columns, height, width) < 1:
+        raise ValueError("its thumbnails have no size")
+    return Sheet(arrays["sheet"].tobytes(), columns, count, (height, width))
+
+
+def _integers(arrays: Mapping[str, np.ndarray], name: str, length: int | None = None) -> np.ndarray:
+    array = arrays[name]
+    if array.ndim != 1 or array.dtype.kind not in "iu" or length not in (None, len(array)):
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, or differs from the others in length")
+    return array
+
+
+def _embeds(arrays: Mapping[str, np.ndarray], name: str, length: int) -> np.ndarray:
+    array = arrays[name]
+    if array.ndim != 2 or array.dtype.kind != "f" or len(array) != length:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, or differs from the others in length")
+    return _finite(array)
 
 
 def _finite(embeds: np.ndarray) -> np.ndarray:

@@ -71,8 +71,6 @@ def check_inputs(objective: Objective, train: RecordSource, config: ConfigDict) 
                 f"{wanted} {name!r}, which the towers do not compute. Known: {', '.join(sorted(OUTPUTS))}. "
                 "Change the objective's options, or use another objective."
             )
-    if "heads" not in config.model and any(OUTPUTS[name].kind == "logits" for name in objective.inputs):
-        raise UserError(f"{wanted} distribution heads, and config.model has no section `heads`: use a model preset.")
     inputs = batch_keys(objective.inputs)
     if "caption_tokens" in inputs and not train.has_second_captions:
         raise UserError(

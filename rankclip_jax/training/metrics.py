@@ -8,14 +8,18 @@ infinities, so they are the strings "NaN", "Infinity" and "-Infinity", which Pyt
 import json
 import math
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files import replaced_file
-from rankclip_jax.run_folder import METRICS, valid_lines
+from rankclip_jax.json_files import read_text
+from rankclip_jax.run_folder import METRICS, make_writable, valid_lines
+from rankclip_jax.terminal import warn
 
 
 class MetricsWriter:
@@ -53,6 +57,8 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line for `step` and flush it: a kill loses at most the line that is being written.
 
+        Only `sync` waits for the disk: a loss of power may lose lines after the last `sync`, or cut one short.
+
         Args:
           step: number of training steps done.
           values: name to number; TensorBoard groups names by the part before a slash (``loss/clip``). For arrays of
@@ -74,20 +80,28 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
 
+    def sync(self) -> None:
+        """Flush the lines to disk, before a checkpoint is saved: a resumed run continues the log at that step."""
+        if self._jsonl is not None:
+            os.fsync(self._jsonl.fileno())
+
     def truncate_after(self, step: int) -> None:
         """Drop invalid lines and lines after `step`; otherwise steps would appear twice after a resume.
 
-        Call it before the first write of a resumed run. The file is replaced atomically.
+        Call it before the first write of a resumed run. The file is replaced atomically. If it has invalid lines, other
+        than a last one that was cut short, it is copied to ``metrics.jsonl.damaged`` before.
         """
         path = os.path.join(self._workdir, METRICS)
         if not self._active or not os.path.exists(path):
             return
         self.close()
         self._purge_step = step + 1
+        lines = list(valid_lines(path))
+        if Path(path).read_bytes().count(b"\n") > len(lines):
+            shutil.copy(path, f"{path}.damaged")
+            warn(f"{path} has invalid lines; {METRICS}.damaged is a copy of it")
         with replaced_file(path) as file:
-            for line in valid_lines(path):
-                if line["step"] <= step:
-                    file.write(json.dumps(line) + "\n")
+            file.writelines(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
 
     def close(self) -> None:
         """Flush and close all files; a later write opens them again."""
@@ -106,6 +120,7 @@ class MetricsWriter:
             from tensorboardX import SummaryWriter  # here, because it takes a second to import
 
             folder = os.path.join(self._workdir, "tensorboard")
+            make_writable(folder, folder, "move it away, or set config.log.tensorboard=False")
             self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=10)
         if self._want_wandb:
             self._wandb = self._open_wandb()
@@ -116,8 +131,7 @@ class MetricsWriter:
         if not os.path.exists(path):
             with replaced_file(path) as file:
                 file.write(uuid.uuid4().hex[:8])
-        with open(path) as file:
-            run_id = file.read().strip()
+        run_id = read_text(path, "remove it").strip()
         project = self._want_wandb if isinstance(self._want_wandb, str) else "rankclip_jax"
         config = dict(self._config or {})
         return self._wandb_module.init(project=project, id=run_id, resume="allow", dir=self._workdir, config=config)

@@ -13,6 +13,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from rankclip_jax.checkpoints.run_copy import newest_copy
+from rankclip_jax.config.changes import comparable
 from rankclip_jax.config.resolve import check_batch, resolve, with_value
 from rankclip_jax.data.loader_options import LoaderOptions, loader_options
 from rankclip_jax.data.records import Dataset, RecordSource
@@ -26,7 +28,7 @@ from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective
 from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.run_folder import TOKENIZER, has_progress
+from rankclip_jax.run_folder import TOKENIZER
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.training.gradcache import check_micro_batches
@@ -69,6 +71,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     Raises:
       UserError: anything in the config, the data or the machine that does not fit together.
     """
+    processes.check_same("config", comparable(config))
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = _read_data(config)
@@ -79,6 +82,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     loader = loader_options(config, batch_keys(objective.inputs), **process)
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.inputs, initial)
+    processes.check_same("tokenizer", tokenizer.vocabulary)
     towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
     frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
@@ -163,9 +167,7 @@ def build_tokenizer(
     inputs: Sequence[str] = (),
     initial: Model | None = None,
 ) -> Tokenizer:
-    """The run's saved tokenizer, or a new one of the kind in `config.tokenizer`.
-
-    A tokenizer in a folder without progress may belong to another config; it is ignored and replaced.
+    """The tokenizer in the run's newest checkpoint, or a new one of the kind in `config.tokenizer`.
 
     Args:
       config: the whole config.
@@ -177,8 +179,9 @@ def build_tokenizer(
     Raises:
       UserError: an unknown or invalid tokenizer, or another vocabulary than that of `initial`.
     """
-    if workdir and has_progress(workdir):
-        return Tokenizer.load(Path(workdir) / TOKENIZER)
+    copy = newest_copy(workdir) if workdir else None
+    if copy is not None:
+        return copy.tokenizer
     make = lookup(TOKENIZERS | {FROM_WEIGHTS: None}, config.tokenizer.name, "tokenizer")
     if make is None:
         if initial is None:

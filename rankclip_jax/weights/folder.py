@@ -11,7 +11,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rankclip_jax.checkpoints.manager import Checkpoints
-from rankclip_jax.config.record import save_run_config
+from rankclip_jax.checkpoints.run_copy import copy_meta
+from rankclip_jax.config.record import run_record, write_record
 from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_folder
 from rankclip_jax.inference.model import Model
@@ -57,9 +58,10 @@ def write_imported(model: Model, out: str | Path) -> None:
     name = "clip" if model.tokenizer.is_clip_vocabulary else "from_weights"
     config = {"model": model.config.to_dict(), "tokenizer": {"name": name, "vocab_size": model.tokenizer.vocab_size}}
     with new_folder(out) as folder:
+        counts = tower_counts(model.weights.params)
+        record = run_record(ConfigDict(config), data={}, devices={}, params=counts, imported=imported)
         checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=1)
-        checkpoints.save(0, model.weights._asdict())
+        checkpoints.save(0, model.weights._asdict(), copy_meta(record, model.tokenizer))
         checkpoints.close()
         model.tokenizer.save(folder / TOKENIZER)
-        counts = tower_counts(model.weights.params)
-        save_run_config(str(folder), ConfigDict(config), data={}, devices={}, params=counts, imported=imported)
+        write_record(folder, record)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankclip_jax.config.record import load_run_config
+from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.evals.results import EVAL_FILE, PROBE_FILE
 from rankclip_jax.image_size import size_text
 from rankclip_jax.inference.load import find_run, is_run
@@ -50,7 +50,7 @@ def _origin(model: Model) -> str:
     """Where the weights come from: the source of imported weights, or the steps, objective and data of a run."""
     if model.format not in ("run", "imported folder"):
         return f"{model.origin} ({model.format})"
-    record = load_run_config(str(find_run(Path(model.origin))[0]))
+    record = read_record(find_run(Path(model.origin))[0])
     if "imported" in record:
         return f"{record['imported']['from']} ({record['imported']['format']})"
     config = record["config"]

@@ -153,6 +153,54 @@ def test_a_permutation_and_a_zeroed_block_are_detected():
     assert len({tree_digests(y)[0] for y in (x, x[::-1], zeroed, np.roll(x, 1))}) == 4
 
 
+def _flipped(words, at, bits):
+    damaged = words.copy()
+    for position, bit in zip(at, bits, strict=True):
+        damaged[position] ^= np.uint32(1) << np.uint32(bit)
+    return damaged
+
+
+def _damaged(rng, words, trial):
+    """One damage of `words`: 1 to 4 flipped bits in words of each class of positions, or a change of whole words."""
+    count, n = 1 + trial % 4, len(words)
+    first = rng.integers(n)
+    places = {
+        "one word": np.full(count, first),
+        "neighbours": (first + np.arange(count)) % n,
+        "one column": (first + 30 * np.arange(count)) % n,
+        "ends": np.resize([0, n - 1], count),
+        "anywhere": rng.choice(n, count, replace=False),
+    }
+    kind = ("flip", "negate", "swap", "zero", "copy")[trial // 4 % 5]
+    at = places[list(places)[trial // 20 % len(places)]]
+    damaged = words.copy()
+    if kind == "flip":  # the same bit in each word, or different ones
+        same = rng.integers(32)
+        bits = np.full(count, same) if len(set(at)) == count and rng.random() < 0.5 else rng.permutation(32)[:count]
+        return _flipped(words, at, bits)
+    if kind == "negate":
+        return _flipped(words, sorted(set(at)), np.full(len(set(at)), 31))
+    other = (at + rng.integers(1, n)) % n
+    if kind == "swap":
+        damaged[[at[0], other[0]]] = damaged[[other[0], at[0]]]
+    else:
+        damaged[at] = 0 if kind == "zero" else damaged[other]
+    return damaged
+
+
+@pytest.mark.parametrize("trials", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_no_damage_is_missed(trials):
+    """The product's own digests of damaged arrays; every trial of which the array differs must be detected."""
+    rng, intact = np.random.default_rng(trials), HOST["float32"].ravel().view(np.uint32)
+    before, missed, tried = tree_digests(intact), 0, 0
+    for start in range(0, trials, 50):
+        found = [_damaged(rng, intact, trial) for trial in range(start, start + 50)]
+        found = [words for words in found if (words != intact).any()]
+        tried += len(found)
+        missed += sum(digest == before[0] for digest in tree_digests(found))
+    assert missed == 0 and tried > 0.95 * trials
+
+
 def test_64_bit_arrays_use_all_their_bits():
     x = np.arange(8.0) + 2.0**-40  # all lost in float32
     assert tree_digests(x) != tree_digests(np.arange(8.0))

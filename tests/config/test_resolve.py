@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 import rankclip_jax
 from configs import emoji
 from rankclip_jax.config import record
-from rankclip_jax.config.changes import check_same_run
-from rankclip_jax.config.record import load_run_config, save_run_config, to_json, versions
+from rankclip_jax.config.changes import check_same_run, comparable
+from rankclip_jax.config.record import load_run_config, run_record, to_json, versions, write_record
 from rankclip_jax.config.resolve import check_batch, resolve, with_value
 from rankclip_jax.errors import UserError
 from rankclip_jax.run_folder import make_workdir
@@ -106,7 +106,8 @@ def test_json_of_every_type_that_a_config_can_hold():
 
 
 def test_config_json_records_how_the_run_came_about(tmp_path):
-    save_run_config(tmp_path / "run", resolved(), {"digest": "d"}, {"count": 8}, {"image": 5}, "loss = clip")
+    record = run_record(resolved(), {"digest": "d"}, {"count": 8}, {"image": 5}, "loss = clip")
+    write_record(tmp_path / "run", record)
     found = load_run_config(tmp_path / "run")
     assert found["config"]["duration"] == 310
     assert found["data"] == {"digest": "d"}
@@ -148,75 +149,89 @@ def test_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert record._commit() == "v1-dirty"
 
 
-def begin_run(workdir, config, progress=True):
-    save_run_config(workdir, config, {"digest": "d"}, {}, {})
-    if progress:
-        (workdir / "metrics.jsonl").write_text('{"step": 1}\n')
+def record_of(config):
+    return json.loads(to_json(run_record(config, {"digest": "d"}, {}, {})))
 
 
-def test_a_new_folder_holds_no_run(tmp_path):
-    assert check_same_run(tmp_path / "none", resolved()) is False
+def check(then, now, data=None, saved=None):
+    check_same_run("RUN", saved or record_of(then), now, data)
 
 
-def test_the_same_run_goes_on(tmp_path):
-    begin_run(tmp_path, resolved())
+def test_the_same_run_goes_on():
     changes = {"log.every": "7", "eval.every": "5%", "checkpoint.keep": 9}
-    assert check_same_run(tmp_path, resolved(**changes), {"digest": "d"}) is True
+    check(resolved(), resolved(**changes), {"digest": "d"})
 
 
-def test_locations_may_change_but_not_the_number_of_held_out_pairs(tmp_path):
+def test_locations_may_change_but_not_the_number_of_held_out_pairs():
     now = emoji.get_config("mu")
-    begin_run(tmp_path, now)
+    then = record_of(now)
     now.data.train, now.data.test, now.data.image_root = "a.csv", "b.csv", "c"
-    assert check_same_run(tmp_path, now) is True
+    check(None, now, saved=then)
     now.data.val_pairs = 5
     with pytest.raises(UserError, match=r"data.val_pairs 0 -> 5"):
-        check_same_run(tmp_path, now)
+        check(None, now, saved=then)
 
 
-def test_another_config_is_rejected_by_key(tmp_path):
-    begin_run(tmp_path, resolved())
+def test_another_config_is_rejected_by_key():
     with pytest.raises(UserError) as caught:
-        check_same_run(tmp_path, resolved(**{"optimizer.lr": 3e-4, "duration": "11 epochs"}))
+        check(resolved(), resolved(**{"optimizer.lr": 3e-4, "duration": "11 epochs"}))
     assert "duration 310 -> 341; optimizer.lr 0.001 -> 0.0003; optimizer.warmup 16 -> 17." in str(caught.value)
-    assert "Use another --workdir" in str(caught.value)
+    assert "RUN holds a run of another config" in str(caught.value) and "Use another --workdir" in str(caught.value)
 
 
-def test_more_data_changes_the_number_of_steps(tmp_path):
-    begin_run(tmp_path, resolved())
+def test_more_data_changes_the_number_of_steps():
     with pytest.raises(UserError, match="duration 310 -> 620"):
-        check_same_run(tmp_path, resolve(make_config(), examples=2000))
+        check(resolved(), resolve(make_config(), examples=2000))
 
 
-def test_other_data_is_rejected(tmp_path):
-    begin_run(tmp_path, resolved())
+def test_other_data_is_rejected():
     with pytest.raises(UserError, match='data: digest "d" -> "e"'):
-        check_same_run(tmp_path, resolved(), {"digest": "e"})
+        check(resolved(), resolved(), {"digest": "e"})
 
 
-def test_a_run_that_has_done_nothing_yet_may_be_replaced(tmp_path):
-    begin_run(tmp_path, resolved(), progress=False)
-    assert check_same_run(tmp_path, resolved(**{"optimizer.lr": 3e-4})) is False
-    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
-    with pytest.raises(UserError):
-        check_same_run(tmp_path, resolved(**{"optimizer.lr": 3e-4}))
-
-
-def test_a_damaged_config_json(tmp_path):
-    begin_run(tmp_path, resolved())
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is damaged"):
-        check_same_run(tmp_path, resolved())
-    (tmp_path / "config.json").write_text('{"config": {}}')
-    with pytest.raises(UserError, match=r"config\.json is not the config\.json of a run \(it has no 'data'\)"):
-        check_same_run(tmp_path, resolved())
-
-
-def test_progress_without_its_config_is_not_started_over(tmp_path):
-    begin_run(tmp_path, resolved())
-    (tmp_path / "config.json").unlink()
+def test_progress_without_its_config_is_not_started_over():
     with pytest.raises(UserError, match=r"holds a run without its config\.json: restore that file"):
-        check_same_run(tmp_path, resolved())
+        check_same_run("RUN", None, resolved())
+
+
+def test_processes_compare_everything_but_locations_of_data():
+    config = emoji.get_config("mu")
+    digest = comparable(config)
+    config.data.root, config.data.num_threads = "/scratch/2", 5
+    assert comparable(config) == digest
+    config.seed = 1
+    assert comparable(config) != digest
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("{", "is damaged"),
+        ('{"config": {}}', "it has no 'data'"),
+        ('{"config": 3, "data": {}}', "config is a whole number instead of an object"),
+        ('{"config": {"batch_size": "many"}, "data": {}}', "config.batch_size is a text instead of a whole number"),
+        ("[]", "it is a list instead of an object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"config": {"duration": 1e999}, "data": {}}', "config.duration is a number instead of a whole number"),
+        ('{"config": {"x": NaN}, "data": {}}', "NaN is no JSON number"),
+        (b'{"config": "\xe9"}', "no text"),
+    ],
+)
+def test_a_damaged_config_json(tmp_path, content, said):
+    (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"config\.json is damaged \(.*\): restore it, or use another folder") as caught:
+        load_run_config(tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_config_json_that_is_no_file(tmp_path):
+    assert load_run_config(tmp_path) is None
+    (tmp_path / "config.json").symlink_to("nowhere")
+    assert load_run_config(tmp_path) is None
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match=r"config\.json cannot be read \(Is a directory\): restore it"):
+        load_run_config(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -18,7 +18,7 @@ from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.evals.embeddings import SplitEmbeddings
 from rankclip_jax.evals.evaluate_dataset import evaluate_splits, shown_split
-from rankclip_jax.evals.results import write_embeddings
+from rankclip_jax.evals.results import strings_of, write_embeddings
 from rankclip_jax.evals.split import metric_names
 from rankclip_jax.inference.encoder import AHEAD, Encoder
 from rankclip_jax.models.presets import get_preset
@@ -129,7 +129,7 @@ def test_thumbnails_of_images_of_different_sizes(tmp_path):
     write_embeddings(tmp_path, SplitEmbeddings(embeds, embeds), split_of(pairs), max_kept=10)
     assert len(set(pairs.reads)) == 10
     with np.load(tmp_path / "embeddings.npz") as kept:
-        assert kept["cell"].tolist() == [64, 64] and len(kept["texts"]) == 10
+        assert kept["cell"].tolist() == [64, 64] and len(strings_of(kept)["texts"]) == 10
         sheet = np.asarray(Image.open(io.BytesIO(kept["sheet"].tobytes())))
         for position, index in enumerate(kept["image_ids"]):
             row, column = divmod(position, int(kept["columns"]))

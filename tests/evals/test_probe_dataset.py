@@ -1,7 +1,6 @@
 """Linear probes of models on data sets: labels of training images and splits, unreadable images, the command."""
 
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import read_source
 from tests.golden.make_weights import FOLDER
 from tests.support import processes
+from tests.support.run_folders import write_run
 
 pytestmark = pytest.mark.xdist_group("probing")
 CLIP = str(FOLDER / "clip")
@@ -201,16 +201,12 @@ def imported(tmp_path_factory):
 
 
 @pytest.fixture
-def run(imported, tmp_path):
-    """The imported folder, made to look like a run on the embedded images."""
-    shutil.copytree(imported, tmp_path / "run")
-    path, config = tmp_path / "run" / "config.json", small()
-    record = json.loads(path.read_text())
-    record.pop("imported")
-    record["config"] |= {"data": config.data.to_dict(), "eval": config.eval.to_dict()}
-    record["data"] = {"digest": SOURCES["emoji"](config.data).digest}
-    path.write_text(json.dumps(record))
-    return tmp_path / "run"
+def run(tmp_path):
+    """Foreign weights, as if a run on the embedded images had trained them."""
+    model, config = read_source(CLIP), small()
+    config = ConfigDict({"model": model.config, "data": config.data, "eval": config.eval})
+    data = {"digest": SOURCES["emoji"](config.data).digest}
+    return write_run(tmp_path / "run", config, data, model.tokenizer, {1: (model.weights._asdict(), 0.5)})
 
 
 def test_a_run_is_probed_on_its_own_and_on_other_data(run, monkeypatch):

@@ -13,7 +13,7 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.evals.embeddings import paired_rows
 from rankclip_jax.evals.pixels import pixel_reference
 from rankclip_jax.evals.registry import EVALS
-from rankclip_jax.evals.results import write_embeddings, write_eval
+from rankclip_jax.evals.results import strings_of, write_embeddings, write_eval
 from rankclip_jax.evals.split import chance_levels, embed_split, evaluate_split
 
 ALL = tuple(EVALS)
@@ -197,24 +197,20 @@ def test_pixel_reference_equals_a_brute_force_search():
 def test_files_of_an_evaluation(tmp_path):
     split = make_split()
     embeds = embed_split(PerfectEncoder(), split, ("retrieval",))
-    path = write_eval(tmp_path, 7, {"val/a": 1.0}, {"val/a": 0.5}, {})
-    assert json.loads(path.read_text()) == {
-        "step": 7,
-        "metrics": {"val/a": 1.0},
-        "chance": {"val/a": 0.5},
-        "pixels": {},
-    }
+    results = {"step": 7, "metrics": {"val/a": 1.0}, "chance": {"val/a": 0.5}, "pixels": {}}
+    assert json.loads(write_eval(tmp_path, results).read_text()) == results
     with np.load(write_embeddings(tmp_path, embeds, split)) as kept:
         assert kept["image_embeds"].dtype == np.float16
         sheet = Image.open(io.BytesIO(kept["sheet"].tobytes()))
         assert kept["columns"] == 12 and kept["cell"].tolist() == [4, 4] and sheet.size == (48, 48)
-        assert kept["texts"].tolist() == list(split.texts)
-        assert kept["labellings"].tolist() == ["group", "subgroup"]
+        strings = strings_of(kept)
+        assert strings["texts"] == list(split.texts) and strings["split"] == split.name
+        assert strings["classes"] == {name: list(classes.names) for name, classes in split.classes.items()}
         assert kept["subgroup/text_labels"].shape == (288,)
     with np.load(write_embeddings(tmp_path, embeds, split, max_kept=10)) as kept:
         assert len(kept["image_embeds"]) == 10
         assert sorted(set(kept["text_ids"].tolist())) == sorted(kept["image_ids"].tolist())
-        assert len(kept["texts"]) == 20
+        assert len(strings_of(kept)["texts"]) == 20
     assert not list(tmp_path.glob("*.partial"))
 
 

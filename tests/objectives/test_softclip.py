@@ -145,7 +145,7 @@ def test_equations(changes, equation):
     [
         ({"soft_weight": -1.0}, r"objective\.soft_weight=-1\.0: a weight must be finite and at least 0"),
         ({"soft_weight": 0.0, "negatives_weight": 0.0}, "raise one of them, or use the objective clip"),
-        ({"target_temperature": 0.0}, r"objective\.target_temperature=0\.0: it must be a finite number above 0"),
+        ({"target_temperature": -0.1}, r"objective\.target_temperature=-0\.1: it must be a finite number from 0 up"),
         ({"divergence": "symetric"}, r"unknown objective.divergence 'symetric'. Did you mean 'symmetric'\?"),
     ],
 )

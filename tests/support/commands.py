@@ -49,14 +49,15 @@ def _command_line(program: str, arguments: tuple[object, ...]) -> Iterator[None]
 
 @contextmanager
 def _flags_of_its_own() -> Iterator[None]:
-    """Remove the flags that the command defines; absl's own are defined once and only get their values back."""
+    """Remove the flags that the command defines; those of absl and Grain are defined once and get their values back."""
     known = set(flags.FLAGS)
     values = {name: (flags.FLAGS[name].value, flags.FLAGS[name].present) for name in known}
     try:
         yield
     finally:
         for name in set(flags.FLAGS) - known:
-            if name.startswith("config.") or not flags.FLAGS.find_module_defining_flag(name, "").startswith("absl"):
+            module = flags.FLAGS.find_module_defining_flag(name, "")
+            if name.startswith("config.") or not module.startswith(("absl", "grain")):
                 delattr(flags.FLAGS, name)
         for name, (value, present) in values.items():
             flags.FLAGS[name].value, flags.FLAGS[name].present = value, present

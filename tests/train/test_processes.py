@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rankclip_jax
+from rankclip_jax.evals.results import strings_of
 from tests.support import processes, runs
 from tests.support.pair_files import caption, write_csv, write_images
 
@@ -115,7 +116,7 @@ def test_each_process_writes_its_part(two):
 def test_what_eight_devices_trained_loads_on_one(two):
     encoder = rankclip_jax.load(two[0])
     with np.load(two[0] / "embeddings.npz") as kept:
-        texts = [str(text) for text in kept["texts"]]
+        texts = strings_of(kept)["texts"]
         np.testing.assert_allclose(encoder.encode_text(texts), kept["text_embeds"], atol=1e-3)
 
 

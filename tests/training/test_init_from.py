@@ -66,20 +66,20 @@ def test_training_begins_with_the_weights_and_draws_the_rest():
 
 def test_images_that_are_not_square():
     """The loader makes them, and the towers read them; other sizes resize the position embeddings."""
-    wide = str(FOLDER / "wide")
+    wide = str(FOLDER / "worldwide")
     config = small(finetune.get_config(wide), **{"data.augment": "random_resized_crop|flip"})
     said, _, state = started(config)
     assert "resized" not in said
-    assert state["params"]["towers"]["image"]["positional_embedding"].shape == (1 + 2 * 3, 16)
+    assert state["params"]["towers"]["image"]["positional_embedding"].shape == (1 + 3 * 2, 16)
     assert loader_options(config).augment(np.zeros((30, 20, 3), np.uint8), np.random.default_rng(0)).shape == (
-        16,
         24,
+        16,
         3,
     )
     with config.model.image.ignore_type():
         config.model.image.image_size = (32, 24)
     said, _, state = started(config)
-    assert "image position embeddings resized from 16 x 24 to 32 x 24 pixels" in said
+    assert "image position embeddings resized from 24 x 16 to 32 x 24 pixels" in said
     assert state["params"]["towers"]["image"]["positional_embedding"].shape == (1 + 4 * 3, 16)
 
 

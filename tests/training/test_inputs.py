@@ -106,13 +106,6 @@ def test_a_second_view_without_augmentation():
     check_inputs(objective, Source(), config)
 
 
-def test_heads_that_the_model_lacks():
-    config = ConfigDict({"data": {"name": "x", "augment": AUGMENT}, "model": {}})
-    check_inputs(build("clip"), Source(), config)
-    with pytest.raises(UserError, match=r"'nclip' needs distribution heads, and config\.model has no section `heads`"):
-        check_inputs(build("nclip"), Source(), config)
-
-
 class Reading:
     """An objective with inputs only."""
 

@@ -81,6 +81,15 @@ def test_a_file_of_the_whole_processor_comes_first(tmp_path):
     assert read_preprocessor(tmp_path, "clip", SIDE)["resize"] == "crop,nearest,transformers"
 
 
+def test_models_of_images_that_are_not_square(tmp_path):
+    squash = {"size": {"height": 12, "width": 20}, "do_center_crop": False}
+    assert read_preprocessor(written(tmp_path, CLIP | squash), "clip", (12, 20))["resize"] == "squash,transformers"
+    assert read_preprocessor(written(tmp_path, {}), "siglip", (12, 20))["resize"] == "squash,transformers"
+    crop = {"size": {"shortest_edge": 12}, "crop_size": {"height": 12, "width": 20}}
+    with pytest.raises(UserError, match=r"not supported with a crop of"):
+        read_preprocessor(written(tmp_path, CLIP | crop), "clip", (12, 20))
+
+
 @pytest.mark.parametrize(("kind", "fit"), [("clip", "crop"), ("siglip", "squash")])
 def test_defaults_without_a_file(tmp_path, kind, fit):
     found = read_preprocessor(tmp_path, kind, SIDE)
@@ -110,13 +119,19 @@ REFUSED = {
     "a word": (CLIP | {"resample": "bicubic"}, "has resample='bicubic'"),
     "shorter edge, no crop": (CLIP | {"do_center_crop": False}, "resizes the shorter edge and does not crop"),
     "a number for siglip": (SIGLIP | {"size": 16}, "resizes the shorter edge and does not crop"),
-    "longest edge": (CLIP | {"size": {"longest_edge": 16}}, "supported are shortest_edge, and equal height and width"),
+    "longest edge": (CLIP | {"size": {"longest_edge": 16}}, "supported are shortest_edge, and height with width"),
     "both edges": (CLIP | {"size": {"shortest_edge": 16, "longest_edge": 20}}, "supported are shortest_edge"),
-    "not square": (SIGLIP | {"size": {"height": 16, "width": 24}}, "supported are shortest_edge, and equal height"),
-    "other size": (SIGLIP | {"size": {"height": 20, "width": 20}}, "but the model reads 16 pixels: change its size"),
-    "other crop": (CLIP | {"crop_size": 20, "size": 20}, "but the model reads 16 pixels: change its size"),
-    "small": (CLIP | {"size": 12}, "less than the 16 of the crop: padding is not supported"),
-    "text as size": (CLIP | {"size": "16"}, "padding is not supported"),
+    "not square": (
+        SIGLIP | {"size": {"height": 16, "width": 24}},
+        "makes images of .*, but the model reads 16 x 16",
+    ),
+    "other size": (
+        SIGLIP | {"size": {"height": 20, "width": 20}},
+        "but the model reads 16 x 16 pixels: change its size",
+    ),
+    "other crop": (CLIP | {"crop_size": 20, "size": 20}, "but the model reads 16 x 16 pixels: change its size"),
+    "small": (CLIP | {"size": 12}, "not supported with a crop of .*: use a larger square size"),
+    "text as size": (CLIP | {"size": "16"}, "use a larger square size"),
     "two means": (CLIP | {"image_mean": [0.5, 0.5]}, r"has image_mean=\[0.5, 0.5\]: it must be one number, or three"),
     "endless mean": (CLIP | {"image_mean": float("inf")}, "has image_mean=inf: it must be one number"),
     "text as mean": (CLIP | {"image_mean": "0.5"}, "has image_mean='0.5'"),

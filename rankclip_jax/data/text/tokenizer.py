@@ -27,6 +27,7 @@ from rankclip_jax.errors import UserError
 VOCABULARY = Path(__file__).resolve().parent / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 CLIP_VOCAB_SIZE = 49_408
+FILES = ("tokenizer.json", "tokenizer_config.json")
 SOT, EOT = "<start_of_text>", "<end_of_text>"
 WORD_END = "</w>"
 # Contractions, runs of letters, single digits, runs of other characters; white space is a separator.
@@ -41,8 +42,12 @@ AMPERSANDS = re.compile(r"&(?:amp;|AMP;|#0*38;|#[xX]0*26;)+")
 
 def clean(text: str) -> str:
     """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(_flat(text))))
-    return " ".join(text.split()).lower()
+    return clean_spaces(text).lower()
+
+
+def clean_spaces(text: str) -> str:
+    """open_clip's usual cleaning for tokenizers of other libraries: CLIP's without lower case."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(_flat(text)))).split())
 
 
 def _flat(text: str) -> str:
@@ -63,6 +68,8 @@ def canonical(text: str) -> str:
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
     "clip": clean,
     "canonical": canonical,
+    "whitespace": clean_spaces,
+    "open_clip_canonical": lambda text: canonical(clean_spaces(text).replace("_", " ")),
     "lower": str.lower,  # SigLIP 2
     "none": lambda text: text,
 }
@@ -161,30 +168,30 @@ class Tokenizer:
         """Largest number of ids of a text without special tokens."""
         return self.context_length - len(self.special.before) - len(self.special.after)
 
+    def texts(self) -> dict[str, str]:
+        """Return the contents of the files that `save` writes, by name."""
+        settings = {"context_length": self.context_length, "vocab_size": self.vocab_size}
+        settings |= {"special_tokens": asdict(self.special)} if self.is_foreign else {}
+        return {FILES[0]: self._bpe.to_str(), FILES[1]: json.dumps(settings, indent=2) + "\n"}
+
+    @classmethod
+    def of_texts(cls, texts: Mapping[str, str], where: str) -> "Tokenizer":
+        """Return the tokenizer with these `texts`; `UserError` if one is damaged, with `where` it was found."""
+        try:
+            settings = json.loads(texts[FILES[1]])
+            special = None
+            if (saved := settings.get("special_tokens")) is not None:
+                special = SpecialTokens(tuple(saved["before"]), tuple(saved["after"]), saved["pad"], saved["cleaning"])
+            return cls(tokenizers.Tokenizer.from_str(texts[FILES[0]]), settings["context_length"], special)
+        except Exception as error:  # tokenizers raises bare Exception on damaged JSON
+            raise UserError(f"cannot read the tokenizer in {where} ({error}); restore it.") from error
+
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` into `folder`, made if missing. Not atomic."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._bpe.to_str(), encoding="utf-8")
-        settings = {"context_length": self.context_length, "vocab_size": self.vocab_size}
-        settings |= {"special_tokens": asdict(self.special)} if self.is_foreign else {}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Tokenizer":
-        """Read the files of `save`; `UserError` if one is missing or damaged."""
-        folder = Path(folder)
-        try:
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-            context_length = settings["context_length"]
-            special = None
-            if (saved := settings.get("special_tokens")) is not None:
-                special = SpecialTokens(tuple(saved["before"]), tuple(saved["after"]), saved["pad"], saved["cleaning"])
-            bpe = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception on damaged JSON
-            raise UserError(f"cannot read the tokenizer in {folder} ({error}); restore it.") from error
-        return cls(bpe, context_length, special)
+        for name, text in self.texts().items():
+            (folder / name).write_text(text, encoding="utf-8")
 
     def with_context(self, context_length: int) -> "Tokenizer":
         """Return this tokenizer with another context length."""

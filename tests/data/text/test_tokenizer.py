@@ -91,7 +91,10 @@ def test_training_learns_the_words_of_the_captions(trained):
 def test_save_and_load(tmp_path, clip, trained):
     for name, tokenizer in (("clip", clip), ("trained", trained)):
         tokenizer.save(tmp_path / name)
-        loaded = Tokenizer.load(tmp_path / name)
+        saved = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / name).iterdir()}
+        assert saved == tokenizer.texts()
+        loaded = Tokenizer.of_texts(saved, "here")
+        assert loaded.vocabulary == tokenizer.vocabulary
         texts = [*CAPTIONS, "Ünïcode &amp; 😀", "x" * 200]
         np.testing.assert_array_equal(loaded(texts), tokenizer(texts))
         assert loaded.vocab_size == tokenizer.vocab_size
@@ -102,23 +105,20 @@ def test_registry_builds_both():
     assert TOKENIZERS["bpe"](CAPTIONS, 300, 32).context_length == 32
 
 
-def test_a_damaged_folder_is_an_error_with_its_name(tmp_path, trained):
-    with pytest.raises(UserError, match=r"cannot read the tokenizer in .*nowhere"):
-        Tokenizer.load(tmp_path / "nowhere")
-    trained.save(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="cannot read the tokenizer"):
-        Tokenizer.load(tmp_path)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_texts_are_an_error_with_their_place(trained, name):
+    for damaged in ({name: "{"}, {name: "[]"}, {name: "{}"}):
+        with pytest.raises(UserError, match="cannot read the tokenizer in checkpoint 7 "):
+            Tokenizer.of_texts(trained.texts() | damaged, "checkpoint 7")
 
 
-def test_a_tokenizer_without_special_ids_at_the_end_is_rejected(tmp_path, trained):
-    trained.save(tmp_path)
-    description = json.loads((tmp_path / "tokenizer.json").read_text())
+def test_a_tokenizer_without_special_ids_at_the_end_is_rejected(trained):
+    texts = trained.texts()
+    description = json.loads(texts["tokenizer.json"])
     vocabulary = description["model"]["vocab"]
     vocabulary[module.SOT], vocabulary["!"] = vocabulary["!"], vocabulary[module.SOT]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="last two"):
-        Tokenizer.load(tmp_path)
+        Tokenizer.of_texts(texts | {"tokenizer.json": json.dumps(description)}, "here")
 
 
 def test_a_damaged_vocabulary_file_is_an_error(tmp_path, monkeypatch):

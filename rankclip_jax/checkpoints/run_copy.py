@@ -1,0 +1,88 @@
+"""The copy of a run's small files in each of its checkpoints: ``config.json`` and the tokenizer.
+
+A checkpoint verifies its copy with a checksum. Models are loaded from it. It also replaces a ``config.json`` that is
+damaged or lost.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rankclip_jax.checkpoints import files
+from rankclip_jax.config.record import load_run_config, to_json
+from rankclip_jax.data.text.tokenizer import Tokenizer
+from rankclip_jax.errors import UserError
+from rankclip_jax.json_files import misfit
+from rankclip_jax.parallel import processes
+from rankclip_jax.run_folder import CHECKPOINTS, CONFIG
+from rankclip_jax.terminal import warn
+
+KEY = "run"  # in the meta of a checkpoint
+
+
+class RunCopy(NamedTuple):
+    """The copy in a checkpoint."""
+
+    step: int
+    record: dict[str, Any]  # content of config.json
+    tokenizer: Tokenizer
+
+
+def copy_meta(record: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the part of a checkpoint's meta that `copy_in` reads."""
+    return {KEY: {"record": json.loads(to_json(record)), "tokenizer": tokenizer.texts()}}
+
+
+def copy_in(meta: Mapping[str, Any], step: int, where: str) -> RunCopy:
+    """Return the copy in the meta of a checkpoint.
+
+    Raises:
+      UserError: it has none.
+    """
+    if KEY not in meta:
+        raise UserError(f"checkpoint {step} in {where} has no copy of its run: it is no checkpoint of a training run.")
+    return RunCopy(step, meta[KEY]["record"], Tokenizer.of_texts(meta[KEY]["tokenizer"], f"checkpoint {step}"))
+
+
+def newest_copy(workdir: str | Path) -> RunCopy | None:
+    """Return the copy in the newest checkpoint whose record is intact; None without one."""
+    folder = files.absolute(str(Path(workdir) / CHECKPOINTS))
+    for step in files.steps(folder):
+        try:
+            meta = files.read_record(folder, step)["meta"]
+        except files.Damaged:
+            continue
+        if KEY in meta:
+            return copy_in(meta, step, str(folder))
+    return None
+
+
+def read_record(workdir: str | Path) -> dict[str, Any] | None:
+    """Return the content of a run's ``config.json``; None if there is neither this file nor a checkpoint.
+
+    If the file is missing, damaged, or of other types than the copy in the newest checkpoint, the copy is returned, and
+    the main process prints one line.
+
+    Raises:
+      UserError: the file is damaged, and there is no copy.
+    """
+    copy, path = newest_copy(workdir), Path(workdir) / CONFIG
+    try:
+        record = load_run_config(workdir)
+    except UserError as error:
+        if copy is None:
+            raise
+        return _instead(copy, str(error).split(": restore it")[0])
+    if copy is None:
+        return record
+    if record is None:
+        return _instead(copy, f"{path} is missing")
+    problem = misfit(record, copy.record)
+    return _instead(copy, f"{path} is damaged ({problem})") if problem else record
+
+
+def _instead(copy: RunCopy, problem: str) -> dict[str, Any]:
+    if processes.is_main():
+        warn(f"{problem}; the copy in checkpoint {copy.step} is used")
+    return copy.record
