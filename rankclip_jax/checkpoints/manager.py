@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 
 from rankclip_jax.checkpoints import files
@@ -284,6 +285,8 @@ def _candidates(folder: Any, step: int | str | None) -> list[int]:
 
 
 def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
+    if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(state)) or mismatches(saved, state):
+        raise Damaged("its arrays have other names, shapes or dtypes than the saved ones")
     wrong = altered(saved, state)
     if wrong:
         raise Damaged(f"the digest differs from the saved one in {first_few(wrong)}")
