@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from rankclip_jax.checkpoints import files
@@ -285,7 +286,8 @@ def _candidates(folder: Any, step: int | str | None) -> list[int]:
 
 
 def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
-    if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(state)) or mismatches(saved, state):
+    are_arrays = all(isinstance(leaf, np.ndarray | np.generic | jax.Array) for leaf in jax.tree.leaves(state))
+    if not are_arrays or mismatches(saved, state):  # Orbax leaves placeholders where its notes are damaged
         raise Damaged("its arrays have other names, shapes or dtypes than the saved ones")
     wrong = altered(saved, state)
     if wrong:
