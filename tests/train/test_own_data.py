@@ -71,7 +71,7 @@ def test_every_split_is_evaluated(run):
     results = json.loads((workdir / "eval.json").read_text())
     assert {key.split("/")[0] for key in results["metrics"]} == {"val", "test_1", "test_2"}
     assert results["metrics"]["test_1/unreadable_images"] == 1
-    assert "image broken.jpg is evaluated as white: ImageError" in err
+    assert "image test.jsonl:broken.jpg is evaluated as white: ImageError" in err
     assert results["chance"]["test_2/zero_shot_class_top1"] == 0.5
     assert "test_2/zero_shot_class_top1" in results["metrics"]
     assert "report: " in out and (workdir / "report.html").stat().st_size > 10_000
@@ -83,7 +83,8 @@ def test_every_split_is_evaluated(run):
 def test_a_missing_image_is_a_bad_record(run):
     """One of 18, below the ceiling of a tenth; or of the 6, and white."""
     _, _, _, err = run
-    assert ("bad record pics/003.jpg replaced: FileNotFoundError" in err) != ("image pics/003.jpg is evaluated" in err)
+    key = "pairs.csv:pics/003.jpg"
+    assert (f"bad record {key} replaced: FileNotFoundError" in err) != (f"image {key} is evaluated" in err)
 
 
 def test_the_run_is_evaluated_again(run):

@@ -23,6 +23,7 @@ from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.terminal import show
 
+STORED = "  (stored under data in the config.json of a run; docs/data.md says what it covers; --full_digest covers all)"
 BINS = 10
 BAR = 40  # characters of the longest bar
 QUANTILES = {"min": 0, "5%": 5, "median": 50, "95%": 95, "max": 100}
@@ -76,7 +77,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
 def _counts(dataset: Dataset) -> str:
     rows = [f"{name}: {count:,} images" for name, count in dataset.counts.items()]
     texts = [f"{name}: {len(split.texts):,} texts" for name, split in dataset.evals.items()]
-    return "\n".join([f"digest {dataset.digest}", "  (stored under data in the config.json of a run)", *rows, *texts])
+    return "\n".join([f"digest {dataset.digest}", STORED, *rows, *texts])
 
 
 def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:

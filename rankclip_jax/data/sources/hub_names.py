@@ -7,6 +7,7 @@ Spark write them.
     imagefolder-validation-00001-of-00002.arrow            configuration "imagefolder", split "validation"
 """
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -20,9 +21,12 @@ HASH = r"(?=[a-f]*\d)[0-9a-f]{8,64}"
 COMPRESSION = "snappy|gz|gzip|zstd|zst|lz4|brotli|lzo"
 # What follows the name of a split: numbers of shards, hashes, compression.
 NUMBERING = re.compile(rf"(?:^|[-_.])(?:{UUID}|{HASH}|\d+|of|c\d+|{COMPRESSION})$", re.IGNORECASE)
+TOTAL = re.compile(r"(\d{5})[-_]of[-_](\d{5})")
 VERSION = re.compile(r"\d+(\.\d+)*")
 GENERIC = ("", "part", "data", "shard", "chunk", "file", "default", "dataset")
 CACHE = re.compile(r"(cache-[0-9a-f]+)(_\d+_of_\d+)?")  # `datasets` keeps results of `map` in these
+
+LOG = logging.getLogger(__name__)
 
 Shards = dict[tuple[str, str], list[str]]  # files by (configuration, split)
 
@@ -47,12 +51,24 @@ def choose_shards(found: Shards, wanted: str, folder: str) -> list[str]:
     names = {key: "/".join(filter(None, key)) for key in found}
     chosen = [key for key in found if wanted in ("", names[key], *key)]
     if len(chosen) == 1:
+        _warn_of_missing(found[chosen[0]], folder)
         return found[chosen[0]]
     known = ", ".join(names.values())
     if wanted and not chosen:
         raise UserError(f"unknown split of {folder} {wanted!r}.{did_you_mean(wanted, names.values())} Known: {known}.")
     kind = "configurations" if len({config for config, _ in found}) > 1 else "splits"
     raise UserError(f"{folder} holds several {kind}: name one, as in {folder}#{names[chosen[0]]}. Known: {known}.")
+
+
+def _warn_of_missing(files: Sequence[str], folder: str) -> None:
+    """Log the number of missing shards, by the totals in the names of the others."""
+    numbers: dict[int, set[int]] = {}
+    for match in filter(None, map(TOTAL.search, map(os.path.basename, files))):
+        numbers.setdefault(int(match[2]), set()).add(int(match[1]))
+    if missing := sum(total - len(present) for total, present in numbers.items()):
+        LOG.warning("%s: %d shards of %d are missing: is the download complete?", folder, missing, sum(numbers))
+    if len(numbers) > 1:
+        LOG.warning("%s: shards of several versions, of %s files: delete the old ones", folder, sorted(numbers))
 
 
 def _stem(file: str) -> str:

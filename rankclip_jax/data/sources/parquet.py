@@ -23,6 +23,7 @@ from rankclip_jax.data.sources.cells import ArrowCells, pairs_of
 from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
+from rankclip_jax.redact import redacted
 
 LOG = logging.getLogger(__name__)
 CACHE_BYTES = 512 << 20
@@ -107,7 +108,7 @@ class ParquetCells(ArrowCells):
         LOG.warning(
             "%s: each image drawn at random reads a row group of %d MB. Convert the files once, by "
             "`python -m rankclip_jax.data convert`, or write them with row groups of 100 rows.",
-            self._files[0],
+            redacted(self._files[0]),
             group_bytes >> 20,
         )
 

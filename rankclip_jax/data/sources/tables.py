@@ -152,4 +152,4 @@ def check_broken(where: str, broken: Sequence[str], rows: int, advice: str) -> N
     first = "; ".join(broken[:3])
     if len(broken) > MAX_BROKEN * (rows + len(broken)):
         raise UserError(f"{where}: {len(broken)} of {rows + len(broken)} rows cannot be read. First: {first}. {advice}")
-    LOG.warning("%s: %d of %d rows left out: %s", where, len(broken), rows + len(broken), first)
+    LOG.warning("%s: %d of %d rows left out: %s", redacted(where), len(broken), rows + len(broken), first)

@@ -12,13 +12,15 @@ Temporary failures are retried. The pauses are random: processes that failed tog
   fsspec         up to 5 retries within about 8 s, in addition to the retries of the client library.
 
 Each attempt waits at most 10 s for a connection and 60 s between two parts of a response. A response that is slower
-than 10 kB/s on average after 30 s, or larger than asked for, is an error without a retry. A whole file may have 1 GiB.
+than 10 kB/s on average after 30 s, takes more than 10 minutes, or is larger than asked for is an error without a retry.
+A file that is read as a whole may have 512 MiB.
 
 Errors hold no secrets of the URL.
 """
 
 import functools
 import hashlib
+import logging
 import os
 import random
 import threading
@@ -34,6 +36,7 @@ from urllib3.exceptions import HTTPError
 
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.redact import redacted
+from rankclip_jax.terminal import make_printable
 
 T = TypeVar("T")
 RETRIES = 8
@@ -42,12 +45,14 @@ RETRY_AFTER_MAX = 60.0  # seconds
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 TIMEOUT = (10, 60)  # seconds to connect, and between two parts of a response
 PATIENCE, MIN_RATE = 30.0, 10_000  # seconds, and the bytes per second that a response must have after them
-MAX_BYTES = 1 << 30  # of a file that is read as a whole
+MAX_SECONDS = 600.0  # of a response
+MAX_BYTES = 512 << 20  # of a file that is read as a whole
 PART = 1 << 20  # bytes of a response that are read at a time
 PAUSES = (0.25, 0.5, 1, 2, 4)  # seconds between attempts of `_repeat`
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 TAGS = ("etag", "ETag", "md5Hash", "generation", "LastModified", "mtime")  # by client library of fsspec
 EXTRAS = {"gs": "gs", "gcs": "gs", "s3": "s3", "s3a": "s3"}
+logging.getLogger("urllib3.connectionpool").addFilter(make_printable)  # it logs URLs when it repeats a request
 _local = threading.local()  # sessions of requests must not be shared between threads
 
 
@@ -186,7 +191,7 @@ def _content(url: str, response: requests.Response, limit: int) -> bytes:
         size, seconds = size + len(part), time.monotonic() - began
         if size > limit:
             raise OSError(f"{url}: the server sends more than the limit of {limit:,} bytes: download the file")
-        if seconds > PATIENCE and size < seconds * MIN_RATE:
+        if seconds > MAX_SECONDS or (seconds > PATIENCE and size < seconds * MIN_RATE):
             raise OSError(f"{url}: the server sends {size / seconds:,.0f} bytes per second, too slow to wait for")
     return b"".join(parts)
 

@@ -53,3 +53,11 @@ def test_a_configuration_is_named(tmp_path):
             choose_shards(found, wanted, "X")
     with pytest.raises(UserError, match=f"unknown split of X 'fr'.*{known}"):
         choose_shards(found, "fr", "X")
+
+
+def test_missing_and_old_shards_are_reported(caplog):
+    choose_shards(find_shards(["train-00000-of-00003.parquet"], ""), "", "X")
+    assert "X: 2 shards of 3 are missing: is the download complete?" in caplog.text
+    names = [f"train-{number:05d}-of-{total:05d}.parquet" for total in (1, 2) for number in range(total)]
+    choose_shards(find_shards(names, ""), "", "X")
+    assert "X: shards of several versions, of [1, 2] files: delete the old ones" in caplog.text
