@@ -147,10 +147,12 @@ def test_a_damaged_tokenizer_is_written_again(run, config):
 def test_a_file_named_like_a_step(run, config, capsys):
     (run / "checkpoints" / "30").write_text("a note")
     (run / "checkpoints" / "7").symlink_to("nowhere")
+    (run / "checkpoints" / "030").mkdir()
+    (run / "checkpoints" / ("9" * 30)).mkdir()
     assert not any(outcomes(run, config).values())
     assert (run / "checkpoints" / "30.damaged").read_text() == "a note"
     said = capsys.readouterr().err
-    assert f"warning: {run}/checkpoints/30 is a file, and no checkpoint; it is renamed to 30.damaged" in said
+    assert f"warning: {run}/checkpoints/30 is no checkpoint; it is renamed to 30.damaged" in said
 
 
 def test_a_checkpoint_with_a_file_too_many_or_too_few(run, config, capsys):
