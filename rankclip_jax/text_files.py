@@ -56,7 +56,7 @@ def parse_json_values(text: str) -> list[Any]:
 
 
 def _without_mark(sample: bytes) -> str:
-    if b"\0" not in sample:
+    if b"\0" not in sample or len(sample) < 4:
         return "utf-8"
     columns = [sample[i::4] for i in range(4)]
     return ZEROS.get(tuple(2 * column.count(0) > len(column) for column in columns), "utf-8")

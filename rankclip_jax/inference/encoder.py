@@ -71,7 +71,10 @@ class Encoder:
     @property
     def temperature_scale(self) -> float:
         """exp(logit_scale): the factor of the cosines before the softmax; at most 100 in CLIP."""
-        return float(np.exp(np.asarray(self.weights.params["scalars"]["logit_scale"])))
+        scalars = self.weights.params["scalars"]
+        if "logit_scale" not in scalars:
+            raise UserError("these weights have no logit_scale, as in weights of one tower.")
+        return float(np.exp(np.asarray(scalars["logit_scale"])))
 
     def tokenize(self, texts: str | Iterable[str]) -> np.ndarray:
         """Return the token ids of texts, int32 [N, L]; errors as for `encode_text`."""
@@ -108,10 +111,12 @@ class Encoder:
         Raises:
           UserError: there is no text, or a value is not a string; numbers are not converted.
         """
+        self._need("text")
         tokens = self.tokenize(texts)
         return self._encode(self._text, len(tokens), tokens.__getitem__)
 
     def _encode_images(self, encode, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        self._need("image")
         items = image_items(images)
         parts = _batches(items, AHEAD * self._batch_size) if isinstance(items, Iterator) else [(0, items)]
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow releases the interpreter lock
@@ -137,6 +142,10 @@ class Encoder:
     def pixels(self, image: ImageLike) -> np.ndarray:
         """Return one image as input of the image tower, uint8 [S, S, 3]; errors as for `encode_image`."""
         return self._resize(read_image(image), self.image_size)
+
+    def _need(self, tower: str) -> None:
+        if tower not in self.weights.params["towers"]:
+            raise UserError(f"these weights have no {tower} tower: load a model with both towers.")
 
     def _encode(self, encode, count: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Encode `count` rows; `read` maps indices to rows, and is called once for each batch."""

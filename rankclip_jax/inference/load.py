@@ -74,7 +74,8 @@ def _read_run(path: str | Path, step: int | str | None) -> Model:
     copy = copy_in(meta, meta["step"], str(run / CHECKPOINTS))
     return Model(
         config=ConfigDict(copy.record["config"]["model"]),
-        weights=weights,
+        # An imported tower alone has no scalars, and empty dictionaries are not stored.
+        weights=weights._replace(params={"scalars": {}, **weights.params}),
         tokenizer=copy.tokenizer,
         step=copy.step,
         origin=str(path),

@@ -40,6 +40,8 @@ def checked_options(side: str, tower: str, options: Mapping[str, Any], embed_dim
     for name in SWITCHES:
         if name in options and not isinstance(options[name], bool):
             raise UserError(f"model.{side}.{name}={options[name]!r} must be True or False.")
+    if not 0 <= options.get("layer_scale", 0) <= 1:
+        raise UserError(f"model.{side}.layer_scale={options['layer_scale']} must be from 0 (none) to 1.")
     if "ln_eps" in options and not 0 < options["ln_eps"] < 1:
         raise UserError(f"model.{side}.ln_eps={options['ln_eps']} must be a small positive number, such as 1e-5.")
     if "patch_dropout" in options and not 0 <= options["patch_dropout"] < 1:
@@ -78,10 +80,6 @@ def check_sizes(config: ConfigDict) -> None:
         if type(value) is int and value < least:
             raise UserError(f"model.{key}={value} must be at least {least}.")
     _check_image_size(image)
-    if "patch_size" in image and any(side % image.patch_size for side in height_width_of(image.image_size)):
-        raise UserError(
-            f"model.image.patch_size={image.patch_size} does not divide model.image.image_size={image.image_size}."
-        )
     if image.tower == "resnet":
         _check_resnet(image)
     for side, tower in (("image", image), ("text", text)):
@@ -91,12 +89,15 @@ def check_sizes(config: ConfigDict) -> None:
 
 def _check_image_size(image: ConfigDict) -> None:
     size = image.image_size
-    if isinstance(size, int):
-        return
-    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise UserError(f"model.image.image_size={size} must be a number of pixels, or (height, width).")
-    if image.tower != "vit":
+    pair = height_width_of(size) if isinstance(size, int) or len(size) == 2 else ()
+    if not pair or not all(type(side) is int and side > 0 for side in pair):
+        raise UserError(f"model.image.image_size={size} must be a number of pixels, at least 1, or (height, width).")
+    if pair[0] != pair[1] and image.tower != "vit":
         raise UserError(f"model.image.image_size={size} is not square: only the tower vit reads such images.")
+    # Weights of SigLIP for 384 pixels have patches of 14: the last 6 pixels are not read, in no library.
+    patch = image.get("patch_size", 1)
+    if any(side < patch or 2 * (side % patch) >= patch > 1 for side in pair):
+        raise UserError(f"model.image.patch_size={patch} does not divide model.image.image_size={size}.")
 
 
 def _check_resnet(image: ConfigDict) -> None:

@@ -9,17 +9,17 @@ from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 IMAGE_DEFAULTS = {"dtype": "", "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "resize": "crop"}
 TEXT_DEFAULTS = {"dtype": ""}
 # CLIP's defaults for the options of transformer towers. An mlp_width of 0 means 4 times the width.
-CLIP_BLOCKS = {"activation": "quick_gelu", "mlp_width": 0, "ln_eps": 1e-5, "remat": "none"}
+CLIP_BLOCKS = {"activation": "quick_gelu", "mlp_width": 0, "ln_eps": 1e-5, "layer_scale": 0.0, "remat": "none"}
 SIGLIP_BLOCKS = {"activation": "gelu_tanh", "ln_eps": 1e-6}
 # Options in which the architectures of CLIP and SigLIP differ.
 TRAITS = {
     "clip": {
-        "image": {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True},
-        "text": {"causal": True, "pool": "first_eot", "projection_bias": False},
+        "image": {"pool": "class", "pre_norm": True, "patch_bias": False, "projection": True, "projection_bias": False},
+        "text": {"causal": True, "pool": "first_eot", "projection": True, "projection_bias": False},
     },
     "siglip": {
-        "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
-        "text": {"causal": False, "pool": "last", "projection_bias": True},
+        "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False, "projection_bias": False},
+        "text": {"causal": False, "pool": "last", "projection": True, "projection_bias": True},
     },
 }
 CLIP_IMAGE = CLIP_BLOCKS | TRAITS["clip"]["image"] | {"patch_dropout": 0.0}

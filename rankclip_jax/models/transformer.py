@@ -102,6 +102,7 @@ class Block(nn.Module):
     Attributes:
       mlp_width: hidden width of the MLP; 0 for 4 D.
       ln_eps: epsilon of both layer norms.
+      layer_scale: initial value of a learned factor for each channel of both branches; 0 for no factors.
     """
 
     heads: int
@@ -111,18 +112,25 @@ class Block(nn.Module):
     dtype: jnp.dtype
     mlp_width: int = 0
     ln_eps: float = 1e-5
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, _=None):
         width = x_BTD.shape[-1]
         hidden_width = self.mlp_width or 4 * width
         attention = Attention(self.heads, self.causal, self.initializers, self.dtype, name="attn")
-        x_BTD = x_BTD + attention(layer_norm("ln_1", self.dtype, self.ln_eps)(x_BTD))
+        x_BTD = x_BTD + self._scaled("ls_1", attention(layer_norm("ln_1", self.dtype, self.ln_eps)(x_BTD)))
         c_fc = dense("c_fc", hidden_width, self.initializers["c_fc"], self.dtype, uniform_fan_in(width))
         c_proj = dense("c_proj", width, self.initializers["c_proj"], self.dtype, uniform_fan_in(hidden_width))
         hidden = c_fc(layer_norm("ln_2", self.dtype, self.ln_eps)(x_BTD))
         # nn.scan expects a pair: the carry, and outputs to stack (none).
-        return x_BTD + c_proj(ACTIVATIONS[self.activation](hidden)), None
+        return x_BTD + self._scaled("ls_2", c_proj(ACTIVATIONS[self.activation](hidden))), None
+
+    def _scaled(self, name: str, branch_BTD: jax.Array) -> jax.Array:
+        if not self.layer_scale:
+            return branch_BTD
+        init = nn.initializers.constant(self.layer_scale)
+        return branch_BTD * self.param(name, init, (branch_BTD.shape[-1],)).astype(self.dtype)
 
 
 # What a block keeps for the backward pass, which computes the rest again.
@@ -140,7 +148,7 @@ class Transformer(nn.Module):
 
     Attributes:
       remat: a key of `REMAT`.
-      mlp_width, ln_eps: see `Block`.
+      mlp_width, ln_eps, layer_scale: see `Block`.
     """
 
     layers: int
@@ -152,10 +160,12 @@ class Transformer(nn.Module):
     dtype: jnp.dtype
     mlp_width: int = 0
     ln_eps: float = 1e-5
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         block = REMAT[self.remat](Block)
         stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
-        options = (self.heads, self.causal, self.activation, self.initializers, self.dtype, self.mlp_width, self.ln_eps)
-        return stack(*options, name="blocks")(x_BTD, None)[0]
+        options = (self.heads, self.causal, self.activation, self.initializers, self.dtype)
+        sizes = {"mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "layer_scale": self.layer_scale}
+        return stack(*options, **sizes, name="blocks")(x_BTD, None)[0]

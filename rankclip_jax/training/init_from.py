@@ -17,6 +17,8 @@ from rankclip_jax.image_size import Size, height_width_of, size_text
 from rankclip_jax.inference.load import read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.positions import fit_image_positions, fit_text_positions
+from rankclip_jax.models.resnet import REDUCTION
+from rankclip_jax.models.vit import has_class_token
 from rankclip_jax.run_folder import has_checkpoint
 from rankclip_jax.trees import leaves_with_path, name_of, path_of
 
@@ -44,17 +46,17 @@ def check_architecture(model: Model, config: ConfigDict) -> None:
 
     Fields may differ even if all shapes are equal.
     """
-    differing = []
+    differing, has = [], model.weights.params["towers"]
     if model.config.embed_dim != config.embed_dim:
         differing.append(("embed_dim", config.embed_dim, model.config.embed_dim))
-    for side in ("image", "text"):
+    for side in (side for side in ("image", "text") if side in has):
         have, want = (_decisive(one[side]) for one in (model.config, config))
         keys = ["tower"] if have["tower"] != want["tower"] else sorted(have | want)
         differing += [(f"{side}.{k}", want.get(k), have.get(k)) for k in keys if want.get(k) != have.get(k)]
     if differing:
-        shown = [f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing]
+        listed = [f"model.{key}={_shown(has)} (config: {_shown(wanted)})" for key, wanted, has in differing]
         raise UserError(
-            f"config.init_from={model.origin} has {first_few(shown, ', ')}: set config.model to the same, or begin "
+            f"config.init_from={model.origin} has {first_few(listed, ', ')}: set config.model to the same, or begin "
             f"with --config=configs/finetune.py:{model.origin}"
         )
 
@@ -73,7 +75,7 @@ def _shown(value: Any) -> str:
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Raise a UserError if the weights were trained with another vocabulary than `tokenizer.vocabulary`."""
-    if model.tokenizer.vocabulary != tokenizer.vocabulary:
+    if "text" in model.weights.params["towers"] and model.tokenizer.vocabulary != tokenizer.vocabulary:
         raise UserError(
             f"config.init_from={model.origin} was trained with another vocabulary ({model.tokenizer.vocab_size:,} ids) "
             f"than config.tokenizer gives ({tokenizer.vocab_size:,}): set config.tokenizer.name=from_weights."
@@ -85,7 +87,7 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
     towers = {side: dict(tree) for side, tree in model.weights.params["towers"].items()}
     notes, image, text = list(model.notes), config.image, config.text
     old_size, old_context = model.config.image.image_size, model.config.text.context_length
-    if height_width_of(old_size) != height_width_of(image.image_size):
+    if "image" in towers and height_width_of(old_size) != height_width_of(image.image_size):
         old, new = size_text(old_size), size_text(image.image_size)
         if image.tower == "convnet":
             raise UserError(
@@ -94,7 +96,7 @@ def _fitted(model: Model, config: ConfigDict) -> Model:
             )
         _fit_image(towers["image"], image, old_size)
         notes.append(f"image position embeddings resized from {old} to {new} pixels")
-    if old_context != text.context_length:
+    if "text" in towers and old_context != text.context_length:
         tower, key = towers["text"], "positional_embedding"
         tower[key] = fit_text_positions(tower[key], text.context_length)
         notes.append(f"text position embeddings cut from {old_context} to {text.context_length}")
@@ -107,9 +109,9 @@ def _fit_image(tower: dict[str, Any], image: ConfigDict, old_size: Size) -> None
     key = "positional_embedding"
     if image.tower == "resnet":
         pool = tower["attnpool"]
-        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, 32, True, old_size)}
+        tower["attnpool"] = {**pool, key: fit_image_positions(pool[key], image.image_size, REDUCTION, True, old_size)}
     else:
-        has_token = image.pool == "class"
+        has_token = has_class_token(image.pool)
         tower[key] = fit_image_positions(tower[key], image.image_size, image.patch_size, has_token, old_size)
 
 

@@ -33,6 +33,8 @@ def _import(source: str) -> None:
     towers = f"{image.tower} for {size_text(image.image_size)} px, texts of {text.context_length} tokens"
     print(f"{source}: {model.format}, {towers}")
     print(f"parameters: {counts}; every tensor was used")
+    for line in model.notes:
+        print(f"note: {line}")
     print(f"written to {out}; evaluate it: python -m rankclip_jax.evaluate {out} --config=configs/emoji.py")
 
 

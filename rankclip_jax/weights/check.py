@@ -89,13 +89,16 @@ def compare(
     pixels = _normalized(config, resized)
     ours, theirs = _outputs(encoder, model, resized, texts), reference.embed(pixels, tokens)
     some_images, some_texts = f"{len(images)} images", f"{len(texts)} texts"
+    clean = CLEANINGS[model.tokenizer.special.cleaning]
+    cleaned = [clean(text) for text in texts]
     names = ("image embeddings", "text embeddings", "logits")
     counts = (some_images, some_texts, f"{len(images)} x {len(texts)}")
     rows = [Row(*row, LIMIT) for row in zip(names, counts, map(_largest_error, ours, theirs), strict=True)]
-    clean = CLEANINGS[model.tokenizer.special.cleaning]
-    for kind, given, limit in (("cleaned", [clean(text) for text in texts], 0.0), ("raw", texts, float("inf"))):
+    for kind, given, limit in (("cleaned", cleaned, 0.0), ("raw", texts, float("inf"))):
         differing = sum(_differ(a, b, model) for a, b in zip(tokens, reference.tokens(given), strict=True))
         rows.append(Row(f"different tokens, {kind} texts", some_texts, float(differing), limit))
+    own_tokens = reference.embed(pixels, reference.tokens(cleaned))[1]
+    rows.append(Row("text embeddings, its own tokens", some_texts, _largest_error(ours[1], own_tokens), LIMIT))
     return rows + (_pixel_rows(config, reference, images) if reference.pixels is not None else [])
 
 
@@ -155,11 +158,9 @@ def _largest_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _differ(ours: np.ndarray, theirs: np.ndarray, model: Model) -> bool:
-    """Whether two rows of ids differ. A causal tower does not read ids after the end-of-text token."""
-    if model.config.text.causal:
-        ours = ours[: int(np.argmax(ours == model.tokenizer.eot_id)) + 1]
-        theirs = theirs[: len(ours)]
-    return not np.array_equal(ours, theirs)
+    """Whether two rows of ids differ up to the end-of-text token. Padding may have other ids with equal embeddings."""
+    length = int(np.argmax(ours == model.tokenizer.eot_id)) + 1
+    return not np.array_equal(ours[:length], theirs[:length])
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.formats import huggingface, open_clip
+from rankclip_jax.weights.formats.huggingface_table import KINDS
 from rankclip_jax.weights.formats.processors import find_processor
 
 
@@ -35,10 +36,13 @@ def open_reference(folder: Path, model: Model) -> ReferenceModel:
     Raises:
       UserError: the library is not installed or cannot open the folder, or no library opens this format.
     """
-    if folder.is_dir() and huggingface.kind_of(folder):
+    kind = huggingface.type_of(folder) if folder.is_dir() else None
+    if kind in KINDS:
         return _open_in_transformers(folder, model.config.text.context_length)
     if (folder / open_clip.CONFIG).is_file():
         return _open_in_open_clip(folder)
+    if kind is not None:
+        raise UserError(f"{folder} has one tower only: a check needs both.")
     raise UserError(
         f"{folder} is a bare state dict, which no other library opens: export it with --format=hf or open_clip, and "
         "check the exported folder."
@@ -59,7 +63,7 @@ def _open_in_transformers(folder: Path, context_length: int) -> ReferenceModel:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model_class = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[huggingface.kind_of(folder)]
+    model_class = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[huggingface.type_of(folder)]
     try:
         theirs = model_class.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -89,8 +93,8 @@ def _open_in_open_clip(folder: Path) -> ReferenceModel:
         import open_clip as library
     except ImportError as error:
         raise UserError(
-            f"checking {folder} needs open_clip ({error}): pip install open_clip_torch. A folder exported with "
-            "--format=hf needs only transformers."
+            f"checking {folder} needs open_clip ({error}): {install_hint('peers')}. A folder exported with --format=hf "
+            "needs only transformers."
         ) from None
     name = f"local-dir:{folder}"
     try:

@@ -1,12 +1,14 @@
 """Write tiny models with transformers and open_clip, and store their embeddings.
 
-    python -m tests.golden.make_weights          rewrites tests/golden/weights/
+    python -m tests.golden.make_weights [NAME ...]          rewrites tests/golden/weights/, or some of its folders
 
 It needs torch, transformers and open_clip_torch. The tests that read these folders need none of them.
 """
 
+import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,17 @@ def _keep(folder: Path, tokens, image, text, logits) -> None:
     np.savez_compressed(folder / "expected.npz", **{name: np.asarray(value) for name, value in arrays.items()})
 
 
+def _unigram() -> tokenizers.Tokenizer:
+    """A Unigram tokenizer like SentencePiece's; the ids of its special tokens are 0, 1 and 2."""
+    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    unigram.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    unigram.train_from_iterator(CAPTIONS, trainer)
+    return unigram
+
+
 def clip() -> None:
     """CLIPModel: sharded safetensors, its own tokenizer."""
     import torch
@@ -80,12 +93,7 @@ def siglip() -> None:
     from transformers import SiglipConfig, SiglipModel
 
     folder = FOLDER / "siglip"
-    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram())
-    unigram.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    trainer = tokenizers.trainers.UnigramTrainer(
-        vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    unigram.train_from_iterator(CAPTIONS, trainer)
+    unigram = _unigram()
     text = {"vocab_size": unigram.get_vocab_size(), "hidden_size": 24, "intermediate_size": 40}
     text |= {"num_attention_heads": 3, "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
     text |= {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
@@ -133,9 +141,96 @@ def open_clip() -> None:
     _keep(folder, tokens, image, embeds, model.logit_scale.exp().detach() * image @ embeds.T)
 
 
-if __name__ == "__main__":
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    for make in (clip, siglip, open_clip):
-        make()
+# Models of open_clip with other towers: (embed_dim, image tower, text tower).
+TEXT = {"context_length": CONTEXT, "width": 24, "heads": 3, "layers": 2}
+ENDS = {"no_causal_mask": True, "pool_type": "last"}
+OTHERS = {
+    "timm": (
+        24,
+        {"image_size": 64, "timm_model_name": "vit_base_patch32_siglip_256", "timm_pool": "map", "timm_proj": "none"},
+        TEXT
+        | ENDS
+        | {"proj_bias": True, "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}}
+        | {"tokenizer_kwargs": {"clean": "canonicalize"}},
+    ),
+    "clipa": (
+        10,
+        {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8, "no_ln_pre": True}
+        | {"pool_type": "avg", "final_ln_after_pool": True, "ls_init_value": 0.1},
+        TEXT | ENDS | {"tokenizer_kwargs": {"strip_sep_token": True}},
+    ),
+    "worldwide": (
+        24,
+        {"image_size": [24, 16], "patch_size": 8, "width": 16, "layers": 2, "head_width": 8, "pool_type": "avg"},
+        TEXT | {"pool_type": "eos", "eos_id": 1, "proj_type": "none", "ls_init_value": 0.1},
+    ),
+}
+PADDED_ROWS = 64  # of the token embedding; the tokenizer has fewer ids
+
+
+def pictures(name: str) -> np.ndarray:
+    """uint8 [3, H, W, 3], of the size that a model of `OTHERS` reads."""
+    size = OTHERS[name][1]["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return np.random.RandomState(0).randint(0, 256, (3, height, width, 3), np.uint8)
+
+
+def _write_unigram(folder: Path, name: str) -> int:
+    """Write the tokenizer of a model of `OTHERS` and return its number of ids. CLIPA's has tokens like BERT's."""
+    unigram = _unigram()
+    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"} | (
+        {"sep_token": "</s>"} if name == "clipa" else {}
+    )
+    template = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    unigram.post_processor = template
+    unigram.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n")
+    return unigram.get_vocab_size()
+
+
+def other_open_clip(name: str) -> None:
+    """A model of `OTHERS` in half precision, with the tokens of open_clip's own tokenizer."""
+    import open_clip as library
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = FOLDER / name
+    folder.mkdir(parents=True)
+    embed_dim, vision, text = OTHERS[name]
+    ids = _write_unigram(folder, name)
+    text = text | {"vocab_size": PADDED_ROWS if name == "worldwide" else ids, "hf_tokenizer_name": name}
+    cfg = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
+    cfg |= {"custom_text": True, "init_logit_bias": -10} if name == "timm" else {}
+    create = timm.create_model
+    timm.create_model = lambda *args, **kwargs: create(*args, embed_dim=24, depth=2, img_size=64, **kwargs)
+    kind = library.model.CustomTextCLIP if name == "timm" else library.model.CLIP
+    model = kind(**{key: value for key, value in cfg.items() if key != "custom_text"}).eval()
+    timm.create_model = create
+    _stir(model)
+    save_file({key: x.half().contiguous() for key, x in model.state_dict().items()}, folder / "model.fp16.safetensors")
+    preprocess = {"mean": PIXELS["clip"][0], "std": PIXELS["clip"][1], "resize_mode": "squash"}
+    content = {"model_cfg": cfg, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
+    tokens = library.get_tokenizer(f"local-dir:{folder}")(list(TEXTS))
+    mean, std = PIXELS["clip"]
+    pixels = torch.tensor((pictures(name) / 255 - mean) / std).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        image, embeds = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
+    _keep(folder, tokens, image, embeds, model.logit_scale.exp().detach() * image @ embeds.T)
+
+
+def main(names: list[str]) -> None:
+    """Write the folders in `names`, or all of them."""
+    makers = {"clip": clip, "siglip": siglip, "open_clip": open_clip}
+    makers |= {name: functools.partial(other_open_clip, name) for name in OTHERS}
+    for name in names or makers:
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        makers[name]()
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     print(f"{FOLDER}: {size:,} bytes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

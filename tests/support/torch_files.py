@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 STORAGES = {"float16": "HalfStorage", "float32": "FloatStorage", "int64": "LongStorage"}
 
 
@@ -39,19 +40,30 @@ class Scripted:
         self.kind, self.attributes = Global("__torch__", kind), attributes
 
 
+class Instance:
+    """Pickled as an object of any class, with attributes."""
+
+    def __init__(self, kind: Global, attributes: Mapping[str, Any]):
+        self.kind, self.attributes = kind, dict(attributes)
+
+
 class _Storage:
     def __init__(self, key: str, array: np.ndarray, count: int):
         self.pid = ("storage", Global("torch", STORAGES[array.dtype.name]), key, "cpu", count)
 
 
 class _Pickler(pickle._Pickler):  # the Python implementation, whose methods can be overridden
+    legacy = False
+
     def persistent_id(self, obj: Any) -> Any:
-        return obj.pid if isinstance(obj, _Storage) else None
+        if not isinstance(obj, _Storage):
+            return None
+        return (*obj.pid, None) if self.legacy else obj.pid  # once with a view of another storage
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         if isinstance(obj, Global):
             self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
-        elif isinstance(obj, Scripted):
+        elif isinstance(obj, Scripted | Instance):
             self.save(obj.kind)
             self.write(pickle.EMPTY_TUPLE + pickle.NEWOBJ)
             self.save(obj.attributes)
@@ -87,6 +99,18 @@ class Archive:
             for key, array in enumerate(self.storages):
                 file.writestr(f"archive/data/{key}", array.tobytes())
             file.writestr("archive/version", "3\n")
+        return path
+
+    def write_legacy(self, path: Path, content: Any) -> Path:
+        """Write the format before PyTorch 1.6: magic number, version, machine, content, keys, storages."""
+        keys = [str(key) for key in range(len(self.storages))]
+        with path.open("wb") as file:
+            for one in (LEGACY_MAGIC, 1001, {"little_endian": True, "type_sizes": {"int": 4}}, content, keys):
+                pickler = _Pickler(file, protocol=2)
+                pickler.legacy = True
+                pickler.dump(one)
+            for array in self.storages:
+                file.write(array.size.to_bytes(8, "little") + array.tobytes())
         return path
 
 

@@ -53,6 +53,7 @@ def test_a_run_on_urls_with_secrets(tmp_path, locations, capsys):
     for arguments in (
         ("rankclip_jax.report", run),
         ("rankclip_jax.evaluate", run),
+        ("rankclip_jax.evaluate", run, *config, "--config.eval.report_split=val"),
         ("rankclip_jax.data", "index", *config),
         ("rankclip_jax.data", "stats", *config),
         ("rankclip_jax.data", "validate", *config, f"--out={tmp_path / 'bad.jsonl'}"),
@@ -60,7 +61,7 @@ def test_a_run_on_urls_with_secrets(tmp_path, locations, capsys):
         ("rankclip_jax.data", "stats", *config[:-1], locations.replace("pairs.csv", "none.csv")),
     ):
         printed.append(commands.run_module(capsys, *arguments))
-    assert [code for code, _, _ in printed] == [0, 0, 2, 0, 0, 0, 0, 2], printed
+    assert [code for code, _, _ in printed] == [0, 0, 2, 0, 0, 0, 0, 0, 2], printed
     assert "the secrets of" in printed[2][2] and "not stored with the run" in printed[2][2]
     assert SECRET not in "".join(out + err for _, out, err in printed)
     assert with_secret(tmp_path) == []

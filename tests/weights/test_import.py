@@ -147,7 +147,10 @@ MISTAKES = {
         lambda f: damage_config(f, "config.json", vision_config__num_channels=4),
         "num_channels=4 in ",
     ),
-    "oblong": (lambda f: damage_config(f, "config.json", vision_config__image_size=[16, 8]), "is not square"),
+    "oblong": (
+        lambda f: damage_config(f, "config.json", vision_config__image_size=[16]),
+        r"has image_size=\[16\]: it must be a number of pixels, or \[height, width\]",
+    ),
     "model": (lambda f: damage_config(f, "config.json", model_type="bert"), "holds a model of type 'bert'"),
     "vocabulary": (
         lambda f: damage_config(f, "config.json", text_config__vocab_size=300),
@@ -174,7 +177,7 @@ def test_one_line_for_each_mistake(folder, mistake):
 
 
 def test_models_that_a_format_cannot_hold(tmp_path):
-    with pytest.raises(UserError, match=r"open_clip needs model.image.pool='class', but this model has 'map'"):
+    with pytest.raises(UserError, match=r"open_clip needs model.image.patch_bias=False, but this model has True"):
         export(FOLDER / "siglip", "open_clip", tmp_path / "out")
     with pytest.raises(UserError, match="unknown format 'onnx'"):
         export(FOLDER / "siglip", "onnx", tmp_path / "out")
@@ -182,11 +185,6 @@ def test_models_that_a_format_cannot_hold(tmp_path):
     with pytest.raises(UserError, match="exists already and is never overwritten"):
         export(FOLDER / "siglip", "hf", tmp_path / "there")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
-    damaged = tmp_path / "damaged"
-    shutil.copytree(FOLDER / "open_clip", damaged)
-    damage_config(damaged, "open_clip_config.json", model_cfg__vision_cfg__timm_model_name="vit")
-    with pytest.raises(UserError, match="timm_model_name='vit' in a vision_cfg is not supported: it must be None"):
-        read_source(damaged)
 
 
 def test_the_command(capsys, tmp_path):

@@ -83,7 +83,7 @@ def test_shards(tmp_path):
     with pytest.raises(UserError, match="lists the tensor 'b', but no file holds it"):
         read_tensors(index)
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
-    with pytest.raises(UserError, match="not a file in the same folder"):
+    with pytest.raises(UserError, match="not a weights file in the same folder"):
         read_tensors(index)
 
 
@@ -151,11 +151,22 @@ def test_truncated_files(tmp_path, share):
     "name, content, message",
     [
         ("x.pt", b"hello", r"was not written by torch\.save"),
-        ("x.pt", b"\x80\x02\x8a\nl\xfc\x9cF", "PyTorch's format before version 1.6"),
+        ("x.pt", b"\x80\x02\x8a\nl\xfc\x9cF", "is damaged"),
+        ("x.pt", b"", "is empty"),
+        ("x.safetensors", b"\0" * 600, "is empty"),
+        (
+            "x.bin",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a",
+            "is a pointer of Git LFS .*git lfs pull",
+        ),
+        ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("x.pt", b"\n<!DOCTYPE html><html>", "is a web page instead of weights"),
         ("x.safetensors", b"hello, world", "truncated or damaged"),
         ("x.index.json", b"{", "is damaged"),
         ("x.index.json", b"[]", "holds no JSON object"),
         ("x.index.json", b"{}", "no weight_map"),
+        ("x.index.json", b"[" * 100_000, "is damaged"),
+        ("x.index.json", b'{"weight_map": {"a": "x.index.json"}}', "not a weights file in the same folder"),
     ],
 )
 def test_files_without_weights(tmp_path, name, content, message):

@@ -12,7 +12,7 @@ MISSING = ("", "nan", "none", "null", "<na>")  # a missing caption in a table, a
 ASCII_INK = re.compile("[!-~]")
 # Categories of Unicode without ink of their own: controls, formats, half pairs, private use, marks, separators.
 BLANK = frozenset(("Cc", "Cf", "Cs", "Co", "Mn", "Me", "Zs", "Zl", "Zp"))
-FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that are drawn as spaces
+FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffd")  # drawn as spaces; the mark of undecodable bytes
 
 
 def captions_of(found: Any) -> tuple[str, ...]:

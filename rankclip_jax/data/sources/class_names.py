@@ -17,15 +17,16 @@ from rankclip_jax.text_files import decode
 
 FILE = "class_names.tsv"  # lines "CODE<TAB>NAME"
 IMAGENET = Path(__file__).resolve().parent.parent / "class_names" / "imagenet.tsv"
-NUMBERED = re.compile(r"(\d+)[\s._-]+(?=.*[^\W\d_])")
+NUMBERED = re.compile(r"(n\d{8}|\d+)[\s._-]+(?=.*[^\W\d_])")  # "001.", and "n02085620-" of Stanford Dogs
 # Codes wherever they occur: numbers, WordNet ids, Freebase ids, hashes and UUIDs.
 ALWAYS = re.compile(r"(?i)\d+|n\d{8}|/?m[./]\w{4,}|(?=.*\d)[0-9a-f]{12,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-\w{12}")
-# Codes if all classes look like this: numbers with marks, letters and a number, country codes, parts of a data set. One
-# class of many can be a "737-800", an "A320" or a "train".
+# Codes if all classes look like this: numbers with marks, hexadecimal numbers, letters and a number, country codes,
+# parts of a data set. One class of many can be a "737-800", an "A320" or a "train".
 TOGETHER: Sequence[re.Pattern] = tuple(
     re.compile(rf"(?i){pattern}")
     for pattern in (
         r"[\W\d_]*\d[\W\d_]*",
+        r"(?:0x|(?=.*\d))[0-9a-f]+",
         r"[a-z]{1,2}[ _.-]?\d+",
         r"(?:class|cls|label|category|cat|cluster|group|id|type|target|folder|dir|part|shard|batch)[ _.-]?\d+",
         r"[a-z]{1,2}",
@@ -71,10 +72,13 @@ def read_names(folders: Sequence[str]) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not text in UTF-8 or UTF-16 ({error}): save it again.") from None
         for number, line in enumerate(lines, 1):
-            code, _, name = line.partition("\t")
-            if line.strip() and not (code.strip() and is_visible(name)):
+            code, *names = (part.strip() for part in line.rstrip().split("\t"))
+            if not code and not names:
+                continue
+            if not code or len(names) != 1 or not is_visible(names[0]):
                 raise UserError(f"{path}, line {number}: expected CODE<TAB>NAME, found {line[:80]!r}")
-            given |= {code.strip(): " ".join(name.split())} if line.strip() else {}
+            if given.setdefault(code, in_words(names[0])) != in_words(names[0]):
+                raise UserError(f"{path}, line {number}: {code!r} has the name {given[code]!r} already: leave one out.")
     return given
 
 
@@ -90,7 +94,7 @@ def imagenet_names() -> Mapping[str, str]:
 
 
 def _without_numbers(codes: Sequence[str]) -> dict[str, str]:
-    """Each code in words. If all have a number of their own before the name, it is left out."""
+    """Each code in words. If all have a number or WordNet id of their own before the name, it is left out."""
     found = [NUMBERED.match(code) for code in codes]
     numbers = {match[1] for match in found if match}
     is_numbered = len(codes) > 1 and len(numbers) == len(codes)

@@ -46,7 +46,6 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     if not found:
         raise UserError(f"no .arrow or .parquet files or images in {folder}: is it a folder of `datasets`?")
     shards = choose_shards(found, options.split, folder)
-    locations.check_files(shards)
     cells = ParquetCells(shards) if shards[0].endswith(".parquet") else MappedCells(shards)
     return pairs_of(cells, paths.image_folder(options, folder), options, folder)
 
@@ -75,7 +74,7 @@ def _saved(folder: str) -> list[str]:
         if names and all(name.endswith(KINDS) for name in names):
             return [os.path.join(folder, name) for name in names]
         problem = f"its files are {names!r:.80}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = str(error)
     raise UserError(f"{path} is damaged ({problem}): save the data set again.")
 
@@ -105,6 +104,7 @@ class MappedCells(ArrowCells):
 
 
 def _mapped(file: str) -> pa.Table:
+    locations.check_files([file])
     try:
         try:
             table = pa.ipc.open_stream(pa.memory_map(file)).read_all()

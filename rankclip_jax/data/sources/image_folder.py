@@ -6,8 +6,8 @@
     animals/red_fox/wild/002.jpg             the same class, at any depth
     animals/class_names.tsv                  optional: "n02119022<TAB>red fox" for folders with other names
 
-The classes are the top-level folders, in sorted order. If all top-level folders are named like splits (train, val ...),
-they are splits, and the location names one: ``image_folder:animals#train``. Several locations are merged.
+The classes are the top-level folders, in sorted order. Folders that are named like splits (train, val ...) are splits,
+and the location names one: ``image_folder:animals#train``. Several folders of one location are merged.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.image_files import ImageFile, extensions_of, have_captions, images_in, read_captions
 from rankclip_jax.data.sources.image_metadata import below, open_tables, tables_in
+from rankclip_jax.data.sources.image_splits import inside, split_folder, wrapping_folder
 from rankclip_jax.data.sources.labels import class_captions
 from rankclip_jax.data.sources.paths import read_image
 from rankclip_jax.data.sources.strings import packed, text_of, update
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.storage.folders import names_below
-from rankclip_jax.data.storage.split_names import is_split
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -42,36 +42,30 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
     for folder in files:
         if locations.is_url(folder) or not os.path.isdir(folder):
             raise UserError(f"{folder} is not a local folder: format image_folder reads folders of images.")
-    homes, split = files, _split(files, options.split)
-    tables = [table for folder in files for table in tables_in(folder)]
-    if split and not any(os.path.dirname(table) in files for table in tables):
-        files, split = [path for folder in files if os.path.isdir(path := os.path.join(folder, split))], ""
-        tables = [table for folder in files for table in tables_in(folder)]
     images = sorted({image for folder in files for image in images_in(folder, extensions_of(options.caption_key))})
     if not images:
         known = ", ".join(SUFFIXES)
         raise UserError(f"no images in {', '.join(files)}: format image_folder reads files {known}.")
-    if tables:
-        pairs = open_tables(tables, files, options, len(images))
-        return below(pairs, split) if split else pairs
+    split = split_folder(images, options.split, files[0])
+    images = inside(images, split)
+    if tables := [table for folder in files for table in tables_in(folder)]:
+        return _of_tables(tables, files, split, options, len(images))
     if have_captions(images, options.caption_key):
         return CaptionedImages(images, options)
-    return _class_pairs([*dict.fromkeys([*homes, *files])], images, options.templates)
+    wrapping = wrapping_folder(images)
+    homes = dict.fromkeys(os.path.join(folder, *part) for part in ((), (split,), (split, wrapping)) for folder in files)
+    return _class_pairs(list(homes), inside(images, wrapping), options.templates)
 
 
-def _split(files: Sequence[str], wanted: str) -> str:
-    """The top-level folder of a split; "" if the folders hold no splits."""
-    names = {entry.name: entry for folder in files for entry in os.scandir(folder) if not entry.name.startswith(".")}
-    splits = sorted(name for name, entry in names.items() if entry.is_dir())
-    has_images = any(name.lower().endswith(SUFFIXES) for name in names)
-    known = splits if not has_images and all(map(is_split, splits)) else []
-    if wanted and wanted not in known:
-        raise UserError(f"{files[0]} has no folder {wanted!r} of a split. Known: {', '.join(known) or 'none'}.")
-    if len(known) > 1 and not wanted:
-        raise UserError(
-            f"{files[0]} holds several splits: name one, as in {files[0]}#{known[0]}. Known: {', '.join(known)}."
-        )
-    return wanted or "".join(known)
+def _of_tables(
+    tables: Sequence[str], files: Sequence[str], split: str, options: PairOptions, num_images: int
+) -> PairSource:
+    """The pairs of the tables in the folder of a split, or of those above it, whose other pairs are left out."""
+    folders = [os.path.join(folder, split) for folder in files]
+    own = [table for table in tables if any(table.startswith(os.path.join(folder, "")) for folder in folders)]
+    if own:
+        return open_tables(own, folders, options, num_images)
+    return below(open_tables(tables, files, options, num_images), split)
 
 
 def _class_pairs(homes: Sequence[str], images: Sequence[ImageFile], templates: Sequence[str]) -> "ClassPairs":

@@ -144,6 +144,7 @@ def _source(file: str) -> Any:
 
 
 def _metadata(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    locations.check_files([file])
     try:
         metadata = pq.read_metadata(_source(file))
         return metadata, metadata.schema.to_arrow_schema()

@@ -40,9 +40,10 @@ def quoting_of(file: str, data: bytes, separator: str, is_row: Callable[[bytes],
     Raises:
       UserError: most rows are quoted, and one is not; the message names its line.
     """
-    mark = re.escape(separator.encode())
-    if not re.search(rb'(?:\A|[\r\n]|%b)"' % mark, data):
+    begins = (b'\n"', b'\r"', separator.encode() + b'"')
+    if not data.startswith(b'"') and not any(begin in data for begin in begins):
         return Quoting(is_quoted=True)  # no field begins with a mark
+    mark = re.escape(separator.encode())
     problems = []
     for is_escaped in (False, True) if b'\\"' in data else (False,):
         problem = _problem(data, mark, is_escaped, is_row)
@@ -60,15 +61,21 @@ def quoting_of(file: str, data: bytes, separator: str, is_row: Callable[[bytes],
 def _problem(data: bytes, mark: bytes, is_escaped: bool, is_row: Callable[[bytes], bool]) -> str:
     """The first line where quotation marks cannot be syntax; "" if there is none."""
     inside = rb'[^"\\]*+(?:(?:""|\\.)[^"\\]*+)*+' if is_escaped else rb'[^"]*+(?:""[^"]*+)*+'
-    field = rb'(?:"%b"|(?!")[^%b\r\n]*+)' % (inside, mark)
-    rows = re.compile(rb"(?s)(?:%b(?:%b%b)*+(?:\r\n|\n|\r|\Z))*+" % (field, mark, field))
-    end = rows.match(data).end()
+    if _end_of_rows(data, mark, rb'[^"\\\r\n]*+(?:""[^"\\\r\n]*+)*+') == len(data):
+        return ""  # no field has a line break, which is usual and quickly found
+    end = _end_of_rows(data, mark, inside)
     if end < len(data):
         return f"line {_line(data, end)}: a quotation mark opens a field, but no mark closes it"
     for found in re.finditer(rb'(?s)(?:\A|(?<=[\r\n])|(?<=%b))"(%b)"' % (mark, inside), data):
         if any(is_row(line) for line in found[1].splitlines()[1:]):
             return f"line {_line(data, found.start())}: a quotation mark opens a field that holds the next rows"
     return ""
+
+
+def _end_of_rows(data: bytes, mark: bytes, inside: bytes) -> int:
+    """Where the first row begins that is not well-formed; `inside` matches the text in a quoted field."""
+    field = rb'(?:"%b"|(?!")[^%b\r\n]*+)' % (inside, mark)
+    return re.compile(rb"(?s)(?:%b(?:%b%b)*+(?:\r\n|\n|\r|\Z))*+" % (field, mark, field)).match(data).end()
 
 
 def _line(data: bytes, position: int) -> int:

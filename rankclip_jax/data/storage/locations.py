@@ -80,8 +80,8 @@ def resolved(path: str) -> str:
         return os.path.expanduser(path.removeprefix(LOCAL))
     if is_redacted(path):
         raise UserError(
-            f"the secrets of {path} are not stored with the run: write them as environment variables, "
-            "as in 'https://host/data.tar?token=$TOKEN', and set these."
+            f"the secrets of {path} are not stored with the run: give the data again by --config, or write secrets as "
+            "environment variables, as in 'https://host/data.tar?token=$TOKEN', and set these."
         )
     for name in VARIABLE.findall(path):
         if name not in os.environ:
@@ -203,7 +203,9 @@ def _remote(url: str, extensions: Sequence[str]) -> list[str]:
             raise UserError(f"{url}: web servers do not list files: name them by a range such as {{00000..00331}}.tar.")
         return [url]
     if url.endswith("/") and extensions:
-        return sorted(itertools.chain(*(_listed(f"{url}*{extension}") for extension in extensions)))
+        found = sorted(itertools.chain(*(_listed(f"{url}*{extension}") for extension in extensions)))
+        _check_splits(url, [file.rpartition("/")[2] for file in found])
+        return found
     return sorted(_listed(url)) if WILD.search(url) else [url]
 
 
@@ -218,13 +220,18 @@ def _of_folder(folder: str, extensions: Sequence[str]) -> list[str]:
     names = [name for name in os.listdir(folder) if name.endswith(tuple(extensions)) and not name.startswith(".")]
     if not names:
         raise UserError(f"no {' or '.join(extensions)} files in {folder}: check the folder.")
+    _check_splits(folder, names)
+    return [os.path.join(folder, name) for name in sorted(names)]
+
+
+def _check_splits(folder: str, names: Sequence[str]) -> None:
+    """Raise `UserError` if the files of a folder belong to several splits by their names."""
     splits = sorted(filter(None, {known_split(name) for name in names}))
     if len(splits) > 1:
         raise UserError(
             f"{folder} holds several splits ({', '.join(splits)}): name the files of one by a glob, such as "
-            f"{folder}/*{splits[0]}*."
+            f"{folder.rstrip('/')}/*{splits[0]}*."
         )
-    return [os.path.join(folder, name) for name in sorted(names)]
 
 
 def _hint(path: str, location: str, root: str) -> str:

@@ -42,8 +42,12 @@ AMPERSANDS = re.compile(r"&(?:amp;|AMP;|#0*38;|#[xX]0*26;)+")
 
 def clean(text: str) -> str:
     """CLIP's cleaning: repair mojibake, unescape HTML twice, collapse white space, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(_flat(text))))
-    return " ".join(text.split()).lower()
+    return clean_spaces(text).lower()
+
+
+def clean_spaces(text: str) -> str:
+    """open_clip's usual cleaning for tokenizers of other libraries: CLIP's without lower case."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(_flat(text)))).split())
 
 
 def _flat(text: str) -> str:
@@ -64,6 +68,8 @@ def canonical(text: str) -> str:
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
     "clip": clean,
     "canonical": canonical,
+    "whitespace": clean_spaces,
+    "open_clip_canonical": lambda text: canonical(clean_spaces(text).replace("_", " ")),
     "lower": str.lower,  # SigLIP 2
     "none": lambda text: text,
 }

@@ -1,24 +1,25 @@
-"""Read transformers' CLIPModel and SiglipModel.
+"""Read transformers' CLIPModel and SiglipModel, and their towers alone.
 
 Keys and defaults are those of transformers 5; the older ``position_ids`` buffers are ignored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.data.text.tokenizer import Tokenizer
+from rankclip_jax.data.text.tokenizer import Tokenizer, clip_tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.presets import TRAITS
-from rankclip_jax.weights.formats.foreign import Foreign, model_config, require
+from rankclip_jax.weights.formats.foreign import Foreign, input_size, model_config, require
 from rankclip_jax.weights.formats.huggingface_table import KINDS, rules
 from rankclip_jax.weights.formats.processors import read_preprocessor
-from rankclip_jax.weights.formats.tensor_files import first_file, read_json, read_tensors
+from rankclip_jax.weights.formats.tensor_files import Tensors, first_file, lone_file, read_json, read_tensors
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+SECTIONS = {"image": "vision_config", "text": "text_config"}
 # transformers' hidden_act: our activation.
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # transformers' defaults for keys that a config does not have.
@@ -38,60 +39,98 @@ TOWER_DEFAULTS = {
 }
 
 
-def kind_of(folder: Path) -> str | None:
-    """The kind of model in a folder of transformers, a key of `KINDS`; None for anything else."""
+# model_type of config.json: the kind of model, a key of `KINDS`, and the towers that it has.
+TYPES = {kind: (kind, ("image", "text")) for kind in KINDS}
+TYPES |= {f"{kind}_vision_model": (kind, ("image",)) for kind in KINDS}
+TYPES |= {f"{kind}_text_model": (kind, ("text",)) for kind in KINDS}
+# What precedes the names of a tower, unless the tower was saved without the model around it.
+TOWERS = {"image": "vision_model.", "text": "text_model."}
+PROJECTIONS = {"image": "visual_projection.weight", "text": "text_projection.weight"}
+
+
+def type_of(folder: Path) -> str | None:
+    """The type of model in a folder of transformers, a key of `TYPES`; None for anything else."""
     path = folder / "config.json"
-    kind = read_json(path).get("model_type") if path.is_file() else None
-    return kind if kind in KINDS else None
+    found = read_json(path).get("model_type") if path.is_file() else None
+    return found if isinstance(found, str) and found in TYPES else None
 
 
 def read(folder: Path) -> Foreign:
-    """Read a folder that ``save_pretrained`` wrote.
+    """Read a folder that ``save_pretrained`` wrote, with both towers or one of them.
 
     Raises:
       UserError: a file is missing or damaged, or our towers do not support the model.
     """
-    kind = kind_of(folder)
-    config = read_config(folder, kind)
-    text = tower_section(read_json(folder / "config.json"), "text_config", kind)
-    tokenizer = read_tokenizer(folder, config.text.context_length, text["vocab_size"], kind)
-    if kind == "clip":
+    kind, has = TYPES[type_of(folder)]
+    given = _complete(read_json(folder / "config.json"), kind, has)
+    config = _read_config(folder, given, kind)
+    text = given["text_config"]
+    tokenizer = clip_tokenizer(config.text.context_length)  # no text is read without a text tower
+    if "text" in has:
+        tokenizer = read_tokenizer(folder, config.text.context_length, text["vocab_size"], kind)
+    if "text" in has and kind == "clip":
         _check_pooling(text, tokenizer, folder)
-    weights = first_file(folder, WEIGHTS)
+    weights = first_file(folder, WEIGHTS) or lone_file(folder)
     if weights is None:
         raise UserError(f"no weights in {folder}: expected {WEIGHTS[0]} or {WEIGHTS[2]}.")
+    tensors = read_tensors(weights)
+    if len(has) == 1:
+        tensors = _with_prefix(tensors, has[0])
+        _project_lone(config, has[0], tensors)
     return Foreign(
-        format=f"transformers {KINDS[kind]}",
+        format=f"transformers {KINDS[kind]}" if len(has) == 2 else f"transformers {KINDS[kind]}, {has[0]} tower",
         where=str(folder),
         config=config,
-        rules=rules(config),
-        tensors=read_tensors(weights),
+        rules=rules(config, has),
+        tensors=tensors,
         tokenizer=tokenizer,
         ignored=lambda name: name.endswith(".position_ids"),
     )
 
 
-def read_config(folder: Path, kind: str) -> ConfigDict:
-    """`config.model` of a folder, without reading its weights.
+def _complete(given: Mapping[str, Any], kind: str, has: Sequence[str]) -> dict[str, Any]:
+    """``config.json`` with complete sections for both towers. A lone tower has its settings at the top."""
+    if len(has) == 1:
+        given = {"projection_dim": given.get("projection_dim", 512), SECTIONS[has[0]]: dict(given)}
+    return {**given, **{name: tower_section(given, name, kind) for name in SECTIONS.values()}}
 
-    Raises:
-      UserError: as in `read`.
-    """
+
+def _with_prefix(tensors: Tensors, side: str) -> Tensors:
+    """The tensors of a lone tower by the names that they have in a model with both towers."""
+    if any(name.startswith(TOWERS[side]) for name in tensors):
+        return tensors
+    return {name if name in PROJECTIONS.values() else f"{TOWERS[side]}{name}": x for name, x in tensors.items()}
+
+
+def _project_lone(config: ConfigDict, side: str, tensors: Tensors) -> None:
+    """Lone towers of CLIPModel were saved with or without their projection."""
+    if config.image.pool == "map" or PROJECTIONS[side] in tensors:
+        return
+    config.embed_dim = config[side].width
+    config[side].projection = False
+
+
+def _read_config(folder: Path, given: Mapping[str, Any], kind: str) -> ConfigDict:
+    """`config.model` of a folder."""
     path = folder / "config.json"
-    given = read_json(path)
-    text, vision = (tower_section(given, name, kind) for name in ("text_config", "vision_config"))
+    text, vision = given["text_config"], given["vision_config"]
     require(vision, {"num_channels": 3, "vision_use_head": True}, str(path), "a vision_config")
     if kind == "clip":
         embed_dim = given.get("projection_dim", 512)
     else:
         embed_dim = vision["hidden_size"]
         require(text, {"projection_size": embed_dim}, str(path), "a text_config")
-    image = _tower("vit", vision, path) | TRAITS[kind]["image"]
-    image |= {"image_size": _side(vision, "image_size", path), "patch_size": _side(vision, "patch_size", path)}
-    text = _tower("text_transformer", text, path) | TRAITS[kind]["text"]
-    text["context_length"] = tower_section(given, "text_config", kind)["max_position_embeddings"]
-    image |= read_preprocessor(folder, kind, image["image_size"])
-    return model_config(folder.name, embed_dim, image, text)
+    try:
+        image = _tower("vit", vision, path) | TRAITS[kind]["image"]
+        image |= {key: input_size(vision, key, str(path)) for key in ("image_size", "patch_size")}
+        if not isinstance(image["patch_size"], int):
+            raise UserError(f"{path}: patch_size={vision['patch_size']} is not square, which is not supported.")
+        options = _tower("text_transformer", text, path) | TRAITS[kind]["text"]
+        options["context_length"] = text["max_position_embeddings"]
+        image |= read_preprocessor(folder, kind, image["image_size"])
+        return model_config(folder.name, embed_dim, image, options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a model ({error}): download it again.") from error
 
 
 def tower_section(given: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
@@ -114,14 +153,6 @@ def _tower(tower: str, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "mlp_width": 0 if hidden == 4 * width else hidden,
         "ln_eps": given["layer_norm_eps"],
     }
-
-
-def _side(given: Mapping[str, Any], key: str, path: Path) -> int:
-    value = given[key]
-    sides = {value} if isinstance(value, int) else set(value)
-    if len(sides) != 1:
-        raise UserError(f"{path}: {key}={value} is not square: towers read square images only.")
-    return sides.pop()
 
 
 def _check_pooling(text: Mapping[str, Any], tokenizer: Tokenizer, folder: Path) -> None:

@@ -9,12 +9,15 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.model import Model
+from rankclip_jax.models.text import reads_padding
 from rankclip_jax.weights.formats.foreign import arrays_by_path
 from rankclip_jax.weights.formats.huggingface import ACTIVATIONS
 from rankclip_jax.weights.formats.huggingface_table import KINDS, config_kind, rules
 from rankclip_jax.weights.formats.mapping import to_theirs
 from rankclip_jax.weights.formats.processors import write_preprocessor
-from rankclip_jax.weights.formats.tokenizer_files import write_tokenizer
+from rankclip_jax.weights.formats.tokenizer_files import has_padding_row, padded_embedding, write_tokenizer
+
+EMBEDDING = "towers/text/token_embedding"
 
 
 def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -34,11 +37,8 @@ def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
         omitted.append(f"logit_bias ({bias:.4g}) is left out: CLIPModel has none; the order of logits is the same")
     if kind == "siglip" and "scalars/logit_bias" not in arrays:
         arrays["scalars/logit_bias"] = np.float32(0)
-    if kind == "siglip" and not model.tokenizer.is_foreign:
-        omitted.append(
-            "padding with id 0 is left out: this text tower reads the padding, and transformers' tokenizer pads with "
-            "the end-of-text token; pad input_ids with 0 yourself"
-        )
+    if has_padding_row(model.tokenizer, reads_padding(model.config.text.causal, model.config.text.pool)):
+        arrays[EMBEDDING] = padded_embedding(arrays[EMBEDDING])
     return to_theirs(rules(model.config), arrays, f"transformers {KINDS[kind]}"), omitted
 
 
@@ -49,20 +49,22 @@ def write_files(model: Model, folder: Path, name: str) -> None:
     preprocessor = write_preprocessor(model.config.image, kind)
     for file, content in (("config.json", config_json(model)), ("preprocessor_config.json", preprocessor)):
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    write_tokenizer(model.tokenizer, folder)
+    write_tokenizer(model.tokenizer, folder, reads_padding(model.config.text.causal, model.config.text.pool))
 
 
 def config_json(model: Model) -> dict[str, Any]:
     """Content of ``config.json``, with a value for every key that has a default."""
     config, tokenizer = model.config, model.tokenizer
     kind = config_kind(config)
+    padding_row = has_padding_row(tokenizer, reads_padding(config.text.causal, config.text.pool))
+    pad = tokenizer.vocab_size if padding_row else tokenizer.special.pad if tokenizer.is_foreign else tokenizer.eot_id
     text = _tower(config.text) | {
         "model_type": f"{kind}_text_model",
-        "vocab_size": tokenizer.vocab_size,
+        "vocab_size": tokenizer.vocab_size + padding_row,
         "max_position_embeddings": config.text.context_length,
         "bos_token_id": tokenizer.sot_id,
         "eos_token_id": tokenizer.eot_id,
-        "pad_token_id": tokenizer.special.pad if tokenizer.is_foreign else tokenizer.eot_id,
+        "pad_token_id": pad,
     }
     vision = _tower(config.image) | {
         "model_type": f"{kind}_vision_model",

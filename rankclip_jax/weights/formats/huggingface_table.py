@@ -1,5 +1,7 @@
 """The table of transformers' CLIPModel and SiglipModel, and which of them can hold our towers."""
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
@@ -30,9 +32,24 @@ def config_kind(config: ConfigDict) -> str:
     return kind
 
 
-def rules(config: ConfigDict) -> list[Rule]:
-    """The table for the towers of `config.model`; errors as in `config_kind`."""
-    kind = config_kind(config)
+def rules(config: ConfigDict, has: Sequence[str] = ("image", "text")) -> list[Rule]:
+    """The table for the towers of `config.model`.
+
+    Args:
+      has: the towers in the state dict. Without both of them, the model has no learned scalars.
+
+    Raises:
+      UserError: as in `config_kind`.
+    """
+    if len(has) == 2:
+        return _both(config, config_kind(config))
+    kind = "siglip" if config.image.pool == "map" else "clip"
+    theirs = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}[has[0]]
+    found = [one for one in _both(config, kind) if one.theirs[0].startswith(theirs)]
+    return found if config[has[0]].projection else [one for one in found if not one.theirs[0].startswith(theirs[1])]
+
+
+def _both(config: ConfigDict, kind: str) -> list[Rule]:
     vision, text = "vision_model", "text_model"
     shared = [
         rule("scalars/logit_scale", "logit_scale", "scalar" if kind == "clip" else "array_of_one"),

@@ -53,6 +53,8 @@ FORMS: dict[str, Form] = {
     ),
     # [D] in ours, [1, 1, D] in theirs.
     "probe": _each(lambda x: x.reshape(-1), lambda x: x.reshape(1, 1, -1)),
+    # [T, D] in ours, [1, T, D] in theirs.
+    "one_first": _each(lambda x: _rank(x, 3).reshape(x.shape[1:]), lambda x: x[None]),
     # A scalar in ours; in theirs a scalar, or an array of one element.
     "scalar": _each(lambda x: x.reshape(()), lambda x: x),
     "array_of_one": _each(lambda x: x.reshape(()), lambda x: x.reshape(1)),

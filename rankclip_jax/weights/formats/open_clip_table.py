@@ -1,18 +1,29 @@
-"""The table of state dicts of OpenAI and open_clip: ViT, ResNet and the text tower."""
+"""The table of state dicts of OpenAI and open_clip: ViT, ResNet, towers of timm and the text tower."""
+
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError
 from rankclip_jax.weights.formats.mapping import Rule, dense_rules, norm_rules, rule
+from rankclip_jax.weights.formats.timm_towers import timm_rules
 
 
-def rules(config: ConfigDict, prefix: str = "", with_bias: bool = False) -> list[Rule]:
+def rules(
+    config: ConfigDict,
+    has: Sequence[str] = ("image", "text"),
+    prefix: str = "",
+    timm: bool = False,
+    scalars: Sequence[str] = ("logit_scale",),
+) -> list[Rule]:
     """The table for the towers of `config.model`.
 
     Args:
       config: `config.model`.
+      has: the towers in the state dict.
       prefix: precedes the keys of the text tower, such as "text.".
-      with_bias: whether the model has SigLIP's `logit_bias`.
+      timm: whether the image tower is one of timm.
+      scalars: the learned scalars, "logit_scale" and SigLIP's "logit_bias".
 
     Raises:
       UserError: the format cannot hold these towers; the message names the field.
@@ -20,42 +31,59 @@ def rules(config: ConfigDict, prefix: str = "", with_bias: bool = False) -> list
     image, text = config.image, config.text
     if image.tower not in ("vit", "resnet") or text.tower != "text_transformer":
         raise UserError(f"open_clip has no image tower {image.tower!r}: its format supports vit and resnet.")
-    required = {"pool": "class", "patch_bias": False, "projection": True} if image.tower == "vit" else {}
-    for key, value in required.items():
-        if image[key] != value:
-            raise UserError(f"open_clip needs model.image.{key}={value!r}, but this model has {image[key]!r}.")
+    found = [rule(f"scalars/{name}", name, "scalar") for name in scalars]
+    if "text" in has:
+        found += _text_rules(text, prefix)
+    if "image" in has and timm:
+        found += timm_rules(image.pool)
+    elif "image" in has:
+        found += _vit_rules(image) if image.tower == "vit" else _resnet_rules(image)
+    return found
+
+
+def _text_rules(text: ConfigDict, prefix: str) -> list[Rule]:
     theirs = f"{prefix}text_projection"
-    projection = [rule("towers/text/text_projection", theirs)]
+    projection = [rule("towers/text/text_projection", theirs)] if text.projection else []
     if text.projection_bias:
         projection = [rule("towers/text/text_projection", f"{theirs}.weight", "linear")]
         projection += [rule("towers/text/text_projection_bias", f"{theirs}.bias")]
     return [
-        rule("scalars/logit_scale", "logit_scale", "scalar"),
-        *([rule("scalars/logit_bias", "logit_bias", "scalar")] if with_bias else []),
-        *(_vit_rules(image) if image.tower == "vit" else _resnet_rules(image)),
         rule("towers/text/token_embedding", f"{prefix}token_embedding.weight"),
         rule("towers/text/positional_embedding", f"{prefix}positional_embedding"),
         *norm_rules("towers/text/ln_final", f"{prefix}ln_final"),
-        *_blocks("towers/text", f"{prefix}transformer.resblocks"),
+        *_blocks("towers/text", f"{prefix}transformer.resblocks", text.layer_scale),
         *projection,
     ]
 
 
+# What open_clip's own vision transformer always has.
+VIT_ONLY = {"patch_bias": False, "projection": True, "projection_bias": False}
+
+
 def _vit_rules(image: ConfigDict) -> list[Rule]:
+    for key, value in VIT_ONLY.items():
+        if image[key] != value:
+            raise UserError(f"open_clip needs model.image.{key}={value!r}, but this model has {image[key]!r}.")
+    if image.pool == "map":
+        raise UserError(
+            "open_clip's own vision transformer has no pooling with a learned query (model.image.pool='map')."
+        )
     return [
         rule("towers/image/conv1/kernel", "visual.conv1.weight", "conv"),
         rule("towers/image/class_embedding", "visual.class_embedding"),
         rule("towers/image/positional_embedding", "visual.positional_embedding"),
         *(norm_rules("towers/image/ln_pre", "visual.ln_pre") if image.pre_norm else []),
         *norm_rules("towers/image/ln_post", "visual.ln_post"),
-        *_blocks("towers/image", "visual.transformer.resblocks"),
+        *_blocks("towers/image", "visual.transformer.resblocks", image.layer_scale),
         rule("towers/image/proj", "visual.proj"),
     ]
 
 
-def _blocks(tower: str, layers: str) -> list[Rule]:
+def _blocks(tower: str, layers: str, layer_scale: float) -> list[Rule]:
     ours, theirs = f"{tower}/transformer/blocks", f"{layers}.{{i}}"
+    scales = [rule(f"{ours}/{name}", f"{theirs}.{name}.gamma") for name in ("ls_1", "ls_2")]
     return [
+        *(scales if layer_scale else []),
         *norm_rules(f"{ours}/ln_1", f"{theirs}.ln_1"),
         rule(f"{ours}/attn/in_proj/kernel", f"{theirs}.attn.in_proj_weight", "linear"),
         rule(f"{ours}/attn/in_proj/bias", f"{theirs}.attn.in_proj_bias"),

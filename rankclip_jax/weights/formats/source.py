@@ -5,15 +5,18 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.inference.model import Model
 from rankclip_jax.weights.formats import huggingface, open_clip
 from rankclip_jax.weights.formats.foreign import Foreign, convert
 from rankclip_jax.weights.formats.huggingface_table import KINDS
-from rankclip_jax.weights.formats.tensor_files import SAFETENSORS, TORCH, read_json
+from rankclip_jax.weights.formats.tensor_files import SAFETENSORS, TORCH, lone_file, read_json
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+URL = re.compile(r"(https?|ftp|s3|gs|hf)://")
+PREFIXES = ("hf-hub:", "local-dir:")  # open_clip's, before a hub id and before a folder
 SMALL_FILES = ("*.json", "*.txt", "spiece.model")
 
 
@@ -36,27 +39,46 @@ def read_foreign(path: Path, config_file: str = "", activation: str = "") -> For
     if config_file and not Path(config_file).is_file():
         raise UserError(f"no config at {config_file}: give open_clip's JSON config of the model.")
     config_path = Path(config_file) if config_file else None
-    if path.is_dir() and not config_path and not activation and huggingface.kind_of(path):
+    path = _sentence_transformer(path)
+    if path.is_dir() and not config_path and not activation and huggingface.type_of(path):
         return huggingface.read(path)
     if path.is_dir() and _model_type(path) and not (path / open_clip.CONFIG).is_file() and not config_path:
         raise UserError(_unknown(path))
     weights = _lone_weights(path)
     beside = path if path.is_dir() else path.parent
-    if weights is not None and huggingface.kind_of(beside) and not (config_path or activation):
+    if weights is not None and huggingface.type_of(beside) and not (config_path or activation):
         return huggingface.read(beside)
     if (path / open_clip.CONFIG).is_file() or weights is not None:
         return open_clip.read(weights or path, config_path, activation)
     raise UserError(_unknown(path))
 
 
+def _sentence_transformer(folder: Path) -> Path:
+    """The folder of the CLIPModel in a folder of sentence-transformers, or else `folder` itself."""
+    listing = folder / "modules.json"
+    if not listing.is_file() or _model_type(folder):
+        return folder
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and huggingface.type_of(path)]
+    if len(inner) != 1:
+        raise UserError(f"{folder} is a model of sentence-transformers without a CLIPModel: use another model.")
+    return inner[0]
+
+
 def is_source(source: str | Path) -> bool:
-    """Whether `source` is the path of foreign weights, or may be a hub id. No weights are read."""
+    """Whether `source` is the path of foreign weights, or may be a hub id or an address. No weights are read."""
+    if _has_prefix(str(source)) or URL.match(str(source)):
+        return True
     path = Path(source).expanduser()
     if path.is_file():
         return path.suffix in (*SAFETENSORS, *TORCH)
     if path.is_dir():
-        return bool(_model_type(path)) or (path / open_clip.CONFIG).is_file() or _lone_weights(path) is not None
+        known = _model_type(path) or (path / open_clip.CONFIG).is_file() or (path / "modules.json").is_file()
+        return bool(known or _weights_in(path))
     return bool(HUB_ID.fullmatch(str(source)))
+
+
+def _has_prefix(source: str) -> bool:
+    return source.startswith(PREFIXES)
 
 
 def locate(source: str) -> Path:
@@ -65,12 +87,24 @@ def locate(source: str) -> Path:
     Raises:
       UserError: the weights are neither here nor on the hub, or the hub cannot be reached.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    if URL.match(source):
+        raise UserError(_address_message(source))
+    prefix, _, name = source.partition(":") if _has_prefix(source) else ("", "", source)
+    path, source = Path(name).expanduser(), name
+    if name and path.exists() and prefix != "hf-hub":
         return path
-    if not HUB_ID.fullmatch(source):
+    if not HUB_ID.fullmatch(source) or prefix == "local-dir":
         raise UserError(f"no weights at {source}: give a file, a folder, or a hub id (openai/clip-vit-base-patch32).")
     return _download(source)
+
+
+def _address_message(address: str) -> str:
+    """The error for an address. Its query may hold a signature, and is not shown."""
+    parts = urlsplit(address)
+    where = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    if hub := re.match(r"/([\w.-]+/[\w.-]+)(/|$)", parts.path if parts.hostname == "huggingface.co" else ""):
+        return f"{where} is an address: give the hub id, {hub[1]}, or download the file and give its path."
+    return f"{where} is an address: download the file, and give its path."
 
 
 def _download(hub_id: str) -> Path:
@@ -95,7 +129,7 @@ def _download(hub_id: str) -> Path:
 
 def _weights_patterns(folder: Path) -> Sequence[Sequence[str]]:
     """File patterns to download, in order of preference."""
-    if huggingface.kind_of(folder):
+    if huggingface.type_of(folder):
         return ("model*.safetensors",), ("pytorch_model*.bin",)
     return ("open_clip*.safetensors",), ("open_clip*.bin",), ("model.safetensors",)
 
@@ -109,14 +143,18 @@ def _lone_weights(path: Path) -> Path | None:
     """`path` if it is a file, or the only weights file of a folder without open_clip's config."""
     if not path.is_dir():
         return path
-    if (path / open_clip.CONFIG).is_file():
-        return None
-    found = [file for file in sorted(path.iterdir()) if file.suffix in (*SAFETENSORS, *TORCH)]
-    return found[0] if len(found) == 1 else None
+    return None if (path / open_clip.CONFIG).is_file() else lone_file(path)
+
+
+def _weights_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (*SAFETENSORS, *TORCH))
 
 
 def _unknown(path: Path) -> str:
     kinds = ", ".join(KINDS)
+    several = _weights_in(path) if path.is_dir() and not _model_type(path) else []
+    if len(several) > 1:
+        return f"{path} holds several files of weights ({first_few(several, ', ')}): give one of them."
     if path.is_dir() and _model_type(path):
         return f"{path} holds a model of type {_model_type(path)!r}: supported models of transformers are {kinds}."
     return (

@@ -7,17 +7,22 @@ last two tokens may have other names. Any other tokenizer is used unchanged.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from rankclip_jax.data.text.tokenizer import CLIP_VOCAB_SIZE, EOT, SOT, SpecialTokens, Tokenizer, clip_tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.weights.formats.tensor_files import read_json
+from rankclip_jax.weights.formats.vocabulary import fits
 
 # Names of CLIP's two special tokens in Hugging Face folders.
 HF_SOT, HF_EOT = "<|startoftext|>", "<|endoftext|>"
+# Padding of exported tokenizers, if the text tower reads it: id 0, with which we pad, is an ordinary token elsewhere.
+PAD = "<pad>"
 # Cleaning that these classes do in code; their tokenizer.json does not contain it.
 CLEANING_OF_CLASS = {
     "SiglipTokenizer": "canonical",
@@ -25,35 +30,41 @@ CLEANING_OF_CLASS = {
     "GemmaTokenizer": "lower",  # SigLIP 2
     "Siglip2Tokenizer": "lower",
 }
+# open_clip's cleaning functions: ours.
+OPEN_CLIP_CLEANINGS = {"whitespace": "whitespace", "lower": "clip", "canonicalize": "open_clip_canonical"}
 # CLIPTokenizer's own pipeline. For clean texts, it returns the same tokens as ours.
 SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPACES = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
 
 
-def read_tokenizer(folder: Path, context_length: int, vocab_size: int, kind: str) -> Tokenizer:
+def read_tokenizer(
+    folder: Path, context_length: int, vocab_size: int, kind: str, options: Mapping[str, Any] | None = None
+) -> Tokenizer:
     """Read the tokenizer of a Hugging Face folder.
 
     Args:
       context_length: ids per text.
-      vocab_size: rows of the model's token embedding.
-      kind: "clip" or "siglip"; its conventions apply where the files have no setting.
+      vocab_size: rows of the model's token embedding; the tokenizer may have fewer ids, as in `vocabulary.fits`.
+      kind: "clip", "siglip" or "open_clip"; its conventions apply where the files have no setting.
+      options: open_clip's ``tokenizer_kwargs``.
 
     Raises:
-      UserError: no tokenizer can be read, or its vocabulary does not have `vocab_size` ids.
+      UserError: no tokenizer can be read, or its vocabulary does not fit `vocab_size`.
     """
+    options = _checked_options(options or {}, folder)
     settings = _settings(folder)
     description = _description(folder, kind)
+    ours = _is_ours(description)
+    if ours:
+        description = _as_ours(description)
     found = len(_vocabulary(description))
-    if found != vocab_size:
+    if not fits(vocab_size, found):
         raise UserError(
             f"the tokenizer in {folder} has {found:,} ids, but the model's token embedding has {vocab_size:,} rows: "
             "replace it by the model's own tokenizer."
         )
     if _is_clip(description):
         return clip_tokenizer(context_length)
-    ours = _is_ours(description)
-    if ours:
-        description |= {"normalizer": None, "post_processor": None, "added_tokens": []}
     try:
         bpe = tokenizers.Tokenizer.from_str(json.dumps(description))
     except Exception as error:  # tokenizers raises bare Exception
@@ -62,7 +73,20 @@ def read_tokenizer(folder: Path, context_length: int, vocab_size: int, kind: str
         return Tokenizer(bpe, context_length)
     bpe.no_truncation()
     bpe.no_padding()
-    return Tokenizer(bpe, context_length, _special_tokens(bpe, description, settings, folder, kind))
+    special = _special_tokens(bpe, description, settings, folder, kind)
+    if kind == "open_clip":
+        special = replace(special, cleaning=OPEN_CLIP_CLEANINGS[options.get("clean", "whitespace")])
+        if options.get("strip_sep_token"):  # open_clip replaces the last token by 0
+            special = replace(special, after=(*special.after[:-1], 0))
+    return Tokenizer(bpe, context_length, special)
+
+
+def _checked_options(options: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    unknown = sorted(set(options) - {"clean", "strip_sep_token"})
+    if unknown or options.get("clean", "whitespace") not in OPEN_CLIP_CLEANINGS:
+        what = f"{unknown[0]}={options[unknown[0]]!r}" if unknown else f"clean={options['clean']!r}"
+        raise UserError(f"{folder}: {what} in tokenizer_kwargs is not supported: use weights with another tokenizer.")
+    return options
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -81,7 +105,7 @@ def _description(folder: Path, kind: str) -> dict[str, Any]:
         if not isinstance(description.get("model"), dict):
             raise UserError(f"{folder / 'tokenizer.json'} is damaged (it has no model): download it again.")
         return description
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file() and kind == "clip":
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file() and kind != "siglip":
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
         merges = [line.split() for line in lines if line and not line.startswith("#version")]
         return clip_pipeline(read_json(folder / "vocab.json"), merges)
@@ -103,18 +127,23 @@ def _vocabulary(description: Mapping[str, Any]) -> dict[str, int]:
 def _is_clip(description: Mapping[str, Any]) -> bool:
     """Whether ids and merges are CLIP's. If so, the rest of the pipeline is assumed to be CLIP's too."""
     model = description["model"]
-    if model.get("type", "BPE") != "BPE" or len(_vocabulary(description)) != CLIP_VOCAB_SIZE:
+    ids = {token: i for token, i in _vocabulary(description).items() if token != PAD}
+    if model.get("type", "BPE") != "BPE" or len(ids) != CLIP_VOCAB_SIZE:
         return False
-    clip = json.loads(clip_tokenizer().describe())
-    ids, hf_names = _vocabulary(description), {SOT: HF_SOT, EOT: HF_EOT}
+    clip, hf_names = json.loads(clip_tokenizer().describe()), {SOT: HF_SOT, EOT: HF_EOT}
     same_ids = all(ids.get(token, ids.get(hf_names.get(token))) == i for token, i in _vocabulary(clip).items())
     return same_ids and _merges(model) == _merges(clip["model"])
 
 
 def _is_ours(description: Mapping[str, Any]) -> bool:
     """Whether this package trained it. The file then has steps that our class does in code (`write_tokenizer`)."""
-    ids = _vocabulary(description)
+    ids = {token: i for token, i in _vocabulary(description).items() if token != PAD}
     return (ids.get(SOT), ids.get(EOT)) == (len(ids) - 2, len(ids) - 1)
+
+
+def _as_ours(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The description without the steps that our class does in code, and without the token for padding."""
+    return {**description, "normalizer": None, "post_processor": None, "added_tokens": []}
 
 
 def _merges(model: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -132,13 +161,13 @@ def _special_tokens(
     before, after = ids[:start], ids[start + len(bare) :]
     if not after and eos is not None:  # no post-processor: use the convention of the kind
         bos = _token_id(bpe, settings, "bos_token")
-        before, after = ([bos] if kind == "clip" and bos is not None else []), [eos]
+        before, after = ([bos] if kind != "siglip" and bos is not None else []), [eos]
     if not after:
         raise UserError(f"the tokenizer in {folder} has no end-of-text token: set eos_token in its config.")
     pad = _token_id(bpe, settings, "pad_token")
     name = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
     lowers = "Lowercase" in json.dumps(description.get("normalizer"))
-    usual = {"clip": "clip" if lowers else "none", "siglip": "none" if lowers else "canonical"}[kind]
+    usual = {"siglip": "none" if lowers else "canonical"}.get(kind, "clip" if lowers else "none")
     cleaning = CLEANING_OF_CLASS.get(name, usual)
     return SpecialTokens(tuple(before), tuple(after), after[-1] if pad is None else pad, cleaning)
 
@@ -151,7 +180,6 @@ def _token_id(bpe: tokenizers.Tokenizer, settings: Mapping[str, Any], role: str)
 
 def clip_pipeline(vocabulary: Mapping[str, int], merges: Any) -> dict[str, Any]:
     """The JSON of the tokenizer that transformers' CLIPTokenizer builds from vocabulary and merges."""
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     sot, eot = ((token, vocabulary[token]) for token in _special_names(vocabulary))
     split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Removed", "invert": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -160,7 +188,7 @@ def clip_pipeline(vocabulary: Mapping[str, int], merges: Any) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": number, "content": token} | special for token, number in (sot, eot)],
+        "added_tokens": [_added(*one) for one in (sot, eot)],
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, SPACES, {"type": "Lowercase"}]},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": framing,
@@ -186,10 +214,14 @@ def _special_names(vocabulary: Mapping[str, int]) -> tuple[str, str]:
     raise UserError(f"the tokenizer's vocabulary has no {HF_SOT} and {HF_EOT}: it is not a CLIP tokenizer.")
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, reads_padding: bool = False) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json`` for transformers.
 
     Clean texts get the same ids in transformers, which neither repairs mojibake nor unescapes HTML.
+
+    Args:
+      reads_padding: whether the text tower reads padding. Then the file has an additional last id for padding, and
+        `padded_embedding` its row; transformers would otherwise pad with the end-of-text token, or mask the padding.
     """
     description = json.loads(tokenizer.describe())
     if tokenizer.is_foreign:
@@ -202,10 +234,28 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         description["normalizer"] = {"type": "Sequence", "normalizers": cleaning}
         description = _with_special_tokens(description, tokenizer, SOT, EOT)
     settings["model_max_length"] = tokenizer.context_length
-    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    settings["model_input_names"] = ["input_ids"] if reads_padding else ["input_ids", "attention_mask"]
+    if has_padding_row(tokenizer, reads_padding):
+        settings["pad_token"] = PAD
+        description = {**description, "added_tokens": [*description["added_tokens"], _added(PAD, tokenizer.vocab_size)]}
     for name, content in (("tokenizer.json", description), ("tokenizer_config.json", settings)):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def has_padding_row(tokenizer: Tokenizer, reads_padding: bool) -> bool:
+    """Whether an exported tokenizer has an id for padding in addition to the ids of `tokenizer`."""
+    return reads_padding and not tokenizer.is_foreign
+
+
+def padded_embedding(embedding_VD: np.ndarray) -> np.ndarray:
+    """Token embeddings with a last row for padding: the row of id 0, with which our tokenizers pad. [V + 1, D]."""
+    return np.concatenate([embedding_VD, embedding_VD[:1]])
+
+
+def _added(token: str, token_id: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": token_id, "content": token} | flags
 
 
 def _foreign_files(description: dict[str, Any], tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -32,6 +32,7 @@ def names_of(*codes, folder="/none"):
         (("n01440764", "n03445777"), ("tench", "golf ball")),
         (("001.Black_footed_Albatross", "002.Laysan_Albatross"), ("Black footed Albatross", "Laysan Albatross")),
         (("01_cat", "02_dog", "10 - red fox"), ("cat", "dog", "red fox")),
+        (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), ("Chihuahua", "Japanese spaniel")),
         (("737-800", "A320", "DC-10", "Spitfire"), ("737-800", "A320", "DC-10", "Spitfire")),
         (("1957_Chevy", "1957_Ford"), ("1957 Chevy", "1957 Ford")),  # years are no numbers of a list
         (("train", "bus", "aeroplane"), ("train", "bus", "aeroplane")),
@@ -50,6 +51,7 @@ def test_names(codes, names):
         ("0", "1", "10", "2"), ("n00000001", "n01440764"), ("cat", "0007"), ("train",), ("train", "val"), ("images",),
         ("c0", "c1"), ("class_1", "class_2"), ("class1",), ("AD", "AE"), ("737-800", "737-900"), ("m.01g317",),
         ("d41d8cd98f00b204", "cat"), ("123e4567-e89b-12d3-a456-426614174000", "cat"), ("001.", "002."), ("__", "cat"),
+        ("0x1f", "0x2f"), ("a1b2c3d4", "0badcafe"), ("N1", "N2"),
     ],
 )  # fmt: skip
 def test_codes_are_refused(codes):
@@ -64,10 +66,16 @@ def test_given_names_are_taken_as_they_are(tmp_path, encoding):
     assert names_of("0", "1", "n01440764", "cat", folder=str(tmp_path)) == ("zero", "1", "Fisch — 狐", "cat")
 
 
-@pytest.mark.parametrize("line", ["0 zero", "0\t", "\tzero", "0\t\u200b\x00"])
+@pytest.mark.parametrize("line", ["0 zero", "0\t", "\tzero", "0\t\u200b\x00", "0\tzero\tnull"])
 def test_invalid_lines_of_the_file(tmp_path, line):
     (tmp_path / "class_names.tsv").write_text(f"1\tone\n{line}\n")
     with pytest.raises(UserError, match=r"class_names.tsv, line 2: expected CODE<TAB>NAME, found '"):
+        names_of("0", "1", folder=str(tmp_path))
+
+
+def test_two_names_of_one_class(tmp_path):
+    (tmp_path / "class_names.tsv").write_text("0\tzero\n0\tzero\n0\tnull\n")
+    with pytest.raises(UserError, match=r"line 3: '0' has the name 'zero' already"):
         names_of("0", "1", folder=str(tmp_path))
 
 

@@ -147,3 +147,30 @@ def test_pointers_and_pipes_are_refused_as_images(tmp_path):
     os.mkfifo(tmp_path / "dog/1.jpg")
     with pytest.raises(OSError, match="pipe or a device"):
         train.pairs.image_bytes(1)
+
+
+@pytest.mark.parametrize("wrapping", ["", "data/", "photos/data/"])
+def test_splits_at_any_depth_and_beside_other_folders(tmp_path, wrapping):
+    """A folder without images, such as annotations, and one with another name change nothing."""
+    for split in ("train", "test", "unlabeled"):
+        fill(tmp_path, f"{wrapping}{split}/0.jpg", f"{wrapping}{split}/x/1.jpg")
+        write_jsonl(tmp_path / wrapping / split, [{"file_name": "x/1.jpg", "text": split}], "metadata.jsonl")
+    (tmp_path / wrapping / "annotations").mkdir()
+    with pytest.raises(UserError, match=r"name one, as in .*#test. Known: test, train, unlabeled."):
+        load(tmp_path)
+    for split in ("train", "unlabeled"):
+        assert captions_of(load(tmp_path, f".#{split}")) == {"x/1.jpg": (split,)}
+
+
+def test_classes_in_a_folder_of_their_own(tmp_path):
+    """And class names in any of the folders above."""
+    fill(tmp_path, "train/images/n9/1.jpg", "train/images/n8/1.jpg", "test/images/n9/1.jpg")
+    (tmp_path / "class_names.tsv").write_text("n9\tfox\n")
+    (tmp_path / "train/images/class_names.tsv").write_text("n8\tcat\n")
+    train = load(tmp_path, ".#train")
+    assert captions_of(train) == {"n8/1.jpg": ("a photo of a cat.",), "n9/1.jpg": ("a photo of a fox.",)}
+
+
+def test_a_vehicle_is_no_split(tmp_path):
+    fill(tmp_path, "plane/1.jpg", "train/1.jpg")
+    assert load(tmp_path).pairs.class_names == ("plane", "train")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rankclip_jax.data.pairs import PairOptions
-from rankclip_jax.data.sources import coco, jsonl
+from rankclip_jax.data.sources import jsonl
 from rankclip_jax.errors import UserError
 
 ITEMS = [{"image": f"{i}.jpg", "caption": [f"caption {i} a", f"é {i} b"]} for i in range(40)]
@@ -75,16 +75,3 @@ def test_lines_after_a_broken_first_line_are_used(tmp_path, caplog):
     items = [{"image": f"{i}.jpg", "caption": [f"c{i}"]} for i in range(200)]
     assert read(tmp_path / "a.json", "{broken\n" + "\n".join(map(json.dumps, items))) == items
     assert "1 of 201 rows left out: line 1" in caplog.text
-
-
-@pytest.mark.parametrize("captions", [["a", None, "b"], "a", [["a", "b"], 3]])
-def test_captions_of_coco_in_other_forms(tmp_path, captions):
-    captions = captions if isinstance(captions, list) else [captions]
-    annotations = [{"image_id": 1, "caption": caption} for caption in captions]
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotations}))
-    expected = ("a", "b") if len(captions) > 1 else ("a",)
-    assert coco.open_pairs([str(path)], PairOptions()).captions(0) == expected
-    path.write_text(json.dumps({"images": [{"id": 1, "file_name": 7}], "annotations": annotations}))
-    with pytest.raises(UserError, match=r"is not a caption file .*the name of an image is not text"):
-        coco.open_pairs([str(path)], PairOptions())

@@ -143,6 +143,9 @@ def test_a_folder_of_several_splits(folder):
     with pytest.raises(UserError, match=message):
         names("deep", folder, (".tar",))
     assert names("deep/*train*", folder) == ["deep/a-train-0.tar"]
+    fsspec.filesystem("memory").pipe({"/splits/test.tar": b"", "/splits/train.tar": b""})
+    with pytest.raises(UserError, match=r"memory://splits/ holds several splits \(test, train\)"):
+        locations.expand("memory://splits/", extensions=(".tar",))
 
 
 @pytest.mark.parametrize("read", [locations.read, lambda path: locations.read_range(path, 0, 1)])
