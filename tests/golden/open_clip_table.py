@@ -13,6 +13,7 @@ import contextlib
 import fnmatch
 import json
 import logging
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -157,10 +158,24 @@ def table(found: list[Row]) -> str:
     reasons: dict[str, list[str]] = {}
     for row in found:
         if row.refusal:
-            reasons.setdefault(row.refusal, []).append(row.name)
+            reasons.setdefault(reason(row.refusal), []).append(row.name)
     lines += ["", "| not read | reason |", "|---|---|"]
     lines += [f"| {', '.join(names)} | {reason} |" for reason, names in sorted(reasons.items(), key=lambda x: x[1])]
     return "\n".join(lines)
+
+
+def reason(refusal: str) -> str:
+    """The error without the name of the tower and the advice, so that models with the same reason share a row."""
+    return re.sub(r"the (\w+) tower \S+ of (\w+) is not supported: (.*?)\. Use .*", r"\1 tower of \2: \3", refusal)
+
+
+def documented() -> dict[str, tuple[float, float] | str]:
+    """The table in the docs: the two errors of a model by its name, or the reason why it is not read."""
+    text = DOCS.read_text(encoding="utf-8").split(START)[1].split(END)[0]
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    read = {one[0]: (float(one[2]), float(one[3])) for one in cells if len(one) == 4 and one[0] != "model"}
+    refused = {name: one[1] for one in cells if len(one) == 2 for name in one[0].split(", ")}
+    return read | {name: why for name, why in refused.items() if name != "not read"}
 
 
 def main(arguments: list[str]) -> None:

@@ -89,8 +89,9 @@ def _without_unused_rows(foreign: Foreign) -> tuple[Mapping[str, np.ndarray], li
 def array_shapes(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:
     """Shape of every array of the towers in `config`, by path, without distribution heads."""
     towers = build_towers(config, tokenizer.vocab_size, tokenizer.eot_id)
-    images = jnp.zeros((1, *height_width_of(towers.image.image_size), 3), jnp.uint8)
-    tokens = jnp.zeros((1, towers.text.context_length), jnp.int32)
+    # No arrays: a damaged config can ask for any size.
+    images = jax.ShapeDtypeStruct((1, *height_width_of(towers.image.image_size), 3), jnp.uint8)
+    tokens = jax.ShapeDtypeStruct((1, towers.text.context_length), jnp.int32)
     variables = dict(jax.eval_shape(towers.init, jax.random.key(0), images, tokens))
     tree = {"towers": variables.pop("params"), **variables}
     return {name_of(path): leaf.shape for path, leaf in leaves_with_path(tree)}

@@ -112,6 +112,9 @@ def to_ours(
       UserError: a tensor is missing, unused, not a finite floating-point array, or has another shape.
     """
     rules = tuple(rules)
+    layers = max((shapes[one.ours[0]][0] for one in rules if one.is_layered), default=0)
+    if layers > len(tensors):
+        raise UserError(f"{where} has fewer tensors than the {layers:,} layers of this architecture.")
     names = {one: _their_names(one, shapes) for one in rules}
     wanted = [name for layers in names.values() for group in layers for name in group]
     _check_names(wanted, [name for name in tensors if not ignored(name)], where)

@@ -55,7 +55,7 @@ def cfg_from_shapes(
             found["vision_cfg"] = _vision(tensors, weights, has_config)
             last = "visual.proj" if "visual.proj" in tensors else "visual.attnpool.c_proj.weight"
             found.setdefault("embed_dim", tensors[last].shape[1 if last == "visual.proj" else 0])
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"{weights} is not a CLIP state dict ({error} is missing or has another shape).") from error
     if "visual.trunk.patch_embed.proj.weight" in tensors and not has_config:
         raise UserError(

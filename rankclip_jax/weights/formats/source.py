@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,11 +32,33 @@ def read_source(source: str | Path, config_file: str = "", activation: str = "")
     Raises:
       UserError: nothing was found, the format or architecture is unknown, or a file is damaged or holds code.
     """
-    return convert(read_foreign(locate(str(source)), config_file, activation))._replace(origin=str(source))
+    path = locate(str(source))
+    foreign = read_foreign(path, config_file, activation)
+    with _described(path):
+        return convert(foreign)._replace(origin=str(source))
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[None]:
+    """Any error in the block becomes one line: a file can hold a value of a wrong type at any place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the files of {path} do not describe a model ({type(error).__name__}: {reason}): download them again."
+        ) from error
 
 
 def read_foreign(path: Path, config_file: str = "", activation: str = "") -> Foreign:
     """Read the file or folder at `path` with the reader of its format; errors as in `read_source`."""
+    with _described(path):
+        return _read_foreign(path, config_file, activation)
+
+
+def _read_foreign(path: Path, config_file: str, activation: str) -> Foreign:
     if config_file and not Path(config_file).is_file():
         raise UserError(f"no config at {config_file}: give open_clip's JSON config of the model.")
     config_path = Path(config_file) if config_file else None
