@@ -151,7 +151,7 @@ def training_features(encoder: Encoder, train: RecordSource, data: Any) -> tuple
         bad += [(start + i, image) for i, image in enumerate(images) if isinstance(image, Exception)]
         if good:
             rows.append(start + np.array(good))
-            features.append(encoder.image_features(np.stack([images[i] for i in good])))
+            features.append(encoder.image_features(np.stack([images[i] for i in good]), prepared=True))
         bar.update(len(images))
     bar.close()
     if len(bad) > data.max_bad_fraction * len(train) or not rows:

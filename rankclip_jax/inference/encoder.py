@@ -80,7 +80,7 @@ class Encoder:
         """Return the token ids of texts, int32 [N, L]; errors as for `encode_text`."""
         return self.tokenizer(text_items(texts))
 
-    def encode_image(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+    def encode_image(self, images: ImageLike | Iterable[ImageLike], *, prepared: bool = False) -> np.ndarray:
         """Return unit-norm embeddings of images, float32 [N, D].
 
         Images are decoded as in training, and those of other sizes than S x S are resized like the model's
@@ -91,19 +91,20 @@ class Encoder:
             open for reading bytes, a PIL image, or an array [H, W, 3], [H, W, 4] with opacity or [H, W] of grey values.
             Arrays are uint8, or uint16 that uses the whole range; colours are in the order red, green, blue. Lazy
             sequences and iterators are read a few batches at a time.
+          prepared: `images` are results of `pixels`, uint8 [N, S, S, 3], and are not resized or cropped again.
 
         Raises:
           UserError: an image cannot be read, has more than `MAX_PIXELS` of `data.images.decode`, or has values whose
             range is unknown, such as floats; or there is no image.
         """
-        return self._encode_images(self._image, images)
+        return self._encode_images(self._image, images, prepared)
 
-    def image_features(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+    def image_features(self, images: ImageLike | Iterable[ImageLike], *, prepared: bool = False) -> np.ndarray:
         """Return the features for linear probes, float32 [N, D]; arguments and errors as for `encode_image`.
 
         They are the embeddings of `encode_image` before L2 normalisation; for distribution models, the head's input.
         """
-        return self._encode_images(self._features, images)
+        return self._encode_images(self._features, images, prepared)
 
     def encode_text(self, texts: str | Iterable[str]) -> np.ndarray:
         """Return unit-norm embeddings of texts, float32 [N, D].
@@ -115,8 +116,10 @@ class Encoder:
         tokens = self.tokenize(texts)
         return self._encode(self._text, len(tokens), tokens.__getitem__)
 
-    def _encode_images(self, encode, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+    def _encode_images(self, encode, images: ImageLike | Iterable[ImageLike], prepared: bool) -> np.ndarray:
         self._need("image")
+        if prepared:
+            return self._encode(encode, len(images), images.__getitem__)
         items = image_items(images)
         parts = _batches(items, AHEAD * self._batch_size) if isinstance(items, Iterator) else [(0, items)]
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow releases the interpreter lock

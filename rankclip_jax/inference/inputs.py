@@ -17,7 +17,12 @@ from rankclip_jax.terminal import printable, short
 FORMS = "pass a path, the bytes of a file, an open file, a PIL image or a uint8 array [H, W, 3]"
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
 CHANNELS = (1, 3, 4)
-HINTS = {"too large": "resize it", "truncated": "copy the file again", "damaged": "copy the file again"}
+HINTS = {
+    "too large": "resize it",
+    "truncated": "copy the file again",
+    "damaged": "copy the file again",
+    "unknown range": "scale the values to 0 ... 255, and convert them to 8 bits",
+}
 
 
 def image_items(images: Any) -> Sequence[Any] | Iterator[Any]:
@@ -61,7 +66,7 @@ def read_image(image: Any) -> ImageLike:
         if hasattr(image, "__array__"):
             return _from_array(_as_array(image))
     except ImageError as error:
-        hint = HINTS.get(error.kind, "convert it to a PNG or JPEG of 8 bits")
+        hint = HINTS.get(error.kind, "convert it to PNG or JPEG")
         raise UserError(f"cannot read {_name(image)} as an image ({short(error)}): {hint}.") from None
     raise UserError(f"an image cannot be {shown(image)}: {FORMS}.")
 

@@ -142,7 +142,8 @@ def _normalized(config: ConfigDict, images: np.ndarray) -> np.ndarray:
 
 def _outputs(encoder: Encoder, model: Model, images: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Image embeddings [N, D], text embeddings [M, D] and logits [N, M]."""
-    image, text, scalars = encoder.encode_image(images), encoder.encode_text(texts), model.weights.params["scalars"]
+    image, text = encoder.encode_image(images, prepared=True), encoder.encode_text(texts)
+    scalars = model.weights.params["scalars"]
     scale, bias = np.exp(np.asarray(scalars["logit_scale"])), np.asarray(scalars.get("logit_bias", 0))
     return image, text, scale * image @ text.T + bias
 

@@ -126,7 +126,7 @@ class MeanColour:
     def pixels(self, image):
         return np.asarray(image)
 
-    def image_features(self, images):
+    def image_features(self, images, prepared=False):
         return np.stack([np.asarray(image).mean(axis=(0, 1)) for image in images]).astype(np.float32) / 255
 
 

@@ -37,7 +37,7 @@ class Mean:
     def pixels(self, image):
         return image[:4, :4]
 
-    def image_features(self, images):
+    def image_features(self, images, prepared=False):
         return np.asarray(images).reshape(len(images), -1, 3).mean(axis=1).astype(np.float32) / 255
 
 

@@ -139,7 +139,7 @@ INVALID = {
     "folder": (lambda path: path.parent, "is not a file: pass the path of one image"),
     "device": (lambda path: "/dev/zero", "/dev/zero is not a file"),
     "url": (lambda path: "https://me:secret@host/a.png?key=secret", "an image cannot be a URL: download it"),
-    "text file": (lambda path: __file__, "cannot read .* as an image .unidentified: .*: convert it to a PNG or JPEG"),
+    "text file": (lambda path: __file__, "cannot read .* as an image .unidentified: .*: convert it to PNG or JPEG"),
     "no bytes": (lambda path: b"", "cannot read this bytes as an image .empty: no bytes"),
     "truncated": (lambda path: png().getvalue()[:900], "truncated.*: copy the file again"),
     "closed image": (closed, "cannot read this PngImageFile as an image .*[Cc]losed"),

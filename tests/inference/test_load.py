@@ -141,7 +141,7 @@ def test_a_run_without_a_checkpoint(run, tmp_path):
         ("no/such.png", "no image at no/such.png"),
         (["no/such.png"] * 2, "image 0: no image at no/such.png"),
         ([np.zeros((9, 9, 3), np.uint8), None], "image 1: an image cannot be None"),
-        ((image for image in [__file__]), "cannot read .* as an image .*: convert it to a PNG or JPEG"),
+        ((image for image in [__file__]), "cannot read .* as an image .*: convert it to PNG or JPEG"),
         (np.zeros((64, 64, 3), np.float32), r"must be uint8 \[H, W, 3\], found float32 \[64, 64, 3\]"),
         ([], "was given no images"),
         (iter(()), "was given no images"),

@@ -51,6 +51,24 @@ def test_mistakes(changes, message):
         build(**changes)
 
 
+@pytest.mark.parametrize(
+    ("preset", "size", "message"),
+    [
+        ("mu", (64, 72), r"patch_size=16 does not divide model.image.image_size=\(64, 72\)"),
+        ("mu", (64, 64, 64), r"must be a number of pixels, at least 1, or \(height, width\)"),
+        ("mu", (64, 0), r"must be a number of pixels, at least 1, or \(height, width\)"),
+        ("emoji", (64, 32), "is not square: only the tower vit reads such images"),
+        ("mu-rn", (64, 32), "is not square: only the tower vit reads such images"),
+    ],
+)
+def test_image_sizes_that_do_not_fit(preset, size, message):
+    config = get_preset(preset)
+    with config.image.ignore_type():
+        config.image.image_size = size
+    with pytest.raises(UserError, match=message):
+        build_towers(config, VOCAB, EOT)
+
+
 def test_a_switch_must_be_a_bool():
     config = get_preset("mu").to_dict()
     config["image"]["pre_norm"] = "no"

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import finetune
 from rankclip_jax.config import base
+from rankclip_jax.data.loader_options import loader_options
 from rankclip_jax.errors import UserError
 from rankclip_jax.evaluate import evaluate
 from rankclip_jax.inference.load import read_model
@@ -61,6 +62,25 @@ def test_training_begins_with_the_weights_and_draws_the_rest():
         for name, array in by_path(params).items():
             np.testing.assert_array_equal(array, given.get(name, before[name]), err_msg=name)
     assert set(given) < set(before)
+
+
+def test_images_that_are_not_square():
+    """The loader makes them, and the towers read them; other sizes resize the position embeddings."""
+    wide = str(FOLDER / "worldwide")
+    config = small(finetune.get_config(wide), **{"data.augment": "random_resized_crop|flip"})
+    said, _, state = started(config)
+    assert "resized" not in said
+    assert state["params"]["towers"]["image"]["positional_embedding"].shape == (1 + 3 * 2, 16)
+    assert loader_options(config).augment(np.zeros((30, 20, 3), np.uint8), np.random.default_rng(0)).shape == (
+        24,
+        16,
+        3,
+    )
+    with config.model.image.ignore_type():
+        config.model.image.image_size = (32, 24)
+    said, _, state = started(config)
+    assert "image position embeddings resized from 24 x 16 to 32 x 24 pixels" in said
+    assert state["params"]["towers"]["image"]["positional_embedding"].shape == (1 + 4 * 3, 16)
 
 
 def test_another_image_size_and_a_shorter_text():

@@ -13,7 +13,7 @@ from rankclip_jax.inference.load import encoder_of, load, read_model, read_model
 from rankclip_jax.weights.export import export
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import read_source
-from tests.golden.make_weights import FOLDER, TEXTS, images
+from tests.golden.make_weights import FOLDER, TEXTS, images, pictures
 from tests.support import commands, processes
 
 pytestmark = pytest.mark.xdist_group("weights")
@@ -55,6 +55,41 @@ def test_the_other_library_computes_the_same(kind):
         scalars = model.weights.params["scalars"]
         logits = np.exp(scalars["logit_scale"]) * image @ text.T + scalars.get("logit_bias", 0)
         np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
+
+
+def test_prepared_images_are_not_resized_again(tmp_path):
+    """With a resize to more than the crop, images of the tower's size are resized and cropped too."""
+    shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    (tmp_path / "clip" / "preprocessor_config.json").write_text('{"size": 20, "crop_size": 16}')
+    encoder = load(tmp_path / "clip")
+    given = images()
+    prepared = np.stack([encoder.pixels(image) for image in given])
+    assert not np.array_equal(prepared, given)
+    np.testing.assert_array_equal(encoder.encode_image(prepared, prepared=True), encoder.encode_image(given))
+    np.testing.assert_array_equal(encoder.image_features(prepared, prepared=True), encoder.image_features(given))
+
+
+def test_images_that_are_not_square(tmp_path):
+    """Read, kept and exported for open_clip; transformers has no such model."""
+    with np.load(FOLDER / "worldwide" / "expected.npz") as expected:
+        for folder in (FOLDER / "worldwide", tmp_path / "imported", tmp_path / "exported"):
+            model = read_model(folder)
+            assert tuple(model.config.image.image_size) == (24, 16)
+            found = encoder_of(model).encode_image(pictures("worldwide"))
+            np.testing.assert_allclose(found, expected["image_embeds"], atol=1e-5)
+            if folder == FOLDER / "worldwide":
+                write_imported(model, tmp_path / "imported")
+                export(folder, "open_clip", tmp_path / "exported")
+    with pytest.raises(UserError):
+        export(FOLDER / "worldwide", "hf", tmp_path / "hf")
+
+
+@pytest.mark.parametrize("size", [[16], [16, 0], [16, 16, 16], "16", 16.0, [16, None]])
+def test_an_invalid_image_size(tmp_path, size):
+    shutil.copytree(FOLDER / "worldwide", tmp_path / "wide")
+    damage_config(tmp_path / "wide", "open_clip_config.json", model_cfg__vision_cfg__image_size=size)
+    with pytest.raises(UserError, match=r"has image_size=.*: it must be a number of pixels, or \[height, width\]"):
+        read_source(tmp_path / "wide")
 
 
 def test_an_imported_folder_is_the_same_model(tmp_path, kind):
@@ -162,7 +197,7 @@ MISTAKES = {
     "config": (lambda f: (f / "config.json").write_text("{"), r"config\.json is damaged"),
     "crop": (
         lambda f: (f / "preprocessor_config.json").write_text('{"crop_size": 20}'),
-        "makes images of .* but the model reads 16 pixels",
+        "makes images of .* but the model reads 16 x 16 pixels",
     ),
 }
 

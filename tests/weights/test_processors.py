@@ -1,4 +1,4 @@
-"""transformers' image processors: read as transformers itself reads them, or refused. No weights are needed."""
+"""Preprocessor files: read as the other library reads them, or refused. No weights are needed."""
 
 import json
 
@@ -8,7 +8,8 @@ from transformers import AutoImageProcessor
 
 from rankclip_jax.data.images.resize import parse_resize
 from rankclip_jax.errors import UserError
-from rankclip_jax.models.pixels import normalize_pixels
+from rankclip_jax.models.pixels import PIXEL_MEAN, normalize_pixels
+from rankclip_jax.weights.formats.preprocessing import read_preprocess_cfg
 from rankclip_jax.weights.formats.processors import PROCESSOR_FILES, read_preprocessor, write_preprocessor
 from tests.golden.preprocessing import MODES, SIZES, image
 
@@ -80,6 +81,15 @@ def test_a_file_of_the_whole_processor_comes_first(tmp_path):
     assert read_preprocessor(tmp_path, "clip", SIDE)["resize"] == "crop,nearest,transformers"
 
 
+def test_models_of_images_that_are_not_square(tmp_path):
+    squash = {"size": {"height": 12, "width": 20}, "do_center_crop": False}
+    assert read_preprocessor(written(tmp_path, CLIP | squash), "clip", (12, 20))["resize"] == "squash,transformers"
+    assert read_preprocessor(written(tmp_path, {}), "siglip", (12, 20))["resize"] == "squash,transformers"
+    crop = {"size": {"shortest_edge": 12}, "crop_size": {"height": 12, "width": 20}}
+    with pytest.raises(UserError, match=r"not supported with a crop of"):
+        read_preprocessor(written(tmp_path, CLIP | crop), "clip", (12, 20))
+
+
 @pytest.mark.parametrize(("kind", "fit"), [("clip", "crop"), ("siglip", "squash")])
 def test_defaults_without_a_file(tmp_path, kind, fit):
     found = read_preprocessor(tmp_path, kind, SIDE)
@@ -100,23 +110,30 @@ def test_a_written_file_is_read_back(tmp_path, kind, resize):
 
 
 REFUSED = {
-    "no resize": (CLIP | {"do_resize": False}, "has do_resize=False: it must be True"),
-    "null as do_resize": (CLIP | {"do_resize": None}, "has do_resize=False: it must be True"),
+    "no resize": (CLIP | {"do_resize": False}, "has do_resize=false: it must be true"),
+    "null as do_resize": (CLIP | {"do_resize": None}, "has do_resize=null: it must be true"),
     "null as do_center_crop": (CLIP | {"do_center_crop": None}, "resizes the shorter edge and does not crop"),
     "null as resample": (CLIP | {"resample": None}, "has resample=None: it must be one of"),
-    "padding": (CLIP | {"do_pad": True}, "has do_pad=True: it must be False"),
+    "padding": (CLIP | {"do_pad": True}, "has do_pad=true: it must be false"),
     "resample": (CLIP | {"resample": 9}, r"has resample=9: it must be one of 0 \(nearest\), 1 \(lanczos\), 2"),
     "a word": (CLIP | {"resample": "bicubic"}, "has resample='bicubic'"),
     "shorter edge, no crop": (CLIP | {"do_center_crop": False}, "resizes the shorter edge and does not crop"),
     "a number for siglip": (SIGLIP | {"size": 16}, "resizes the shorter edge and does not crop"),
-    "longest edge": (CLIP | {"size": {"longest_edge": 16}}, "supported are shortest_edge, and equal height and width"),
+    "longest edge": (CLIP | {"size": {"longest_edge": 16}}, "supported are shortest_edge, and height with width"),
     "both edges": (CLIP | {"size": {"shortest_edge": 16, "longest_edge": 20}}, "supported are shortest_edge"),
-    "not square": (SIGLIP | {"size": {"height": 16, "width": 24}}, "supported are shortest_edge, and equal height"),
-    "other size": (SIGLIP | {"size": {"height": 20, "width": 20}}, "but the model reads 16 pixels: change its size"),
-    "other crop": (CLIP | {"crop_size": 20, "size": 20}, "but the model reads 16 pixels: change its size"),
-    "small": (CLIP | {"size": 12}, "less than the 16 of the crop: padding is not supported"),
-    "text as size": (CLIP | {"size": "16"}, "padding is not supported"),
+    "not square": (
+        SIGLIP | {"size": {"height": 16, "width": 24}},
+        "makes images of .*, but the model reads 16 x 16",
+    ),
+    "other size": (
+        SIGLIP | {"size": {"height": 20, "width": 20}},
+        "but the model reads 16 x 16 pixels: change its size",
+    ),
+    "other crop": (CLIP | {"crop_size": 20, "size": 20}, "but the model reads 16 x 16 pixels: change its size"),
+    "small": (CLIP | {"size": 12}, "not supported with a crop of .*: use a larger square size"),
+    "text as size": (CLIP | {"size": "16"}, "use a larger square size"),
     "two means": (CLIP | {"image_mean": [0.5, 0.5]}, r"has image_mean=\[0.5, 0.5\]: it must be one number, or three"),
+    "endless mean": (CLIP | {"image_mean": float("inf")}, "has image_mean=inf: it must be one number"),
     "text as mean": (CLIP | {"image_mean": "0.5"}, "has image_mean='0.5'"),
     "zero factor": (CLIP | {"rescale_factor": 0}, "has rescale_factor=0: it must be a positive number"),
     "class": (CLIP | {"image_processor_type": "ViTImageProcessor"}, "has image_processor_type='ViTImageProcessor'"),
@@ -130,3 +147,28 @@ def test_what_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=message) as caught:
         read_preprocessor(written(tmp_path, given), "siglip" if "Siglip" in str(given) else "clip", SIDE)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+OPEN_CLIP = {
+    "interpolation": (
+        {"interpolation": "nearest"},
+        "has interpolation='nearest' and resize_mode='shortest': supported",
+    ),
+    "longest": ({"resize_mode": "longest"}, "supported are bicubic, bilinear, random, and shortest or squash"),
+    "list": ({"resize_mode": ["squash"]}, r"resize_mode=\['squash'\]"),
+    "mean": ({"mean": [0.5]}, r"has mean=\[0.5\]: it must be one number, or three"),
+    "no object": ([], r"has preprocess_cfg=\[\]"),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+def test_what_is_refused_of_open_clip(name):
+    given, message = OPEN_CLIP[name]
+    with pytest.raises(UserError, match=message):
+        read_preprocess_cfg(given, "a.json", SIDE)
+
+
+def test_nulls_and_single_numbers_of_open_clip():
+    given = {"mean": None, "std": 0.5, "interpolation": None, "size": [9, 9]}
+    expected = {"pixel_mean": PIXEL_MEAN, "pixel_std": (0.5,) * 3, "resize": "crop,open_clip"}
+    assert read_preprocess_cfg(given, "a.json", SIDE) == expected

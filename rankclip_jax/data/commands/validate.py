@@ -155,7 +155,7 @@ def _unusual(image: Image.Image) -> list[str]:
         "CMYK": mode == "CMYK",
         "palette": mode in ("P", "PA"),
         "grey": mode in ("1", "L", "LA"),
-        "16 bits": mode.startswith("I"),
+        "16 bits": mode.startswith("I;16") or (mode == "I" and image.format == "PPM"),
         "transparency": mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info,
         "EXIF orientation": orientation not in (None, 1),
         DAMAGED_EXIF: orientation is None,

@@ -12,7 +12,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 WHITE_IS_ZERO = 0
 # Formats whose 16-bit grey uses the whole range, or declares fewer bits (TIFF). None: an image made in memory.
 KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF", None)
-UNKNOWN = "the range of its values is unknown: convert it to 8 bits"
+CONTENT = {"I": "integers", "F": "floats"}
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -26,7 +26,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     # Pillow scales the values of a PGM to 16 bits and gives them the mode of 32 bits.
     known = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     if not known or image.format not in KNOWN_RANGE:
-        raise ImageError("unknown range", f"{image.format or 'image'} of mode {image.mode}; {UNKNOWN}")
+        content = CONTENT.get(image.mode, "values")
+        raise ImageError("unknown range", f"{image.format or 'image'} of mode {image.mode}, {content} of any size")
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     grey = (np.asarray(image).astype(np.uint16) >> (bits - 8)).astype(np.uint8)

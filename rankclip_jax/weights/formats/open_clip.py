@@ -65,7 +65,8 @@ def read(path: Path, config_file: Path | None = None, activation: str = "") -> F
     vision, text = cfg.get("vision_cfg", {}), cfg.get("text_cfg", {})
     timm = timm_options(vision, tensors, where) if vision.get("timm_model_name") and "image" in has else None
     config = to_model_config(weights.stem, cfg, shapes, timm, where)
-    config.image.update(read_preprocess_cfg(given.get("preprocess_cfg") or {}, where, config.image.image_size))
+    preprocess = given.get("preprocess_cfg")
+    config.image.update(read_preprocess_cfg({} if preprocess is None else preprocess, where, config.image.image_size))
     if activation:
         config.text.activation = activation
         if config.image.tower == "vit" and not timm:

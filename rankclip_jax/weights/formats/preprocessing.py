@@ -4,6 +4,7 @@
 the text that `data.images.resize` reads.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,11 @@ def read_preprocess_cfg(given: Mapping[str, Any], where: str, image_size: int | 
     Raises:
       UserError: it is not supported here.
     """
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where} has preprocess_cfg={given!r}: it must be an object with mean, std and so on.")
     given = {key: value for key, value in given.items() if value is not None}
     filter_, fit = given.get("interpolation", "bicubic"), given.get("resize_mode", "shortest")
-    if filter_ not in FILTERS or fit not in FITS:
+    if filter_ not in FILTERS or fit not in tuple(FITS):
         raise UserError(
             f"{where} has interpolation={filter_!r} and resize_mode={fit!r}: supported are {', '.join(FILTERS)}, and "
             f"{' or '.join(FITS)}."
@@ -66,6 +69,6 @@ def three_numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
       UserError: it is something else.
     """
     values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
-    if len(values) != 3 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+    if len(values) != 3 or not all(type(x) in (int, float) and math.isfinite(x) for x in values):
         raise UserError(f"{where} has {key}={value!r}: it must be one number, or three for red, green and blue.")
     return values

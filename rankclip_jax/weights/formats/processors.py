@@ -5,6 +5,7 @@ are those of transformers 5. In its files a switch that is null is off. It refus
 the default: so is done here, but for ``resample``, where the versions disagree.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from rankclip_jax.data.images.resize import FILTERS, Resize, parse_resize
 from rankclip_jax.errors import UserError
+from rankclip_jax.image_size import Size, height_width_of, size_text
 from rankclip_jax.models.pixels import PIXEL_MEAN, PIXEL_STD
 from rankclip_jax.weights.formats.preprocessing import three_numbers
 from rankclip_jax.weights.formats.tensor_files import read_json
@@ -30,24 +32,25 @@ ONLY = {"do_resize": True, "do_pad": False, "use_square_size": False}
 RESAMPLE = {int(filter_): name for name, filter_ in FILTERS.items()}
 
 
-def read_preprocessor(folder: Path, kind: str, image_size: int) -> dict[str, Any]:
+def read_preprocessor(folder: Path, kind: str, image_size: Size) -> dict[str, Any]:
     """Preprocessing of a folder of transformers, by our keys.
 
     Args:
       folder: without a preprocessor file, the defaults of `kind` are returned.
       kind: "clip" or "siglip".
-      image_size: side of the images that the model reads.
+      image_size: size of the images that the model reads.
 
     Raises:
       UserError: it is not supported here, or has another image size.
     """
     path, given = find_processor(folder)
     defaults = CLASSES[_class_of(given, kind, path)]
-    off = {key: False for key, value in given.items() if value is None and key.startswith("do_")}
-    given = {key: value for key, value in given.items() if value is not None or key == "resample"} | off
     for key, wanted in ONLY.items():
         if bool(given.get(key, wanted)) != wanted:
-            raise UserError(f"{path} has {key}={given[key]!r}: it must be {wanted!r}, or the key be left out.")
+            found, needed = json.dumps(given[key]), json.dumps(wanted)
+            raise UserError(f"{path} has {key}={found}: it must be {needed}, or the key be left out.")
+    off = {key: False for key, value in given.items() if value is None and key.startswith("do_")}
+    given = {key: value for key, value in given.items() if value is not None or key == "resample"} | off
     return _normalisation(given, defaults, path) | {"resize": str(_resize(given, defaults, image_size, path))}
 
 
@@ -80,26 +83,37 @@ def _normalisation(given: Mapping[str, Any], defaults: Mapping[str, Any], path: 
     return {"pixel_mean": tuple(x / scale for x in mean), "pixel_std": tuple(x / scale for x in std)}
 
 
-def _resize(given: Mapping[str, Any], defaults: Mapping[str, Any], image_size: int, path: Path) -> Resize:
-    square = {"height": image_size, "width": image_size}
-    shortest = {"shortest_edge": image_size}
-    size = _size(given.get("size", shortest if defaults["size"] == "shortest_edge" else square), given)
+def _resize(given: Mapping[str, Any], defaults: Mapping[str, Any], image_size: Size, path: Path) -> Resize:
+    target = dict(zip(("height", "width"), height_width_of(image_size), strict=True))
+    shortest = {"shortest_edge": min(target.values())}
+    size = _size(given.get("size", shortest if defaults["size"] == "shortest_edge" else target), given)
     crops = given.get("do_center_crop", defaults["do_center_crop"])
-    if set(size) not in (set(shortest), set(square)) or size.get("height") != size.get("width"):
-        raise UserError(f"{path} has size={size}: supported are shortest_edge, and equal height and width.")
+    if set(size) not in (set(shortest), set(target)):
+        raise UserError(f"{path} has size={size}: supported are shortest_edge, and height with width.")
     if not crops and "shortest_edge" in size:
         raise UserError(
-            f"{path} resizes the shorter edge and does not crop, but the model reads square images: set "
+            f"{path} resizes the shorter edge and does not crop, but the model reads images of one size: set "
             "do_center_crop to true, or give size a height and a width."
         )
-    made = _size(given.get("crop_size", square), {"default_to_square": True}) if crops else size
-    if made != square:
-        raise UserError(f"{path} makes images of {made}, but the model reads {image_size} pixels: change its size.")
-    side = next(iter(size.values()))
-    if not isinstance(side, int) or side < image_size:
-        raise UserError(f"{path} has size={size}, less than the {image_size} of the crop: padding is not supported.")
+    made = _size(given.get("crop_size", target), {"default_to_square": True}) if crops else size
+    if made != target:
+        read = size_text(image_size)
+        raise UserError(f"{path} makes images of {made}, but the model reads {read} pixels: change its size.")
     fit = "crop" if "shortest_edge" in size else "squash"
-    return Resize(fit, 0 if side == image_size else side, _filter(given, path), "transformers")
+    return Resize(fit, _side(size, target, path), _filter(given, path), "transformers")
+
+
+def _side(size: Mapping[str, Any], target: Mapping[str, int], path: Path) -> int:
+    """The side that images are resized to before the crop; 0 if it is the size of the crop."""
+    sides = set(size.values())
+    if size == target or (sides == set(target.values()) and len(sides) == 1):
+        return 0
+    side = next(iter(sides))
+    if len(sides) > 1 or len(set(target.values())) > 1 or type(side) is not int or side < target["height"]:
+        raise UserError(
+            f"{path} has size={size}, which is not supported with a crop of {target}: use a larger square size."
+        )
+    return side
 
 
 def _size(value: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
+from PIL import Image
+
 from rankclip_jax.data.sources import SOURCES
+from tests.data.images.test_decode import COLOURED
 from tests.support.data_commands import BAD, ROWS, config_of
 
 
@@ -19,6 +23,25 @@ def test_validate_lists_exactly_the_broken_pairs(run_data, pairs_folder, tmp_pat
         assert f" 1 {kind}" in text, text
     assert " 2 palette" in text  # and every GIF has one
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_damaged_exif_data_and_values_of_unknown_range(run_data, tmp_path):
+    """Damaged EXIF data do not matter, and do not end the command. Floats are listed; 16 bits are not."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("exif.png", "exif.webp"):
+        COLOURED.save(images / name, exif=b"Exif\0\0no header")
+    Image.fromarray(np.ones((64, 64), np.float32)).save(images / "float.tif")
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(images / "deep.png")
+    for path in list(images.iterdir()):
+        path.with_suffix(".txt").write_text(f"a sketch of {path.stem}")
+    (images / "exif.txt").write_text("two formats")
+    config = config_of(tmp_path, name="image_folder", train=str(images))
+    text = run_data("validate", config, f"--out={tmp_path / 'bad.jsonl'}")
+    listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert listed == [{"key": "float.tif", "reason": "unknown range: TIFF of mode F, floats of any size"}]
+    assert "4 pairs, 1 of them bad" in text
+    assert " 2 damaged EXIF: not used" in text and " 1 16 bits" in text and "EXIF orientation" not in text
 
 
 def test_strict_lists_unusual_pairs_too(run_data, pairs_folder, tmp_path):

@@ -93,12 +93,10 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_range_is_refused(name):
-    with pytest.raises(
-        ImageError, match=r"TIFF of mode [IF]; the range of its values is unknown: convert it"
-    ) as caught:
+    with pytest.raises(ImageError, match=r"TIFF of mode (I, integers|F, floats) of any size") as caught:
         decode(encoded(UNKNOWN[name], "TIFF"))
     assert caught.value.kind == "unknown range"
-    with pytest.raises(ImageError, match=r"image of mode [IF]; the range"):
+    with pytest.raises(ImageError, match=r"unknown range: image of mode [IF]"):
         eight_bits(Image.fromarray(UNKNOWN[name]))
 
 
