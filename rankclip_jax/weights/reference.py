@@ -13,6 +13,9 @@ from rankclip_jax.weights.formats import huggingface, open_clip
 from rankclip_jax.weights.formats.huggingface_table import KINDS
 from rankclip_jax.weights.formats.processors import find_processor
 
+# Types of models that transformers opens for a check: its class.
+CLASSES = KINDS | {"metaclip_2": "MetaClip2Model"}
+
 
 class ReferenceModel(NamedTuple):
     """A model as another library opens it.
@@ -37,7 +40,7 @@ def open_reference(folder: Path, model: Model) -> ReferenceModel:
       UserError: the library is not installed or cannot open the folder, or no library opens this format.
     """
     kind = huggingface.type_of(folder) if folder.is_dir() else None
-    if kind in KINDS:
+    if kind in CLASSES:
         return _open_in_transformers(folder, model.config.text.context_length)
     if (folder / open_clip.CONFIG).is_file():
         return _open_in_open_clip(folder)
@@ -63,7 +66,7 @@ def _open_in_transformers(folder: Path, context_length: int) -> ReferenceModel:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model_class = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[huggingface.type_of(folder)]
+    model_class = getattr(transformers, CLASSES[huggingface.type_of(folder)])
     try:
         theirs = model_class.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -8,10 +8,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rankclip_jax.config.base import get_config
-from rankclip_jax.data.text.tokenizer import train_tokenizer
+from rankclip_jax.data.text.tokenizer import SpecialTokens, Tokenizer, train_tokenizer
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.load import encoder_of, load, read_model
 from rankclip_jax.training.init_from import check_vocabulary, read_initial
+from rankclip_jax.weights.export import FORMATS
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import is_source, locate, read_source
 from tests.golden.make_weights import FOLDER, TEXTS, images
@@ -124,3 +125,43 @@ def test_an_imported_tower_alone_begins_a_run(tmp_path):
     model = read_initial(config, None)
     assert list(model.weights.params["towers"]) == ["image"] and model.weights.params["scalars"] == {}
     check_vocabulary(model, train_tokenizer(["another tokenizer"], 260, 16))  # has no say
+
+
+# MetaCLIP 2, which differs from CLIP only in where it finds the end-of-text token.
+
+
+def multilingual(folder, eos):
+    """The CLIPModel folder as a model of MetaCLIP 2 with the end-of-text id `eos`."""
+    shutil.copytree(FOLDER / "clip", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"], config["text_config"]["eos_token_id"] = "metaclip_2", eos
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_metaclip_2_pools_at_its_end_of_text_id(tmp_path):
+    whole = read_source(FOLDER / "clip")
+    assert_same(read_model(multilingual(tmp_path / "x", whole.tokenizer.eot_id)), whole)
+    with pytest.raises(UserError, match="the text tower pools at id 2"):  # the largest id in CLIPModel
+        read_model(multilingual(tmp_path / "y", 2))
+
+
+def test_metaclip_2_is_the_same_in_transformers(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = multilingual(tmp_path / "x", read_source(FOLDER / "clip").tokenizer.eot_id)
+    theirs = transformers.MetaClip2Model.from_pretrained(folder, dtype=torch.float32).eval()
+    encoder = load(folder)
+    with torch.no_grad():
+        found = theirs.get_text_features(input_ids=torch.tensor(encoder.tokenize(TEXTS)).long())
+    found = getattr(found, "pooler_output", found).numpy()
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), found, atol=1e-5)
+
+
+def test_models_that_transformers_would_pool_elsewhere_are_not_exported_for_it(tmp_path):
+    folder = multilingual(tmp_path / "x", read_source(FOLDER / "clip").tokenizer.eot_id)
+    model = read_model(folder)
+    special = SpecialTokens(before=(), after=(2,), pad=0, cleaning="clip")
+    model = model._replace(tokenizer=Tokenizer(model.tokenizer._bpe, model.tokenizer.context_length, special))
+    with pytest.raises(UserError, match="ends texts with the id 2, for which CLIPModel pools at the largest"):
+        FORMATS["hf"].writer.tensors(model)

@@ -40,9 +40,11 @@ TOWER_DEFAULTS = {
 
 
 # model_type of config.json: the kind of model, a key of `KINDS`, and the towers that it has.
-TYPES = {kind: (kind, ("image", "text")) for kind in KINDS}
-TYPES |= {f"{kind}_vision_model": (kind, ("image",)) for kind in KINDS}
-TYPES |= {f"{kind}_text_model": (kind, ("text",)) for kind in KINDS}
+# MetaCLIP 2 differs from CLIP only in how it finds the end-of-text token.
+FAMILIES = {kind: kind for kind in KINDS} | {"metaclip_2": "clip"}
+TYPES = {name: (kind, ("image", "text")) for name, kind in FAMILIES.items()}
+TYPES |= {f"{name}_vision_model": (kind, ("image",)) for name, kind in FAMILIES.items()}
+TYPES |= {f"{name}_text_model": (kind, ("text",)) for name, kind in FAMILIES.items()}
 # What precedes the names of a tower, unless the tower was saved without the model around it.
 TOWERS = {"image": "vision_model.", "text": "text_model."}
 PROJECTIONS = {"image": "visual_projection.weight", "text": "text_projection.weight"}
@@ -69,7 +71,7 @@ def read(folder: Path) -> Foreign:
     if "text" in has:
         tokenizer = read_tokenizer(folder, config.text.context_length, text["vocab_size"], kind)
     if "text" in has and kind == "clip":
-        _check_pooling(text, tokenizer, folder)
+        _check_pooling(text, tokenizer, folder, by_id="metaclip" in type_of(folder))
     weights = first_file(folder, WEIGHTS) or lone_file(folder)
     if weights is None:
         raise UserError(f"no weights in {folder}: expected {WEIGHTS[0]} or {WEIGHTS[2]}.")
@@ -155,13 +157,14 @@ def _tower(tower: str, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _check_pooling(text: Mapping[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
+def _check_pooling(text: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, by_id: bool) -> None:
     """Check that transformers pools at the end-of-text token.
 
-    It pools at the largest id if eos_token_id is 2 (old files), otherwise at the first token with the id eos_token_id.
+    It pools at the first token with the id eos_token_id. Unless `by_id`, an eos_token_id of 2, as in old files, stands
+    for the largest id.
     """
     eos = text["eos_token_id"]
-    pooled = tokenizer.vocab_size - 1 if eos == 2 else eos
+    pooled = tokenizer.vocab_size - 1 if eos == 2 and not by_id else eos
     if pooled != tokenizer.eot_id:
         raise UserError(
             f"{folder}: the text tower pools at id {pooled} (eos_token_id={eos}), but its tokenizer ends texts with "

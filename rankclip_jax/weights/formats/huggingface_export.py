@@ -29,6 +29,11 @@ def tensors(model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
     kind = config_kind(model.config)
     if not isinstance(model.config.image.image_size, int):
         raise UserError(f"transformers' {KINDS[kind]} reads square images: export this model with --format=open_clip.")
+    if kind == "clip" and model.tokenizer.eot_id == 2:
+        raise UserError(
+            f"{model.origin} ends texts with the id 2, for which {KINDS[kind]} pools at the largest id instead: use "
+            "--format=open_clip."
+        )
     arrays, omitted = arrays_by_path(model), []
     if "scalars/logit_scale" not in arrays:
         raise UserError(f"{model.origin} has no logit_scale, which {KINDS[kind]} needs: export another run.")
