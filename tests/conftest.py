@@ -11,6 +11,7 @@ from tests.support.paths import ROOT
 # optimizations it takes half of it, and a program that one worker or process has compiled is read by the others, in
 # later sessions too (its key covers the program, the compiler's version and its flags).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")  # a sum of [B] and [B, 1] is nearly always a mistake
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

@@ -108,7 +108,7 @@ def epoch_order(key: jax.Array, epoch: int, num_records: int) -> jax.Array:
 
 def logits_of(params: Mapping[str, jax.Array], features_MD: jax.Array) -> jax.Array:
     """Return float32 [M, K], with full precision also on devices whose default is lower."""
-    return jnp.matmul(features_MD, params["kernel"], precision=jax.lax.Precision.HIGHEST) + params["bias"]
+    return jnp.matmul(features_MD, params["kernel"], precision=jax.lax.Precision.HIGHEST) + params["bias"][None]
 
 
 def accuracies(scores_MK: np.ndarray, labels_M: np.ndarray) -> dict[str, float]:

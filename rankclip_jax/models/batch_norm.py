@@ -32,23 +32,24 @@ class BatchNorm(nn.Module):
     def __call__(self, x_BHWC: jax.Array, train: bool) -> jax.Array:
         """Normalise [B, ..., C]; the result has the same shape, and dtype `dtype`."""
         channels = x_BHWC.shape[-1]
-        scale = self.param("scale", self.scale_init, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale_11C = self.param("scale", self.scale_init, (channels,))[None, None]
+        bias_11C = self.param("bias", nn.initializers.zeros, (channels,))[None, None]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         x = x_BHWC.astype(jnp.promote_types(x_BHWC.dtype, jnp.float32))
-        if not train:
-            normal = (x - running_mean.value) * lax.rsqrt(running_var.value + EPS)
-            return (normal * scale + bias).astype(self.dtype)
-        x = x.reshape(self.groups, -1, channels)
-        mean_G1C = jnp.mean(x, axis=1, keepdims=True)
-        centred = x - mean_G1C
-        var_G1C = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
-        values = x.shape[1]
-        _move(running_mean, jnp.mean(mean_G1C, axis=(0, 1)))
-        _move(running_var, jnp.mean(var_G1C, axis=(0, 1)) * (values / max(1, values - 1)))
-        normal = centred * (lax.rsqrt(var_G1C + EPS) * scale) + bias
-        return normal.reshape(x_BHWC.shape).astype(self.dtype)
+        x_GNC = x.reshape(self.groups if train else 1, -1, channels)
+        if train:
+            mean_G1C = jnp.mean(x_GNC, axis=1, keepdims=True)
+            centred_GNC = x_GNC - mean_G1C
+            var_G1C = jnp.mean(jnp.square(centred_GNC), axis=1, keepdims=True)
+            values = x_GNC.shape[1]
+            _move(running_mean, jnp.mean(mean_G1C, axis=(0, 1)))
+            _move(running_var, jnp.mean(var_G1C, axis=(0, 1)) * (values / max(1, values - 1)))
+            normal_GNC = centred_GNC * (lax.rsqrt(var_G1C + EPS) * scale_11C)
+        else:
+            centred_GNC = x_GNC - running_mean.value[None, None]
+            normal_GNC = centred_GNC * lax.rsqrt(running_var.value + EPS)[None, None] * scale_11C
+        return (normal_GNC + bias_11C).reshape(x_BHWC.shape).astype(self.dtype)
 
 
 def _move(running: nn.Variable, now: jax.Array) -> None:

@@ -108,7 +108,7 @@ class AttentionPool(nn.Module):
 
         x_BPC = x_BHWC.reshape(batch, -1, width)
         x_BPC = jnp.concatenate([jnp.mean(x_BPC, axis=1, keepdims=True), x_BPC], axis=1)
-        x_BPC = x_BPC + self.param("positional_embedding", normal, x_BPC.shape[1:]).astype(self.dtype)
+        x_BPC = x_BPC + self.param("positional_embedding", normal, x_BPC.shape[1:])[None].astype(self.dtype)
         query, key, value = heads("q_proj", x_BPC[:, :1]), heads("k_proj", x_BPC), heads("v_proj", x_BPC)
         pooled_BC = jax.nn.dot_product_attention(query, key, value).reshape(batch, width)
         return dense(self.embed_dim, name="c_proj")(pooled_BC), pooled_BC

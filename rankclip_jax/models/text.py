@@ -60,7 +60,7 @@ class TextTransformer(nn.Module):
         normal = nn.initializers.normal
         tokens = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
-        x_BLD = (tokens[tokens_BL] + positions).astype(self.dtype)
+        x_BLD = (tokens[tokens_BL] + positions[None]).astype(self.dtype)
         block = {"activation": self.activation, "mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "dtype": self.dtype}
         block["layer_scale"] = self.layer_scale
         init = text_block_init(self.width, self.layers)
@@ -86,4 +86,4 @@ class TextTransformer(nn.Module):
         if not self.projection_bias:
             return features_BE
         bias = self.param("text_projection_bias", nn.initializers.zeros, (self.embed_dim,))
-        return features_BE + bias.astype(self.dtype)
+        return features_BE + bias[None].astype(self.dtype)

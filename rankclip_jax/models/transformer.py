@@ -130,7 +130,7 @@ class Block(nn.Module):
         if not self.layer_scale:
             return branch_BTD
         init = nn.initializers.constant(self.layer_scale)
-        return branch_BTD * self.param(name, init, (branch_BTD.shape[-1],)).astype(self.dtype)
+        return branch_BTD * self.param(name, init, (branch_BTD.shape[-1],))[None, None].astype(self.dtype)
 
 
 # What a block keeps for the backward pass, which computes the rest again.

@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
         if has_class_token(self.pool):
             class_token = self._scaled_normal("class_embedding", (self.width,))
             x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, self.width)), x], axis=1)
-        return x + self._scaled_normal("positional_embedding", x.shape[1:])
+        return x + self._scaled_normal("positional_embedding", x.shape[1:])[None]
 
     def _pooled(self, x_BTD: jax.Array) -> jax.Array:
         norm = layer_norm("ln_post", self.dtype, self.ln_eps)
@@ -113,7 +113,7 @@ class VisionTransformer(nn.Module):
         if not self.projection_bias:
             return features_BE
         bias = self.param("proj_bias", nn.initializers.zeros, (self.embed_dim,))
-        return features_BE + bias.astype(self.dtype)
+        return features_BE + bias[None].astype(self.dtype)
 
     def _scaled_normal(self, name: str, shape: tuple[int, ...]) -> jax.Array:
         return self.param(name, nn.initializers.normal(self.width**-0.5), shape).astype(self.dtype)

@@ -83,7 +83,7 @@ def listmle_released(
     sums_CB = jnp.cumsum(jnp.exp(ascending_CB), axis=1)
     factors_CB = jnp.log(sums_CB + RELEASED_EPS) - ascending_CB
     if rank_weights is not None:
-        factors_CB *= jnp.asarray(rank_weights.in_order(factors_CB.shape[1]), factors_CB.dtype)
+        factors_CB *= jnp.asarray(rank_weights.in_order(factors_CB.shape[1]), factors_CB.dtype)[None, :]
     loss_C = jnp.sum(factors_CB, axis=1)
     return jnp.where(_any_nan(reference_CB, order_CB), jnp.nan, loss_C)
 

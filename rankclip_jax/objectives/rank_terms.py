@@ -84,5 +84,5 @@ LIST_SCOPES = {"row": _row_lists, "batch": _one_list}
 
 def without_own(rows_CB: jax.Array, own_C: jax.Array) -> jax.Array:
     """Rows [C, B - 1] without the column `own_C` of each row. Selections need no gather, which would be slower."""
-    column = jnp.arange(rows_CB.shape[1] - 1)
+    column = jnp.arange(rows_CB.shape[1] - 1)[None, :]
     return jnp.where(column >= own_C[:, None], rows_CB[:, 1:], rows_CB[:, :-1])

@@ -167,7 +167,7 @@ def duplicate_captions(tokens_BL: jax.Array) -> jax.Array:
     """
     rng = np.random.default_rng(0)
     factors_L2 = rng.integers(1, 2**32, (tokens_BL.shape[1], 2), dtype=np.uint32) | 1
-    hashes = [jnp.sum(tokens_BL.astype(jnp.uint32) * factors_L2[:, i], axis=1, dtype=jnp.uint32) for i in (0, 1)]
+    hashes = [jnp.sum(tokens_BL.astype(jnp.uint32) * factors_L2[None, :, i], axis=1, dtype=jnp.uint32) for i in (0, 1)]
     rows_B = jnp.arange(len(tokens_BL))
     order_B = lax.sort((*hashes, rows_B), num_keys=2)[2]
     sorted_BL = tokens_BL[order_B]

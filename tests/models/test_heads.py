@@ -130,7 +130,7 @@ def test_every_preset_has_towers_with_heads(preset):
 
 
 def head_in_numpy(variables, x, train):
-    params, running = variables["params"], variables["batch_stats"]
+    params, running = (jax.tree.map(np.asarray, variables[part]) for part in ("params", "batch_stats"))
     for dense, norm in (("hidden0", "norm0"), ("prototypes", "norm_out")):
         x = x @ np.asarray(params[dense]["kernel"], np.float64)
         mean, var = (x.mean(0), x.var(0)) if train else (running[norm]["mean"], running[norm]["var"])

@@ -23,6 +23,7 @@ class Server(http.server.ThreadingHTTPServer):
         ranges only, not on the order of requests from several threads.
       limited_until: until this `time.monotonic()` all requests are answered by 429 with "Retry-After: 1".
       ignores_ranges: whether whole files are sent for every request.
+      slow_headers: whether headers are sent byte by byte, without end.
       endless: pause in seconds between parts of an answer that never ends; None for usual answers.
       requests: (path, range) of every request.
     """
@@ -37,6 +38,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.limited_until = 0.0
         self.ignores_ranges = False
         self.endless = None
+        self.slow_headers = False
         self.requests = []
         self.lock = threading.Lock()
 
@@ -57,7 +59,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             part = zlib.crc32(f"{self.path} {asked}".encode())
             fails = server.requests.count((self.path, asked)) <= server.failures
         file = server.folder / self.path.split("?")[0].lstrip("/")
-        if server.endless is not None:
+        if server.slow_headers:
+            self._send_headers_without_end()
+        elif server.endless is not None:
             self._answer_without_end()
         elif time.monotonic() < server.limited_until:
             self._answer(429, b"slow down", {"Retry-After": "1"})
@@ -82,6 +86,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if broken else body)
         self.close_connection = self.close_connection or bool(broken)
+
+    def _send_headers_without_end(self):
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
 
     def _answer_without_end(self):
         self.send_response(206 if self.headers.get("Range") else 200)

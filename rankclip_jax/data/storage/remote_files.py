@@ -11,9 +11,9 @@ Temporary failures are retried. The pauses are random: processes that failed tog
   HTTP response  if it ends early, the request is sent again, up to 5 times within about 8 s.
   fsspec         up to 5 retries within about 8 s, in addition to the retries of the client library.
 
-Each attempt waits at most 10 s for a connection and 60 s between two parts of a response. A response that is slower
-than 10 kB/s on average after 30 s, takes more than 10 minutes, or is larger than asked for is an error without a retry.
-A file that is read as a whole may have 512 MiB.
+Each attempt waits at most 10 s for a connection, 60 s between two parts of a response and 60 s for its headers. It is
+an error without a retry if a response is slower than 10 kB/s on average after 30 s, takes more than 10 minutes, or is
+larger than asked for. A file that is read as a whole may have 512 MiB.
 
 Errors hold no secrets of the URL.
 """
@@ -30,10 +30,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 from urllib3.exceptions import HTTPError
 
+from rankclip_jax.data.storage.http_pools import Adapter, PatientRetry
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.redact import redacted
 from rankclip_jax.terminal import make_printable
@@ -60,7 +59,7 @@ class _EndedEarly(OSError):
     """The connection ended before the response was complete."""
 
 
-class _Retry(Retry):
+class _Retry(PatientRetry):
     """Waits as long as the server asks for by Retry-After, but at least the usual pause and at most a limit."""
 
     def get_retry_after(self, response) -> float | None:
@@ -152,7 +151,7 @@ def _session() -> requests.Session:
         )
         session = requests.Session()
         for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry))
+            session.mount(scheme, Adapter(max_retries=retry))
         session.headers["Accept-Encoding"] = "identity"  # offsets in a compressed response would differ
         _local.session, _local.process = session, os.getpid()
     return _local.session

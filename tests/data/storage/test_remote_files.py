@@ -12,7 +12,7 @@ from urllib3 import HTTPResponse
 from rankclip_jax.data.images.decode import DecodedRecords
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.webdataset import open_pairs
-from rankclip_jax.data.storage import locations, remote_files
+from rankclip_jax.data.storage import http_pools, locations, remote_files
 from rankclip_jax.data.tars import build
 from rankclip_jax.data.text.tokenizer import train_tokenizer
 from rankclip_jax.errors import UserError
@@ -145,6 +145,15 @@ def test_an_answer_that_drips(server, monkeypatch):
         monkeypatch.setattr(remote_files, limit, 0.3)
         with pytest.raises(OSError, match="bytes per second, too slow to wait for"):
             locations.read(server.files[0])
+    assert time.monotonic() - began < 5 and len(server.requests) == 2
+
+
+def test_headers_that_drip(server, monkeypatch):
+    monkeypatch.setattr(http_pools, "HEADER_SECONDS", 0.3)
+    server.slow_headers, began = True, time.monotonic()
+    for read in (locations.read, locations.stamp):
+        with pytest.raises(OSError, match=r"the headers take more than 0.3 s"):
+            read(server.files[0])
     assert time.monotonic() - began < 5 and len(server.requests) == 2
 
 
