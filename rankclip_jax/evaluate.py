@@ -17,7 +17,7 @@ With --linear_probe, the command instead fits a linear classifier on features of
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ from rankclip_jax.terminal import show
 from rankclip_jax.text_table import text_table
 from rankclip_jax.weights.formats.source import is_source
 
+Tell = Callable[[dict], None]
+
 
 class Target(NamedTuple):
     """What to evaluate on, and where the results go.
@@ -75,6 +77,7 @@ def evaluate(
     splits: Sequence[str] = (),
     config: ConfigDict | None = None,
     out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> dict:
     """Evaluate a checkpoint; if no splits are named, evaluate all and write the results too.
 
@@ -84,6 +87,7 @@ def evaluate(
       splits: names of evaluation splits.
       config: other data for a run, or the data for imported or foreign weights; `data` and `eval` are used.
       out: folder for the results, instead of the run folder or imported folder.
+      tell: called with the results before they are written, which may fail on a full disk.
 
     Returns:
       the content of ``eval.json``: {"step", "metrics", "chance", "pixels"}. On other data than a run's own, splits are
@@ -99,6 +103,8 @@ def evaluate(
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
     other = target.other if target.has_own_data else ""
     results = _named(other, encoder.step, metrics, *references(dataset, chosen, names))
+    if tell is not None:
+        tell(results)
     if target.folder is not None and other:
         write_other(target.folder, other, dataset.digest, results)
     elif target.folder is not None:
@@ -115,6 +121,7 @@ def probe(
     splits: Sequence[str] = (),
     config: ConfigDict | None = None,
     out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> dict:
     """Fit and evaluate linear probes; if no splits are named, add the results to ``linear_probe.json`` too.
 
@@ -125,6 +132,8 @@ def probe(
     encoder = load(path, step)
     found = linear_probe(encoder, target.dataset, chosen, config.eval.linear_probe, config.data)
     results = _named(target.other, encoder.step, *(found[part] for part in PARTS))
+    if tell is not None:
+        tell(results)
     if target.folder is not None:
         write_probe(target.folder, results)
     return results
@@ -225,8 +234,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"expected one run folder, found {len(argv) - 1}: python -m rankclip_jax.evaluate RUN_DIR")
     given, path = flags.FLAGS, argv[1]
     measure = probe if given.linear_probe else evaluate
-    results = measure(path, given.step, given.splits, given.config, given.out)
-    show(describe(results))
+    results = measure(path, given.step, given.splits, given.config, given.out, lambda found: show(describe(found)))
     if not given.splits and (given.out or is_run(path)):
         show(f"\n{_written(results, given.linear_probe)} written" + _hint(path, given.out))
 

@@ -40,6 +40,9 @@ def replaced_path(path: str | Path, partial: str | Path | None = None) -> Iterat
         yield partial
         _sync(partial)
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write has none
+        raise
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)

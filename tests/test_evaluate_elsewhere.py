@@ -130,3 +130,15 @@ def test_out_that_is_a_file(run, tmp_path):
     (run / "eval.json").mkdir()
     with pytest.raises(UserError, match=r"eval\.json is a folder, and a file is to be written there: move it away"):
         evaluate(run)
+
+
+def test_results_are_told_before_a_disk_is_full(run, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("os.fsync", full)
+    told = []
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        evaluate(run, tell=told.append)
+    assert told[0]["step"] == 20 and "val/image_to_text_R@1" in told[0]["metrics"]
+    assert caught.value.filename == str(run / "eval.json")  # which the command names

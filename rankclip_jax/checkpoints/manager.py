@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from rankclip_jax.checkpoints import files
@@ -211,13 +213,13 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
     def _set_files_aside(self) -> None:
-        """Rename files that are named like a step: Orbax could not save that step."""
+        """Rename what is named like a step and is none: Orbax would take it for one, and could not save that step."""
         if self._folder.exists() and not self._folder.is_dir():
             raise UserError(f"{self._folder} is a file, and the folder of checkpoints must be there: move it away")
         if processes.is_main() and self._folder.exists():
             for path in self._folder.iterdir():
-                if is_step(path.name) and not path.is_dir():
-                    files.set_aside(path, f"{path} is a file, and no checkpoint")
+                if path.name.isdigit() and not (is_step(path.name) and path.is_dir()):
+                    files.set_aside(path, f"{path} is no checkpoint")
         processes.barrier("set files aside")
 
     @contextmanager
@@ -284,6 +286,9 @@ def _candidates(folder: Any, step: int | str | None) -> list[int]:
 
 
 def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
+    are_arrays = all(isinstance(leaf, np.ndarray | np.generic | jax.Array) for leaf in jax.tree.leaves(state))
+    if not are_arrays or mismatches(saved, state):  # Orbax leaves placeholders where its notes are damaged
+        raise Damaged("its arrays have other names, shapes or dtypes than the saved ones")
     wrong = altered(saved, state)
     if wrong:
         raise Damaged(f"the digest differs from the saved one in {first_few(wrong)}")

@@ -15,6 +15,7 @@ from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.data.sources.options import EmojiOptions
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.evaluate_dataset import Evaluated
+from rankclip_jax.parallel import processes
 from rankclip_jax.report import embedding_map, projection, write_report
 from rankclip_jax.run_folder import read_metrics
 from tests.support import damage
@@ -146,10 +147,12 @@ def test_a_damaged_tokenizer_is_written_again(run, config):
 def test_a_file_named_like_a_step(run, config, capsys):
     (run / "checkpoints" / "30").write_text("a note")
     (run / "checkpoints" / "7").symlink_to("nowhere")
+    (run / "checkpoints" / "030").mkdir()
+    (run / "checkpoints" / ("9" * 30)).mkdir()
     assert not any(outcomes(run, config).values())
     assert (run / "checkpoints" / "30.damaged").read_text() == "a note"
     said = capsys.readouterr().err
-    assert f"warning: {run}/checkpoints/30 is a file, and no checkpoint; it is renamed to 30.damaged" in said
+    assert f"warning: {run}/checkpoints/30 is no checkpoint; it is renamed to 30.damaged" in said
 
 
 def test_a_checkpoint_with_a_file_too_many_or_too_few(run, config, capsys):
@@ -177,3 +180,14 @@ def test_half_a_line_of_metrics_is_dropped_and_written_again(run, config):
     expected = read_metrics(run)
     assert not any(outcomes(run, config).values())
     assert read_metrics(run) == expected and (run / "metrics.jsonl").read_text() == lines
+
+
+def test_processes_compare_what_they_must_share_before_they_train(run, config, monkeypatch):
+    """In this order, so that no process waits in vain; and all wait for the report of the main process."""
+    seen = []
+    monkeypatch.setattr(processes, "check_same", lambda what, digest: seen.append((what, bool(bytes.fromhex(digest)))))
+    monkeypatch.setattr(processes, "barrier", lambda name, timeout=0: seen.append((name, timeout > 3600)))
+    training.train(config, str(run))
+    compared = [name for name, _ in seen if name in ("config", "data", "tokenizer", "checkpoints")]
+    assert compared == ["config", "data", "tokenizer", "checkpoints"]
+    assert seen[-1] == ("report written", True)

@@ -143,3 +143,32 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
     assert first["id"] == second["id"] and first["resume"] == "allow"
     assert (first["project"], first["config"]) == ("my-project", {"lr": 1})
     assert second["logged"] == [(2, {"loss": 0.5})]
+
+
+def test_invalid_lines_are_kept_in_a_copy(tmp_path, capsys):
+    write(tmp_path, range(1, 4)).close()
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 4, "lo')  # cut short: nothing to keep
+    MetricsWriter(tmp_path, tensorboard=False).truncate_after(9)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"] and capsys.readouterr().err == ""
+    (tmp_path / "metrics.jsonl").write_text(edited := whole.replace('"step": 2', '"step": two'))
+    MetricsWriter(tmp_path, tensorboard=False).truncate_after(9)
+    assert steps(tmp_path) == [1, 3] and (tmp_path / "metrics.jsonl.damaged").read_text() == edited
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}/metrics.jsonl has invalid lines; ")
+
+
+def test_sync_flushes_to_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.sync()  # nothing is open
+    writer.write(1, {"loss": 1.0})
+    assert synced == []
+    writer.sync()
+    assert synced == [writer._jsonl.fileno()]
+
+
+def test_a_file_in_place_of_the_tensorboard_folder(tmp_path):
+    (tmp_path / "tensorboard").write_text("x")
+    with pytest.raises(UserError, match=r"tensorboard \(File exists\): move it away, or set config.log.tensorboard"):
+        MetricsWriter(tmp_path).write(1, {"loss": 1.0})
