@@ -44,7 +44,7 @@ def load(options: FileOptions) -> Dataset:
     held_out, kept = select(sizes, of_train, options.val_pairs, options.train_limit)
     weights = [part.location.weight for part in parts["train"] if part.location.weight is not None]
     train = records_of(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
-    found = {"val": _together(parts["train"], held_out)} if options.val_pairs else {}
+    found = {"val": _together(parts["train"], held_out)} if options.val_pairs and parts["train"] else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
         found[name] = _together([part], [sound[part.prefix]])
     evals = {name: eval_split(name, pairs, options.templates) for name, pairs in found.items()}
