@@ -35,6 +35,7 @@ from rankclip_jax.parallel.mesh import put_batch
 from rankclip_jax.redact import redacted_values
 from rankclip_jax.report import write_report
 from rankclip_jax.run_folder import CHECKPOINTS, checkpoint_steps, has_progress, make_workdir
+from rankclip_jax.terminal import show
 from rankclip_jax.training import init_from, setup
 from rankclip_jax.training.clock import Clock
 from rankclip_jax.training.metrics import MetricsWriter
@@ -80,7 +81,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     if processes.is_main():
         write_record(workdir, record)
         setup.save_tokenizer(parts.tokenizer, workdir)
-        print(start_up_card(parts, abstract, workdir, start, beginning), flush=True)
+        show(start_up_card(parts, abstract, workdir, start, beginning))
     state = restored.state if restored else create_state(init, key, parts.mesh)
     state = init_from.begin(state, initial) if initial else state
 
@@ -97,7 +98,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     encoder = make_encoder(parts, state, loop.encoder)
     metrics = evaluate_run(encoder, dataset, config.eval, workdir, config.duration, loop.evaluated)
     if processes.is_main():
-        print(f"report: {write_report(workdir)}", flush=True)
+        show(f"report: {write_report(workdir)}")
     processes.barrier("report written", processes.LONG_SECONDS)  # the others' exit would end this process
     return metrics
 

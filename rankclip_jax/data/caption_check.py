@@ -37,10 +37,7 @@ def _has_rows(caption: str) -> bool:
 
 
 KINDS = {
-    "several lines with separators": Kind(
-        _has_rows,
-        "these may be rows of the table: look for an unclosed quote",
-    ),
+    "several lines with separators": Kind(_has_rows, "these may be rows of the table: look for an unclosed quote"),
     "several lines": Kind(
         re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]").search, "if each is a caption: config.data.caption_split=lines"
     ),
@@ -86,9 +83,9 @@ class CaptionCheck:
     def merge(self, other: "CaptionCheck") -> None:
         """Add the pairs of another check."""
         self.pairs += other.pairs
-        self._counts += other._counts
+        self._counts.update(other._counts)
         self._examples = other._examples | self._examples
-        self._repeats += other._repeats
+        self._repeats.update(other._repeats)
         self._forget()
 
     def lines(self, above: float = 0) -> list[str]:

@@ -17,6 +17,7 @@ from rankclip_jax import cli
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.image_size import size_text
 from rankclip_jax.models.counts import tower_counts
+from rankclip_jax.terminal import show
 
 
 def _import(source: str) -> None:
@@ -31,11 +32,11 @@ def _import(source: str) -> None:
     counts = ", ".join(f"{name} {count:,}" for name, count in tower_counts(model.weights.params).items())
     image, text = model.config.image, model.config.text
     towers = f"{image.tower} for {size_text(image.image_size)} px, texts of {text.context_length} tokens"
-    print(f"{source}: {model.format}, {towers}")
-    print(f"parameters: {counts}; every tensor was used")
+    show(f"{source}: {model.format}, {towers}")
+    show(f"parameters: {counts}; every tensor was used")
     for line in model.notes:
-        print(f"note: {line}")
-    print(f"written to {out}; evaluate it: python -m rankclip_jax.evaluate {out} --config=configs/emoji.py")
+        show(f"note: {line}")
+    show(f"written to {out}; evaluate it: python -m rankclip_jax.evaluate {out} --config=configs/emoji.py")
 
 
 def _export(source: str) -> None:
@@ -44,8 +45,8 @@ def _export(source: str) -> None:
     given = flags.FLAGS
     name, out = _needed("format", "hf", source), _needed("out", "DIR", source)
     for line in export(source, name, out, given.step):
-        print(f"note: {line}")
-    print(f"written to {out}; check it: python -m rankclip_jax.weights check {out} --against={source}")
+        show(f"note: {line}")
+    show(f"written to {out}; check it: python -m rankclip_jax.weights check {out} --against={source}")
 
 
 def _check(source: str) -> None:
@@ -53,7 +54,7 @@ def _check(source: str) -> None:
 
     given = flags.FLAGS
     rows = check(source, given.against, given.step, given.images)
-    print(table(rows))
+    show(table(rows))
     wrong = [row.what for row in rows if not row.holds]
     if wrong:
         raise UserError(f"the other library computes other results from {source}: {', '.join(wrong)}; see the table.")

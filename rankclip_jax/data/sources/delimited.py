@@ -29,12 +29,11 @@ from rankclip_jax.text_files import as_utf8
 SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
 MAX_HEADER = 1 << 16  # bytes; Python's csv module reads fields of at most 128 KB
-HEAD = 1 << 16  # bytes at the beginning, which show what paths of images look like
+HEAD, SHAPES = 1 << 16, 50  # bytes and rows at the beginning, which show what paths of images look like
 ADVICE = "Repair the file; a caption that contains a separator, quote or newline must be quoted."
 # pyarrow reports rows with another number of fields as text: bytes that are not UTF-8 are private characters meanwhile.
 PRIVATE = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
 BYTES = {private: byte for byte, private in PRIVATE.items()}
-SHAPES = 50  # rows of them
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
@@ -123,7 +122,7 @@ def _parse(
     is_utf8 = _is_utf8(data)
     try:
         table = pyarrow.csv.read_csv(
-            pa.BufferReader(data if is_utf8 else data.decode("utf-8", "surrogateescape").translate(PRIVATE).encode()),
+            pa.BufferReader(data if is_utf8 else _with_private(data)),
             # One thread, because several threads do not report line numbers. `names` have no spaces around them.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=names, skip_rows=1),
             pyarrow.csv.ParseOptions(
@@ -153,6 +152,11 @@ def _is_utf8(data: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def _with_private(data: bytes) -> bytes:
+    """The data with a private character in place of each byte that is not UTF-8."""
+    return data.decode("utf-8", "surrogateescape").translate(PRIVATE).encode()
 
 
 def _raw(column: pa.ChunkedArray) -> pa.LargeBinaryArray:

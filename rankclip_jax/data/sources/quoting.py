@@ -65,10 +65,10 @@ def _problem(data: bytes, mark: bytes, is_escaped: bool, is_row: Callable[[bytes
         return ""  # no field has a line break, which is usual and quickly found
     end = _end_of_rows(data, mark, inside)
     if end < len(data):
-        return f"line {_line(data, end)}: a quotation mark opens a field, but no mark closes it"
+        return f"line {_line(data, end)}: a field begins with a quotation mark, but does not end with one"
     for found in re.finditer(rb'(?s)(?:\A|(?<=[\r\n])|(?<=%b))"(%b)"' % (mark, inside), data):
         if any(is_row(line) for line in found[1].splitlines()[1:]):
-            return f"line {_line(data, found.start())}: a quotation mark opens a field that holds the next rows"
+            return f"line {_line(data, found.start())}: a quotation mark opens a field that holds whole rows"
     return ""
 
 
