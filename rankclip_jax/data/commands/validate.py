@@ -8,10 +8,10 @@ context (training would cut them), and animations (training would use the first 
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from absl import flags
@@ -27,6 +27,7 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.files import replaced_file
 from rankclip_jax.terminal import printable, short, show
 
+T = TypeVar("T")
 ORIENTATION = 0x0112  # of EXIF
 DAMAGED_EXIF = "damaged EXIF"
 OVER_LONG, ANIMATED, REPEATED = "over-long caption", "animation", "key of several pairs"
@@ -149,9 +150,10 @@ def examine(
 
 def _unusual(image: Image.Image) -> list[str]:
     """Keys of `HANDLED` that apply to an image, from its header."""
-    mode, orientation = image.mode, _orientation(image)
+    mode, orientation = image.mode, _from_header(lambda: _orientation(image), None)
     tests = {
-        ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",  # MPO: two views of a 3D camera
+        # MPO: two views of a 3D camera
+        ANIMATED: image.format != "MPO" and _from_header(lambda: getattr(image, "is_animated", False), True),
         "CMYK": mode == "CMYK",
         "palette": mode in ("P", "PA"),
         "grey": mode in ("1", "L", "LA"),
@@ -163,12 +165,17 @@ def _unusual(image: Image.Image) -> list[str]:
     return [kind for kind, applies in tests.items() if applies]
 
 
-def _orientation(image: Image.Image) -> int | None:
-    """EXIF orientation, 1 if there is none; None if the EXIF data are damaged."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 if there is none."""
+    return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
+
+
+def _from_header(read: Callable[[], T], damaged: T) -> T:
+    """What `read` returns; `damaged` if parts of a file that training does not use cannot be read."""
     try:
-        return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
+        return read()
     except Exception:  # Pillow raises SyntaxError, struct.error, TypeError ...
-        return None
+        return damaged
 
 
 def _line(finding: Finding) -> str:

@@ -10,8 +10,8 @@ from rankclip_jax.data.images.types import MODES, ImageError
 
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 WHITE_IS_ZERO = 0
-# Formats whose 16-bit grey uses the whole range, or declares fewer bits (TIFF). None: an image made in memory.
-KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF", None)
+# Formats whose 16-bit grey uses the whole range, or declares fewer bits (TIFF). Icons hold PNGs. None: made in memory.
+KNOWN_RANGE = ("ICNS", "ICO", "JPEG2000", "PNG", "PPM", "TIFF", None)
 CONTENT = {"I": "integers", "F": "floats"}
 
 

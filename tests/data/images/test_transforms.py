@@ -9,10 +9,11 @@ from PIL import Image
 
 from rankclip_jax.data.images.augmentations import random_resized_crop
 from rankclip_jax.data.images.decode import decode
-from rankclip_jax.data.images.resize import resize_and_crop
+from rankclip_jax.data.images.resize import parse_resize, resize_and_crop
 from rankclip_jax.data.images.transforms import AUGMENTATIONS, make_augment
 from rankclip_jax.data.pipeline_spec import defaults_of
 from rankclip_jax.errors import UserError
+from tests.golden import preprocessing as golden
 from tests.support import paths
 
 
@@ -73,6 +74,17 @@ def test_pipeline_runs_in_order_and_ends_at_the_size():
     assert make_augment("flip", 24)(image, rng()).shape == (24, 24, 3)
     for nothing in ("", "none"):
         np.testing.assert_array_equal(make_augment(nothing, 24)(image, rng()), resize_and_crop(image, 24))
+
+
+@pytest.mark.parametrize("rules", ["crop", "crop,open_clip", "crop,transformers"])
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_images_become_rgb_by_the_rules_of_the_resize(rules, mode):
+    """Without augmentation as in evaluation; augmentations get RGB images, on white if the rules say so."""
+    given, resize = golden.image(mode, (45, 31)), parse_resize(rules)
+    np.testing.assert_array_equal(make_augment("none", 16, rules)(given, rng()), resize(given, 16))
+    found = make_augment("flip(probability=1)", 16, rules)(given, rng())
+    expected = resize(np.asarray(resize.to_rgb(given))[:, ::-1].copy(), 16)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
