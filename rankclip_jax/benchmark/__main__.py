@@ -1,6 +1,7 @@
 """Measure speed: ``python -m rankclip_jax.benchmark NAME [--FLAG=VALUE ...]``; NAME --help lists its flags.
 
 data          batches from tars, compared with the webdataset library and PyTorch's DataLoader
+encode        one image, one caption, and many, compared with open_clip
 objectives    loss and gradients alone, by batch size, compared with the released arithmetic in PyTorch
 step          the training step of one config with several objectives
 towers        the training step of a model preset, compared with transformers' CLIP in PyTorch
