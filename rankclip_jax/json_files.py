@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from rankclip_jax.errors import UserError
 from rankclip_jax.text_files import decode
 
+LIMIT = 256 << 20  # bytes of a file; the largest, with the tokenizer of a large vocabulary, have tens of MiB
 EACH = "*"  # the only key of an example mapping whose keys are free: every value must fit
 
 
@@ -40,9 +42,12 @@ def read_text(path: str | os.PathLike, advice: str) -> str | None:
     """Return the text of a file in any Unicode encoding; None if there is no file.
 
     Raises:
-      UserError: it is no file, cannot be read, or is no text.
+      UserError: it is no regular file, cannot be read, is too large, or is no text.
     """
     try:
+        size = regular_size(path, advice)
+        if size > LIMIT:
+            raise UserError(f"{path} has {size >> 20:,} MiB, more than {LIMIT >> 20}: {advice}")
         return decode(Path(path).read_bytes())
     except FileNotFoundError:
         return None
@@ -50,6 +55,20 @@ def read_text(path: str | os.PathLike, advice: str) -> str | None:
         raise UserError(f"{path} is damaged (no text: {error.reason}): {advice}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): {advice}") from None
+
+
+def regular_size(path: str | os.PathLike, advice: str) -> int:
+    """Return the size of a regular file in bytes; reading a device or a pipe might never end.
+
+    Raises:
+      UserError: the path is something else.
+      FileNotFoundError: there is nothing.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise UserError(f"{path} cannot be read (it is {kind}): {advice}")
+    return status.st_size
 
 
 def misfit(value: Any, like: Any, where: str = "") -> str:

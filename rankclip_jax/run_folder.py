@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.json_files import misfit
+from rankclip_jax.json_files import misfit, regular_size
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
+LONGEST_LINE = 1 << 20  # characters of a line of `metrics.jsonl`; a longer one is invalid
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # of `metrics.jsonl`: JSON has no such numbers
 
 
@@ -82,13 +83,16 @@ def valid_lines(path: str) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read.
     """
+    advice = "restore it, or move it away"
     try:
+        regular_size(path, advice)
         with open(path, encoding="utf-8", errors="replace") as file:
-            yield from filter(None, map(_valid_line, file))
+            lines = iter(lambda: file.readline(LONGEST_LINE), "")
+            yield from filter(None, map(_valid_line, lines))
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): restore it, or move it away") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): {advice}") from None
 
 
 def _valid_line(text: str) -> dict[str, Any] | None:

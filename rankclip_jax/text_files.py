@@ -11,7 +11,7 @@ MARKS = {  # the longer marks first, because UTF-32's begins with UTF-16's
     b"\xff\xfe": "utf-16-le",
     b"\xfe\xff": "utf-16-be",
 }
-# Of 4 bytes, those that are zero in most characters of an alphabet. Without a mark they show the encoding.
+# Of 4 bytes, those that are zero in many characters. Without a mark they show the encoding: UTF-8 has no zero bytes.
 ZEROS = {
     (False, True, True, True): "utf-32-le",
     (True, True, True, False): "utf-32-be",
@@ -59,4 +59,4 @@ def _without_mark(sample: bytes) -> str:
     if b"\0" not in sample or len(sample) < 4:
         return "utf-8"
     columns = [sample[i::4] for i in range(4)]
-    return ZEROS.get(tuple(2 * column.count(0) > len(column) for column in columns), "utf-8")
+    return ZEROS.get(tuple(8 * column.count(0) > len(column) for column in columns), "utf-8")

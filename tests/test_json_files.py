@@ -1,6 +1,7 @@
 """JSON files: checked against an example, and one line for every kind of damage."""
 
 import json
+import os
 
 import pytest
 
@@ -67,9 +68,18 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     assert read_text(tmp_path / "link", "") is None
-    for path in (tmp_path, tmp_path / "loop"):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for path in (tmp_path, tmp_path / "loop", tmp_path / "pipe", tmp_path / "endless"):
         with pytest.raises(UserError, match=r"cannot be read \(.*\): restore it"):
             read_text(path, "restore it")
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match=r"has 1,048,576 MiB, more than 256: restore it"):
+        read_json(tmp_path / "x.json", {}, "restore it")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -45,6 +45,11 @@ def test_progress_is_a_checkpoint_or_a_line_of_metrics(tmp_path):
     assert has_progress(tmp_path) and has_checkpoint(tmp_path)
 
 
+def test_a_line_without_an_end_is_not_read_at_once(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 3_000_000 + '\n{"step": 2}\n')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
 def test_invalid_lines_of_metrics_are_skipped(tmp_path):
     assert read_metrics(tmp_path) == []
     invalid = ["[1]", '{"loss": 1}', '{"step": "2"}', "", "\xff", '{"step": 3, "lo']

@@ -24,6 +24,14 @@ def test_other_bytes_stay(data):
     assert as_utf8(data) == data
 
 
+def test_text_of_another_script_with_names_of_files():
+    text = "image,caption\n" + "".join(
+        f"{i}.jpg,白いセーターを着た女性が犬と公園を散歩しています。\n" for i in range(50)
+    )
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        assert decode(text.encode(encoding)) == text
+
+
 def test_text_that_is_cut_off_is_read_to_its_end():
     assert decode("ab".encode("utf-16") + b"c") == "ab\ufffd"
     with pytest.raises(UnicodeDecodeError):

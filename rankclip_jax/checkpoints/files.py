@@ -16,7 +16,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from rankclip_jax.errors import NO_ROOM
+from rankclip_jax.errors import NO_ROOM, UserError
+from rankclip_jax.json_files import regular_size
 from rankclip_jax.run_folder import checkpoint_steps
 from rankclip_jax.terminal import warn
 
@@ -94,14 +95,16 @@ def read_record(folder: epath.Path, step: int) -> dict[str, Any]:
     Raises:
       Damaged: it is missing, unreadable, or its checksum is wrong.
     """
+    path = folder / str(step) / "meta" / "metadata"
     try:
-        record = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+        regular_size(path, "restore it")
+        record = json.loads(path.read_text())
         sound = record.pop("sha256") == _checksum(record)
     except FileNotFoundError:
         raise Damaged("its meta file is missing") from None
     except PermissionError:
         raise
-    except OSError as error:
+    except (OSError, UserError) as error:
         raise Damaged(f"its meta file cannot be read: {_one_line(error)}") from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its meta file is unreadable: {_one_line(error)}") from error

@@ -12,6 +12,7 @@ import numpy as np
 from rankclip_jax.data.mixture import RedirectedPairs
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.progress import progress
+from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.strings import packed, text_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
@@ -64,7 +65,7 @@ class CaptionFile:
         for wanted in (np.uint64(_hash(key)) for key in keys):
             first, last = np.searchsorted(self._hashes, wanted), np.searchsorted(self._hashes, wanted, "right")
             if first < last:
-                return tuple(text_of(self._texts, row) for row in self._order[first:last].tolist())
+                return captions_of([text_of(self._texts, row) for row in self._order[first:last].tolist()])
         raise ValueError(f"no second caption in {redacted(self._path)}")
 
 

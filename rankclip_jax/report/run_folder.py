@@ -14,9 +14,11 @@ import numpy as np
 from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, OTHER_FOLDER, PROBE_FILE, read_results, strings_of
+from rankclip_jax.json_files import regular_size
 from rankclip_jax.report.sprites import Sheet
 from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, METRICS, read_metrics
 
+LARGEST = 1 << 30  # bytes of arrays in memory
 KNOWN_FILES = (CONFIG, METRICS, EVAL_FILE, PROBE_FILE, EMBEDDINGS_FILE)
 
 
@@ -116,8 +118,14 @@ def _read_embeddings(path: Path) -> ReportSplit | None:
     if not path.exists():
         return None
     try:
+        regular_size(path, "move it away")
         with np.load(path) as arrays:
+            size = sum(member.file_size for member in arrays.zip.infolist())
+            if size > LARGEST:
+                raise ValueError(f"it would take {size >> 20:,} MiB of memory")
             split = _report_split(arrays)
+    except UserError:
+        raise
     except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged ({reason[:120]}); run the evaluation again.") from None

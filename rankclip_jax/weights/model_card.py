@@ -1,11 +1,10 @@
 """README.md of an exported model: what it is, how to open it, its results."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rankclip_jax.checkpoints.run_copy import read_record
-from rankclip_jax.evals.results import EVAL_FILE, PROBE_FILE
+from rankclip_jax.evals.results import EVAL_FILE, PROBE_FILE, read_results
 from rankclip_jax.image_size import size_text
 from rankclip_jax.inference.load import find_run, is_run
 from rankclip_jax.inference.model import Model
@@ -71,7 +70,7 @@ def _results(model: Model) -> list[str]:
 
 
 def _rows(path: Path, step: int) -> list[str]:
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results = read_results(path) or {}
     if results.get("step") != step:
         return []
     chance = results.get("chance", {})

@@ -100,6 +100,11 @@ def test_one_device_to_eight_and_eight_to_one(tmp_path):
     assert tree_digests(model.params) == tree_digests(make_state(5)["params"])
 
 
+def endless(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
 DAMAGE = {
     "a flipped bit": lambda step: flip(biggest_file(step / "state")),
     "a truncated file": lambda step: os.truncate(biggest_file(step / "state"), 100),
@@ -108,6 +113,7 @@ DAMAGE = {
     "an empty folder": lambda step: (shutil.rmtree(step), step.mkdir()),
     "a flipped bit in meta": lambda step: flip(step / "meta" / "metadata"),
     "a truncated meta": lambda step: os.truncate(step / "meta" / "metadata", 100),
+    "an endless meta": lambda step: endless(step / "meta" / "metadata"),
     "no meta": lambda step: shutil.rmtree(step / "meta"),
 }
 

@@ -230,7 +230,7 @@ def test_a_config_json_that_is_no_file(tmp_path):
     assert load_run_config(tmp_path) is None
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(UserError, match=r"config\.json cannot be read \(Is a directory\): restore it"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read \(it is a folder\): restore it"):
         load_run_config(tmp_path)
 
 

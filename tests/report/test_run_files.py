@@ -7,7 +7,7 @@ from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.embeddings import SplitEmbeddings
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, write_embeddings
-from rankclip_jax.report import write_report
+from rankclip_jax.report import run_folder, write_report
 from rankclip_jax.report.run_folder import read_run
 from tests.report.test_page import unit, write_embeddings_of, write_history
 
@@ -28,7 +28,7 @@ def test_one_long_caption_does_not_make_the_file_large(tmp_path):
     [
         ("config.json", "{", "config.json is damaged"),
         ("config.json", "[1]", "config.json is damaged .it is a list instead of an object"),
-        ("metrics.jsonl", None, "metrics.jsonl cannot be read .Is a directory.: restore it, or move it away"),
+        ("metrics.jsonl", None, "metrics.jsonl cannot be read .it is a folder.: restore it, or move it away"),
         (EVAL_FILE, '{"step": 1, "metrics": {"val/a": "high"}}', "metrics.val/a is a text instead of a number"),
         (EVAL_FILE, '{"step": 1, "metrics": 3}', "metrics is a whole number instead of an object"),
         ("eval_on/x.json", "{", "eval_on/x.json is damaged"),
@@ -48,6 +48,13 @@ def test_damaged_files_are_user_errors(tmp_path, name, content, said):
     with pytest.raises(UserError, match=said):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_arrays_that_would_fill_the_memory_are_not_read(tmp_path, monkeypatch):
+    write_embeddings_of(tmp_path)
+    monkeypatch.setattr(run_folder, "LARGEST", 1 << 10)
+    with pytest.raises(UserError, match=r"embeddings\.npz is damaged \(it would take 0 MiB of memory\)"):
+        write_report(tmp_path)
 
 
 def test_arrays_that_do_not_fit_are_user_errors(tmp_path):

@@ -1,5 +1,8 @@
 """`weights check` with the real transformers and open_clip. Skipped where torch or open_clip is not installed."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -23,6 +26,24 @@ def differing(*arguments):
 def test_a_folder_that_the_library_wrote(kind, name):
     pytest.importorskip(LIBRARIES[name])
     assert differing(FOLDER / kind) == set()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"size": {"shortest_edge": 20}, "crop_size": 16, "resample": 2},
+        {"size": {"height": 16, "width": 16}, "do_center_crop": False, "rescale_factor": 1 / 127.5, "image_mean": 1.0},
+    ],
+)
+def test_other_preprocessing(tmp_path, given):
+    """Against the image processor that resizes with torchvision; test_processors.py has the one that uses Pillow."""
+    pytest.importorskip("torchvision")
+    shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    given = {"image_processor_type": "CLIPImageProcessor", "image_std": [0.5] * 3, **given}
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(given))
+    rows = check(tmp_path / "clip", count=6)
+    assert {row.what for row in rows if not row.holds} == set()
+    assert all(row.limit < 1 for row in rows if row.what.startswith("pixels")) and rows[-1].what.startswith("pixels, ")
 
 
 @pytest.mark.parametrize(("kind", "name"), EXPORTS)

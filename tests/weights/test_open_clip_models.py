@@ -6,6 +6,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from rankclip_jax.errors import UserError
@@ -13,6 +14,7 @@ from rankclip_jax.inference.load import load, read_model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.weights.export import export
 from rankclip_jax.weights.formats.source import read_source
+from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 from rankclip_jax.weights.formats.vocabulary import fits
 from tests.golden.make_weights import FOLDER, OTHERS, PADDED_ROWS, TEXTS, pictures
 from tests.weights.test_import import assert_same
@@ -48,6 +50,16 @@ def test_rows_of_a_padded_vocabulary_are_left_out():
     sizes = [(100, 100), (102, 100), (128, 100), (49_472, 49_408), (250_112, 250_100), (49_664, 49_408)]
     assert all(fits(rows, ids) for rows, ids in sizes)
     assert not any(fits(rows, ids) for rows, ids in [(99, 100), (300, 268), (304, 268), (64_000, 49_408)])
+
+
+def test_ids_may_have_gaps(tmp_path):
+    """The number of tokens of a tokenizer is not its number of ids."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "</s>": 1, "b": 9}, unk_token="a"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    assert read_tokenizer(tmp_path, 4, 16, "open_clip").vocab_size == 10
+    with pytest.raises(UserError, match="has 10 ids, but the model's token embedding has 9 rows"):
+        read_tokenizer(tmp_path, 4, 9, "open_clip")
 
 
 @pytest.mark.parametrize("name", ["clipa", "worldwide"])

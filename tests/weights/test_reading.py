@@ -132,6 +132,18 @@ def test_compressed_tensors_are_rejected(tmp_path):
         read_tensors(path)
 
 
+@pytest.mark.parametrize("kind, size", [("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8)])
+def test_types_that_are_not_weights(tmp_path, kind, size):
+    header = json.dumps({"a": {"dtype": kind, "shape": [2], "data_offsets": [0, 2 * size]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 * size))
+    with pytest.raises(UserError, match=f"a has the type {kind}, which is not supported: give weights in float32"):
+        read_tensors(path)
+    path = Archive().write(tmp_path / "x.pt", {"b": Call(Global("torch._utils", "_rebuild_tensor_v3"), 1)})
+    with pytest.raises(UserError, match="holds a tensor of a type such as fp8: give weights in float32"):
+        read_tensors(path)
+
+
 def cut(path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])

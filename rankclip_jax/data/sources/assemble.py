@@ -39,17 +39,12 @@ class Part(NamedTuple):
 def load(options: FileOptions) -> Dataset:
     """Build the data set; `UserError` if the pairs of a location cannot be opened, or too few are left."""
     parts = _with_second_captions(open_parts(options), options)
-    sources = {part.prefix: part.pairs for name in SPLITS for part in parts[name]}
-    quarantined = with_prefixes(read_quarantine(options.quarantine), sources)
-    sound = {prefix: sound_pairs(pairs, quarantined) for prefix, pairs in sources.items()}
-    if quarantined and all(len(sound[prefix]) == len(pairs) for prefix, pairs in sources.items()):
-        LOG.warning("no pair has a key of %s: were the data moved or renamed?", redacted(options.quarantine))
-    train_parts = parts["train"]
-    sizes, of_train = [len(part.pairs) for part in train_parts], [sound[part.prefix] for part in train_parts]
+    quarantined, sound = _quarantined(parts, options)
+    sizes, of_train = [len(part.pairs) for part in parts["train"]], [sound[part.prefix] for part in parts["train"]]
     held_out, kept = select(sizes, of_train, options.val_pairs, options.train_limit)
     weights = [part.location.weight for part in parts["train"] if part.location.weight is not None]
     train = records_of(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
-    found = {"val": _together(parts["train"], held_out)} if options.val_pairs else {}
+    found = {"val": _together(parts["train"], held_out)} if options.val_pairs and parts["train"] else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
         found[name] = _together([part], [sound[part.prefix]])
     evals = {name: eval_split(name, pairs, options.templates) for name, pairs in found.items()}
@@ -60,6 +55,18 @@ def load(options: FileOptions) -> Dataset:
         digest=_digest(parts, options, quarantined),
         counts={"train": len(train)} | {name: len(split.images) for name, split in evals.items()},
     )
+
+
+def _quarantined(
+    parts: Mapping[str, Sequence[Part]], options: FileOptions
+) -> tuple[frozenset[str], dict[str, np.ndarray]]:
+    """The keys to leave out, and int [n] for each prefix: indices of the other pairs."""
+    sources = {part.prefix: part.pairs for name in SPLITS for part in parts[name]}
+    keys = with_prefixes(read_quarantine(options.quarantine), sources)
+    sound = {prefix: sound_pairs(pairs, keys) for prefix, pairs in sources.items()}
+    if keys and all(len(sound[prefix]) == len(pairs) for prefix, pairs in sources.items()):
+        LOG.warning("no pair has a key of %s: were the data moved or renamed?", redacted(options.quarantine))
+    return keys, sound
 
 
 def open_parts(options: FileOptions) -> dict[str, list[Part]]:

@@ -28,6 +28,7 @@ from rankclip_jax.data.sources.paths import read_image
 from rankclip_jax.data.sources.strings import packed, text_of, update
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.storage.folders import names_below
+from rankclip_jax.data.storage.split_names import is_split, known_split
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -85,6 +86,10 @@ def _class_pairs(homes: Sequence[str], images: Sequence[ImageFile], templates: S
             f"{homes[0]} holds images such as {images[0].name} without captions or classes: put a text file with "
             "captions beside each image, or make a folder per class, or name a table of captions (format csv)."
         )
+    splits = {name for image in images for name in image.name.split(os.sep)[1:-1] if is_split(name)}
+    if len(set(map(known_split, splits))) > 1:
+        found = ", ".join(sorted(splits))
+        LOG.warning("%s: classes hold folders of several splits (%s), which are merged", homes[0], found)
     codes = sorted(set(folders))
     label = {code: index for index, code in enumerate(codes)}
     labels = np.array([label[folder] for folder in folders])

@@ -23,23 +23,16 @@ def split_folder(images: Sequence[ImageFile], wanted: str, where: str) -> str:
       UserError: there is no such split, or there are several and none is wanted.
     """
     base, passed = "", []
-    while True:
-        known = _folders_in(base, images)
-        if wanted in known and is_split(wanted):
-            return os.path.join(base, wanted)
-        if len(set(map(known_split, filter(is_split, known)))) > 1:
-            break
-        if len(known) != 1:
-            known = []
-            break
-        base = os.path.join(base, known[0])
-        passed += known
-    if known and not wanted:
-        raise UserError(f"{where} holds several splits: name one, as in {where}#{known[0]}. Known: {', '.join(known)}.")
-    if wanted in known:
+    while len(known := _folders_in(base, images)) == 1 and not (known == [wanted] and is_split(wanted)):
+        base, passed = os.path.join(base, known[0]), [*passed, known[0]]
+    is_layer = known == [wanted] or len(set(map(known_split, filter(is_split, known)))) > 1
+    if is_layer and wanted in known:
         return os.path.join(base, wanted)
+    listed = ", ".join(known) if is_layer else ""
     if wanted and wanted not in passed:
-        raise UserError(f"{where} has no folder {wanted!r} of a split. Known: {', '.join(known) or 'none'}.")
+        raise UserError(f"{where} has no folder {wanted!r} of a split. Known: {listed or 'none'}.")
+    if is_layer:
+        raise UserError(f"{where} holds several splits: name one, as in {where}#{known[0]}. Known: {listed}.")
     return ""
 
 

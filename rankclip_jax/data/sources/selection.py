@@ -31,7 +31,7 @@ def select(
       UserError: there are too few pairs.
     """
     starts = np.cumsum([0, *sizes])
-    if not num_held_out and not limit:
+    if not sizes or not (num_held_out or limit):
         return [], list(sound)
     is_sound = np.zeros(starts[-1], bool)
     is_sound[np.concatenate([own + start for own, start in zip(sound, starts, strict=False)])] = True

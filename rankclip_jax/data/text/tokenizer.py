@@ -96,7 +96,7 @@ class Tokenizer:
 
     Attributes:
       context_length: ids per text, including special tokens.
-      vocab_size: number of ids; the number of rows of the text tower's embedding table.
+      vocab_size: the largest id plus 1; the number of rows of the text tower's embedding table.
       is_foreign: whether the tokenizer belongs to imported weights and has its own special tokens, `special`.
       eot_id: id of the end-of-text token; ``vocab_size - 1`` unless `is_foreign`.
     """
@@ -106,7 +106,8 @@ class Tokenizer:
             raise UserError(f"context_length is {context_length}; it must be at least 3.")
         self._bpe = bpe
         self.context_length = context_length
-        self.vocab_size = bpe.get_vocab_size()
+        # The ids of other libraries may have gaps.
+        self.vocab_size = 1 + max(bpe.get_vocab().values()) if special else bpe.get_vocab_size()
         self.is_foreign = special is not None
         self.special = special or self._own_special_tokens()
         self.eot_id = self.special.after[-1]

@@ -32,7 +32,15 @@ STORAGES = {
 # Names with no place in a checkpoint. They would not be run either, but a file that refers to them is an attack.
 ATTACKS = ("os", "posix", "nt", "subprocess", "pty", "socket", "shutil", "runpy", "importlib", "ctypes", "sys")
 ATTACK_NAMES = ("eval", "exec", "compile", "__import__", "open")
-PICKLE_LIMIT = 64 << 20  # bytes: the names and numbers beside the tensors need a few MB at most
+# Bytes. The names and numbers beside the tensors need 1 MB or less; a byte can become an object of 200 bytes.
+PICKLE_LIMIT = 6 << 20
+# Functions that build tensors which are not read: what they build.
+UNREADABLE = {
+    "torch._utils._rebuild_tensor_v3": "a tensor of a type such as fp8",
+    "torch._utils._rebuild_qtensor": "a quantised tensor",
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values",
+}
 
 
 class Storage(NamedTuple):
@@ -230,7 +238,9 @@ class Unpickler(pickle._Unpickler):  # in Python: its methods can be overridden,
 
 
 def code_message(path: Path, origin: str) -> str:
-    """The error for a file that has an object of another class or a call where a tensor belongs."""
+    """The error for a file that has something else where a plain tensor belongs."""
+    if origin in UNREADABLE:
+        return f"{path} holds {UNREADABLE[origin]}: give weights in float32, float16 or bfloat16."
     return (
         f"{path} refers to {_printable(origin)}, which is not part of a tensor: files with code are not read. Save the "
         "model's state_dict() alone, or convert it to safetensors."

@@ -57,7 +57,7 @@ def read_tokenizer(
     ours = _is_ours(description)
     if ours:
         description = _as_ours(description)
-    found = len(_vocabulary(description))
+    found = 1 + max(_vocabulary(description).values(), default=-1)  # there may be ids without a token
     if not fits(vocab_size, found):
         raise UserError(
             f"the tokenizer in {folder} has {found:,} ids, but the model's token embedding has {vocab_size:,} rows: "

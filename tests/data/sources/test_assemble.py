@@ -142,6 +142,12 @@ def test_quarantined_pairs_are_left_out(folder, tmp_path):
     )
 
 
+def test_without_training_data_there_is_nothing_to_hold_out(folder):
+    """As in a config for training that is used for evaluation."""
+    data = load(folder, test="b.csv", val_pairs=50, train_limit=9)
+    assert data.counts == {"train": 0, "test": 30}
+
+
 def test_quarantine_of_a_source_without_an_index(folder, tmp_path):
     listed = str(write_jsonl(tmp_path, [{"key": "k3", "reason": "x"}]))
     data = load(folder, "arrayrecord", train="pairs.array_record", quarantine=listed)

@@ -1,7 +1,10 @@
 """Captions in a value of a file: encodings, lists, and captions without a visible character."""
 
+import json
+
 import pytest
 
+from rankclip_jax.data.second_captions import CaptionFile
 from rankclip_jax.data.sources.captions import captions_of
 
 BLANK = [
@@ -33,3 +36,13 @@ def test_a_caption_without_a_visible_character_is_missing(text):
 def test_other_captions_are_kept(text):
     for value in (text, text.encode(), f"\ufeff {text}\n", text.encode("utf-16"), f"{text}\n".encode("utf-8-sig")):
         assert captions_of(value) == (text,)
+
+
+def test_the_rules_hold_for_a_file_of_second_captions(tmp_path):
+    lines = [("a", "a fox"), ("a", "\u200b"), ("b", "\0")]
+    text = "\r\n".join(json.dumps({"key": key, "second_caption": caption}) for key, caption in lines)
+    (tmp_path / "second.jsonl").write_bytes(text.encode("utf-16"))
+    captions = CaptionFile(str(tmp_path / "second.jsonl"))
+    assert captions.captions(["a"]) == ("a fox",)
+    with pytest.raises(ValueError, match="missing or empty"):
+        captions.captions(["b"])

@@ -171,6 +171,12 @@ def test_classes_in_a_folder_of_their_own(tmp_path):
     assert captions_of(train) == {"n8/1.jpg": ("a photo of a cat.",), "n9/1.jpg": ("a photo of a fox.",)}
 
 
+def test_splits_inside_classes_are_reported(tmp_path, caplog):
+    fill(tmp_path, "bottle/test/1.jpg", "bottle/train/1.jpg", "cable/train/1.jpg")
+    assert load(tmp_path).pairs.class_names == ("bottle", "cable")
+    assert "classes hold folders of several splits (test, train), which are merged" in caplog.text
+
+
 def test_a_vehicle_is_no_split(tmp_path):
     fill(tmp_path, "plane/1.jpg", "train/1.jpg")
     assert load(tmp_path).pairs.class_names == ("plane", "train")
