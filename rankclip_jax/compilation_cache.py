@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from rankclip_jax.user_cache import user_cache
+
 FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # read by JAX itself
 MIN_SECONDS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 MIN_SECONDS = 0.1  # of compilation, for a program to be kept; JAX's default is 1, but the start has many small programs
@@ -27,7 +29,7 @@ def enable(env: Mapping[str, str] = os.environ) -> Path | None:
       the folder; None if the user chose one, or if it cannot be written: programs are then compiled in every run.
     """
     folder = default_folder(env)
-    if env.get(FOLDER_VARIABLE) or jax.config.jax_compilation_cache_dir or folder is None:
+    if env.get(FOLDER_VARIABLE) or jax.config.jax_compilation_cache_dir:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,17 +43,12 @@ def enable(env: Mapping[str, str] = os.environ) -> Path | None:
     return folder
 
 
-def default_folder(env: Mapping[str, str] = os.environ) -> Path | None:
-    """Return ``$XDG_CACHE_HOME/rankclip_jax/compiled/CPU``, by default in ``~/.cache``; None without a home folder.
+def default_folder(env: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder ``compiled/CPU`` in the user's cache.
 
     Machines with different CPUs may share a home folder, and a program for one may not run on another.
     """
-    given = Path(env.get("XDG_CACHE_HOME", ""))
-    try:
-        base = given if given.is_absolute() else Path.home() / ".cache"  # a relative path is invalid: ignore it
-    except RuntimeError:
-        return None
-    return base / "rankclip_jax" / "compiled" / _cpu()
+    return user_cache("compiled", env) / _cpu()
 
 
 def _cpu() -> str:

@@ -98,7 +98,7 @@ def evaluate(
         is not writable.
     """
     target = _target(path, config, out, splits)
-    if target.config.compilation_cache:
+    if target.config.get("compilation_cache", True):
         compilation_cache.enable()
     dataset, chosen, names = target.dataset, _chosen(target.dataset, splits), target.config.eval.metrics
     encoder = load(path, step)
@@ -131,7 +131,7 @@ def probe(
     """
     target = _target(path, config, out, splits)
     chosen, config = _chosen(target.dataset, splits), target.config
-    if config.compilation_cache:
+    if config.get("compilation_cache", True):
         compilation_cache.enable()
     encoder = load(path, step)
     found = linear_probe(encoder, target.dataset, chosen, config.eval.linear_probe, config.data)
