@@ -14,10 +14,6 @@ from tests.support.oracles import listmle as oracle
 
 BOTH = pytest.mark.parametrize("loss_fn", [listmle_exact, listmle_released])
 SCALES = pytest.mark.parametrize("scale", [1.0, 14.3, 100.0, 1e4])
-RECURRENCES = {
-    "scan": (listmle._prefix_sums_scan, listmle._suffix_shares_scan),
-    "associative": (listmle._prefix_sums_associative, listmle._suffix_shares_associative),
-}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -99,6 +95,47 @@ def test_float32_against_the_oracle(scale, levels, items):
     rounding = 2e-5 + scale * 1e-6
     assert_agrees(found, oracle(utility, reference), rtol=rounding, atol=rounding)
     assert np.isfinite(found[1]).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 299.0])
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_sums_in_float64_lose_no_digit(scale, levels):
+    """Up to a range of 600, CPUs differ from the oracle only by the last rounding, to float32."""
+    utility, reference = random_lists(5, 200, scale, levels)
+    loss, gradient = loss_and_gradient(listmle_exact, utility, reference)
+    expected_loss, expected_gradient = oracle(utility, reference)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-7)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("span", [599.0, 600.0, 601.0, 1e30])
+@pytest.mark.parametrize("best_first", [True, False])
+def test_both_forms_meet_where_one_ends(span, best_first):
+    """The last item has a probability of exp(-span), in one row; the other row is ordinary."""
+    utility = np.float32([[span / 2, 0.0, -span / 2], [0.3, 0.2, 0.1]])
+    reference = np.float32([[3, 2, 1], [1, 2, 3]])[:, :: 1 if best_first else -1]
+    found = loss_and_gradient(listmle_exact, utility, reference)
+    assert np.isfinite(found[0]).all() and np.isfinite(found[1]).all()
+    assert_agrees(found, oracle(utility, reference), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("infinite", [np.inf, -np.inf])
+def test_an_infinite_utility_spoils_its_row_only(infinite):
+    utility, reference = random_lists(3, 8)
+    expected = oracle(utility, reference)
+    utility[1, 4] = infinite
+    loss, gradient = loss_and_gradient(listmle_exact, utility, reference)
+    assert_agrees((loss[[0, 2]], gradient[[0, 2]]), [x[[0, 2]] for x in expected], rtol=1e-5, atol=1e-5)
+    assert not np.isfinite(loss[1])
+
+
+@SCALES
+def test_the_form_of_accelerators(scale, monkeypatch):
+    """It is the only one where there are few lists."""
+    monkeypatch.setattr(listmle, "FEW_LISTS", 0)
+    utility, reference = random_lists(5, 23, scale, 4)
+    found = loss_and_gradient(lambda *x: listmle_exact(*x), utility, reference)
+    assert_agrees(found, oracle(utility, reference), rtol=2e-5 + scale * 1e-6, atol=2e-5 + scale * 1e-6)
 
 
 @SCALES
@@ -212,19 +249,17 @@ def test_the_example_of_the_docstring():
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
-# The two recurrences: only one form of each runs on this platform, so the test calls both directly.
+# The recurrences of accelerators, which CPUs use for utilities of any range only.
 
 
-@pytest.mark.parametrize("name", list(RECURRENCES))
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
 @pytest.mark.parametrize("levels", [0, 1, 4])
-def test_recurrences(name, scale, levels):
-    prefix, suffix = RECURRENCES[name]
+def test_recurrences(scale, levels):
     utility, reference = random_lists(4, 29, scale, levels)
     order, ends = jax.jit(sorting.row_order)(reference)
     x_BC, ends_BC = np.take_along_axis(utility, np.asarray(order), axis=1).T, np.asarray(ends).T
-    peak, total, tied = jax.jit(prefix)(x_BC, ends_BC)
-    held_peak, held_total, share = jax.jit(suffix)(ends_BC, peak, total, tied)
+    peak, total, tied = jax.jit(listmle._prefix_sums)(x_BC, ends_BC)
+    held_peak, held_total, share = jax.jit(listmle._suffix_shares)(ends_BC, peak, total, tied)
 
     x = x_BC.astype(np.float64)
     np.testing.assert_array_equal(peak, np.maximum.accumulate(x_BC, axis=0))
