@@ -28,6 +28,7 @@ def zipped() -> bytes:
         (zipped(), "a zip file or an Excel workbook"),
         (b"PAR1" + bytes(40) + b"PAR1", "a Parquet file"),
     ],
+    ids=["gzip", "zstd", "zip", "parquet"],
 )
 def test_files_that_are_no_text(tmp_path, name, data, kind):
     (tmp_path / "pairs").write_bytes(data)
