@@ -19,6 +19,7 @@ from rankclip_jax.parallel import processes
 from rankclip_jax.report import embedding_map, projection, write_report
 from rankclip_jax.run_folder import read_metrics
 from tests.support import damage
+from tests.support.limits import Limits
 
 pytestmark = pytest.mark.xdist_group("trouble")  # shares the fixture `short_run`
 NAMES = (
@@ -104,6 +105,7 @@ def outcomes(folder, config):
 
 @pytest.mark.parametrize("trials", [10, pytest.param(400, marks=pytest.mark.slow)])
 def test_every_damage_is_one_line_or_repaired(short_run, tmp_path, config, trials):
+    limits = Limits()
     for trial in range(trials):
         rng = np.random.default_rng([trials, trial])
         folder, done = make(short_run, tmp_path / str(trial)), []
@@ -116,10 +118,12 @@ def test_every_damage_is_one_line_or_repaired(short_run, tmp_path, config, trial
                 spoil(folder / name, rng)
                 done.append((name, spoil.__name__))
         try:
-            outcomes(folder, config)
+            with limits.of((trial, done)):
+                outcomes(folder, config)
         except Exception as error:
             raise AssertionError(f"trial {trial}: {done}") from error
         shutil.rmtree(folder)
+    limits.show()
 
 
 @pytest.mark.parametrize("spoil", ["truncate", "lost", "folder_instead", "other_json", "dangling_link"])
