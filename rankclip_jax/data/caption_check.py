@@ -42,12 +42,14 @@ KINDS = {
         re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]").search, "if each is a caption: config.data.caption_split=lines"
     ),
     "lists": Kind(
-        re.compile(r"(?s)^\s*(?:\[.*\]|\{.*\}|\((?:'.*',?|\".*\",?)\))\s*$").search,
-        "if each item is a caption: config.data.caption_split=list",
+        re.compile(
+            r"(?s)^\s*(?:\[.*\]|\{.*\}|\((?:'.*',?|\".*\",?)\)|(?:array|list|set|tuple)\(.*\)|b(?:'.*'|\".*\"))\s*$"
+        ).search,
+        "if each item is a caption: config.data.caption_split=list; otherwise write the texts alone",
     ),
     "only codes or numbers": Kind(
         re.compile(
-            r"(?i)^(?:(?=.*\d)[\W\d_]+|(?=.*\d)[!-~]+|[a-z]+://\S+|\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?))$"
+            r"(?i)^(?:(?=.*\d)[\W\d_]+|[\s!-@\[-`{-~]+|(?=.*\d)[!-~]+|[a-z]+://\S+|\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?))$"
         ).search,
         "choose the column or field of the captions by config.data.caption_key",
     ),
@@ -59,7 +61,9 @@ KINDS = {
     ONE_CAPTION: Kind(lambda caption: False, "check that each image has its own caption"),
 }
 # Most captions match none of the patterns: this one decides it in one pass.
-UNUSUAL = re.compile(rf"[\n\r\t\x0b\x0c\x85\u2028\u2029<&]|{CONTROLS}|^\s*[\[{{(]|^\S*$|^[\W\d_]*$")
+UNUSUAL = re.compile(
+    rf"[\n\r\t\x0b\x0c\x85\u2028\u2029<&]|{CONTROLS}|^\s*(?:[\[{{(]|(?:array|list|set|tuple)\(|b['\"])|^\S*$|^[\W\d_]*$"
+)
 
 
 class CaptionCheck:

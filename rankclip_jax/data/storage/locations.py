@@ -22,6 +22,7 @@ LOG = logging.getLogger(__name__)
 SEPARATOR = "::"  # between several locations, as in open_clip's --train-data
 MAX_FILES = 1_000_000  # a longer range must be a typing error
 WILD = re.compile(r"[*?\[]")
+COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|lz4|zip|7z)$")
 VARIABLE = re.compile(r"\$(\w+)")
 LOCAL = "file://"
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -217,7 +218,11 @@ def _listed(pattern: str) -> list[str]:
 
 
 def _of_folder(folder: str, extensions: Sequence[str]) -> list[str]:
-    names = [name for name in os.listdir(folder) if name.endswith(tuple(extensions)) and not name.startswith(".")]
+    known = [name for name in os.listdir(folder) if not name.startswith(".")]
+    names = [name for name in known if name.lower().endswith(tuple(extensions))]
+    packed = [name for name in set(known) - {*names} if COMPRESSED.sub("", name.lower()).endswith(tuple(extensions))]
+    if packed:
+        raise UserError(f"{folder} holds compressed files, such as {min(packed)}: decompress them, or name the others.")
     if not names:
         raise UserError(f"no {' or '.join(extensions)} files in {folder}: check the folder.")
     _check_splits(folder, names)
