@@ -24,7 +24,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax import cli
+from rankclip_jax import cli, compilation_cache
 from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
@@ -98,6 +98,8 @@ def evaluate(
         is not writable.
     """
     target = _target(path, config, out, splits)
+    if target.config.get("compilation_cache", True):
+        compilation_cache.enable()
     dataset, chosen, names = target.dataset, _chosen(target.dataset, splits), target.config.eval.metrics
     encoder = load(path, step)
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
@@ -129,6 +131,8 @@ def probe(
     """
     target = _target(path, config, out, splits)
     chosen, config = _chosen(target.dataset, splits), target.config
+    if config.get("compilation_cache", True):
+        compilation_cache.enable()
     encoder = load(path, step)
     found = linear_probe(encoder, target.dataset, chosen, config.eval.linear_probe, config.data)
     results = _named(target.other, encoder.step, *(found[part] for part in PARTS))

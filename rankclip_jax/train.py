@@ -19,7 +19,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax import cli
+from rankclip_jax import cli, compilation_cache
 from rankclip_jax.checkpoints.manager import Checkpoints, Restored
 from rankclip_jax.checkpoints.run_copy import copy_meta, read_record
 from rankclip_jax.checkpoints.weights import Weights
@@ -239,8 +239,15 @@ def check_finite(step: int, values: Mapping[str, Any]) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    start(CONFIG.value, WORKDIR.value)
+
+
+def start(config: ConfigDict, workdir: str) -> None:
+    """Prepare this process for JAX, and `train`."""
     processes.initialize()  # before any other use of jax
-    train(CONFIG.value, WORKDIR.value)
+    if config.compilation_cache:
+        compilation_cache.enable()
+    train(config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Measure speed: ``python -m rankclip_jax.benchmark NAME [--FLAG=VALUE ...]``; NAME --help lists its flags.
 
 data          batches from tars, compared with the webdataset library and PyTorch's DataLoader
+evaluate      the metrics of an evaluation, by group, compared with dense NumPy
 objectives    loss and gradients alone, by batch size, compared with the released arithmetic in PyTorch
+start         the seconds from the training command to its first step, by phase
 step          the training step of one config with several objectives
 towers        the training step of a model preset, compared with transformers' CLIP in PyTorch
 """

@@ -18,6 +18,7 @@ from rankclip_jax.trees import flatten
 # changes the order of sums: the run continues, but its weights are not equal to the bit.)
 MAY_CHANGE = (
     "checkpoint.*",
+    "compilation_cache",
     "data.max_bad_fraction",
     "data.num_threads",
     "data.prefetch",
