@@ -24,7 +24,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax import cli
+from rankclip_jax import cli, compilation_cache
 from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources import SOURCES
@@ -95,9 +95,11 @@ def evaluate(
 
     Raises:
       UserError: the run, the checkpoint or a split does not exist, the data have changed, or the folder for the results
-        is not writable.
+        is not writable or holds another run.
     """
     target = _target(path, config, out, splits)
+    if target.config.get("compilation_cache", True):
+        compilation_cache.enable()
     dataset, chosen, names = target.dataset, _chosen(target.dataset, splits), target.config.eval.metrics
     encoder = load(path, step)
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
@@ -129,6 +131,8 @@ def probe(
     """
     target = _target(path, config, out, splits)
     chosen, config = _chosen(target.dataset, splits), target.config
+    if config.get("compilation_cache", True):
+        compilation_cache.enable()
     encoder = load(path, step)
     found = linear_probe(encoder, target.dataset, chosen, config.eval.linear_probe, config.data)
     results = _named(target.other, encoder.step, *(found[part] for part in PARTS))
@@ -161,6 +165,8 @@ def _target(path: str | Path, config: ConfigDict | None, out: str | Path | None,
     if config is None and not is_trained:
         raise UserError(f"{path} is not a run, so it names no data: add --config=configs/emoji.py or another.")
     written = None if splits else out or folder
+    if out and is_run(out) and (folder is None or Path(out).resolve() != folder.resolve()):
+        raise UserError(f"--out={out} is the folder of another run, whose results would be replaced: use another.")
     if written is not None:
         make_writable(written, str(written), "add --out=DIR for the results, or --splits=NAME,... to print them only")
     if config is None:

@@ -19,9 +19,9 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax import cli
+from rankclip_jax import cli, compilation_cache
 from rankclip_jax.checkpoints.manager import Checkpoints, Restored
-from rankclip_jax.checkpoints.run_copy import copy_meta, read_record
+from rankclip_jax.checkpoints.run_copy import copied_record, copy_meta, read_record
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.config.changes import check_same_run
 from rankclip_jax.config.record import run_record, write_record
@@ -74,6 +74,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     abstract = abstract_state(init, key, parts.mesh)
     checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
     restored = checkpoints.restore(abstract) if resuming else None
+    if restored:
+        check_same_run(f"{folder}/{restored.step}", copied_record(restored.meta), config, data)
     start = restored.step if restored else 0
     initial = parts.initial if restored is None else None
     beginning = init_from.describe(abstract, initial) if initial else ""
@@ -239,8 +241,15 @@ def check_finite(step: int, values: Mapping[str, Any]) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    start(CONFIG.value, WORKDIR.value)
+
+
+def start(config: ConfigDict, workdir: str) -> None:
+    """Prepare this process for JAX, and `train`."""
     processes.initialize()  # before any other use of jax
-    train(CONFIG.value, WORKDIR.value)
+    if config.compilation_cache:
+        compilation_cache.enable()
+    train(config, workdir)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 data          batches from tars, compared with the webdataset library and PyTorch's DataLoader
 encode        one image, one caption, and many, compared with open_clip
+evaluate      the metrics of an evaluation, by group, compared with dense NumPy
 objectives    loss and gradients alone, by batch size, compared with the released arithmetic in PyTorch
+start         the seconds from the training command to its first step, by phase
 step          the training step of one config with several objectives
 towers        the training step of a model preset, compared with transformers' CLIP in PyTorch
 """

@@ -84,6 +84,9 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "freeze": "",
                 "ema_decay": 0.0,  # decay of a moving average of the weights, which is then evaluated; 0 for no average
             },
+            # Whether compiled programs are kept for later runs, in ~/.cache/rankclip_jax/compiled; the variable
+            # JAX_COMPILATION_CACHE_DIR names another folder.
+            "compilation_cache": True,
             "mesh": {"fsdp": 1},  # number of devices that share one copy of the parameters
             "log": {
                 "every": "20 steps",  # between two lines of metrics.jsonl

@@ -16,7 +16,9 @@ SHOWN = 60  # characters of an example
 SAMPLE = 1000  # pairs that training checks
 WARNED = 0.01  # fraction of the pairs above which training warns
 
-CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]"  # without white space; with the mark of undecodable bytes
+# Escapes of JSON, SQL and Excel that were not decoded; control characters without white space; undecodable bytes.
+ESCAPES = r"(?<!:)\\(?:[nrt]|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})|_x00[01][0-9A-F]_"
+CONTROLS = rf"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]|{ESCAPES}"
 IMAGE_NAME = re.compile(r"\.(?:jpe?g|png|webp)\b", re.IGNORECASE)
 TAGS = "a|abbr|b|big|blockquote|br|center|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|script|small|span|strong|style|su[bp]"
 
@@ -42,12 +44,14 @@ KINDS = {
         re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]").search, "if each is a caption: config.data.caption_split=lines"
     ),
     "lists": Kind(
-        re.compile(r"(?s)^\s*(?:\[.*\]|\{.*\}|\((?:'.*',?|\".*\",?)\))\s*$").search,
-        "if each item is a caption: config.data.caption_split=list",
+        re.compile(
+            r"(?s)^\s*(?:\[.*\]|\{.*\}|\((?:'.*',?|\".*\",?)\)|(?:array|list|set|tuple)\(.*\)|b(?:'.*'|\".*\"))\s*$"
+        ).search,
+        "if each item is a caption: config.data.caption_split=list; otherwise write the texts alone",
     ),
     "only codes or numbers": Kind(
         re.compile(
-            r"(?i)^(?:(?=.*\d)[\W\d_]+|(?=.*\d)[!-~]+|[a-z]+://\S+|\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?))$"
+            r"(?i)^(?:(?=.*\d)[\W\d_]+|[\s!-@\[-`{-~]+|(?=.*\d)[!-~]+|[a-z]+://\S+|\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?))$"
         ).search,
         "choose the column or field of the captions by config.data.caption_key",
     ),
@@ -59,7 +63,9 @@ KINDS = {
     ONE_CAPTION: Kind(lambda caption: False, "check that each image has its own caption"),
 }
 # Most captions match none of the patterns: this one decides it in one pass.
-UNUSUAL = re.compile(rf"[\n\r\t\x0b\x0c\x85\u2028\u2029<&]|{CONTROLS}|^\s*[\[{{(]|^\S*$|^[\W\d_]*$")
+UNUSUAL = re.compile(
+    rf"[\n\r\t\x0b\x0c\x85\u2028\u2029<&]|{CONTROLS}|^\s*(?:[\[{{(]|(?:array|list|set|tuple)\(|b['\"])|^\S*$|^[\W\d_]*$"
+)
 
 
 class CaptionCheck:

@@ -74,7 +74,7 @@ def evaluate_splits(encoder: Encoder, dataset: Dataset, splits: Sequence[str], n
         split = lookup(dataset.evals, name, "evaluation split")
         embeds = embed_split(encoder, split, names)
         metrics |= evaluate_embeddings(embeds, split, names) | _unreadable(split)
-        kept[name] = replace(embeds)  # a copy without the cached scores, which may be larger than the embeddings
+        kept[name] = replace(embeds)  # a copy without the cached scores, which hold the embeddings in float64
     return Evaluated(metrics, kept)
 
 

@@ -35,7 +35,8 @@ def _uniformity(v: np.ndarray, t: np.ndarray) -> float:
         return 0.0
     total = 0.0
     for block in row_blocks(n, n):
-        squared = (v[block] ** 2).sum(axis=1)[:, None] + (t**2).sum(axis=1)[None, :] - 2 * v[block] @ t.T
-        below_diagonal = np.arange(n)[None, :] < np.arange(n)[block, None]
+        before = t[: block.stop]
+        squared = (v[block] ** 2).sum(axis=1)[:, None] + (before**2).sum(axis=1)[None, :] - 2 * v[block] @ before.T
+        below_diagonal = np.arange(block.stop)[None, :] < np.arange(n)[block, None]
         total += np.exp(-2 * squared)[below_diagonal].sum()
     return float(np.log(max(total / (n * (n - 1) / 2), np.finfo(np.float64).tiny)))

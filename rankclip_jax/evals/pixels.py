@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankclip_jax.data.records import EvalSplit
-from rankclip_jax.evals.retrieval import KS, both_directions
-from rankclip_jax.evals.similarity import STEPS, quantise, row_blocks
+from rankclip_jax.evals.retrieval import KS, retrieval
+from rankclip_jax.evals.similarity import STEPS, Lines, quantise, row_blocks
 
 SIDE = 16  # images are averaged down to about this side: the blur tolerates shifts, which makes the baseline stronger
+LOWEST = -2 * STEPS  # below any cosine
 
 
 def pixel_reference(
@@ -38,20 +39,24 @@ def pixel_reference(
     """
     if not np.isin(split.image_ids, train_ids).any():
         return {}
-    scores = _concept_scores(split.images, train_images, train_ids)
-    concepts = np.unique(train_ids)
-    known = np.isin(split.text_ids, concepts)
-    column = np.minimum(np.searchsorted(concepts, split.text_ids), len(concepts) - 1)
-    lowest = -2 * STEPS  # below any cosine
-
-    def image_rows(block: slice) -> np.ndarray:
-        return np.where(known[None, :], quantise(scores[block][:, column]), lowest)
-
-    def text_rows(block: slice) -> np.ndarray:
-        return np.where(known[block, None], quantise(scores[:, column[block]].T), lowest)
-
-    found = both_directions(image_rows, text_rows, split.image_ids, split.text_ids, ks)
+    table = _PixelScores(split, train_images, train_ids)
+    found = retrieval(table, split.image_ids, split.text_ids, ks)
     return {f"{split.name}/{key}": value for key, value in found.items()}
+
+
+class _PixelScores:
+    """Scores of N images and M texts by pixels, a `ScoreTable`."""
+
+    def __init__(self, split: EvalSplit, train_images: np.ndarray, train_ids: np.ndarray):
+        self.shape = len(split.image_ids), len(split.text_ids)
+        concepts = np.unique(train_ids)
+        self._scores = _concept_scores(split.images, train_images, train_ids)
+        self._known = np.isin(split.text_ids, concepts)
+        self._concept = np.minimum(np.searchsorted(concepts, split.text_ids), len(concepts) - 1)
+
+    def tile(self, rows: Lines, columns: Lines) -> np.ndarray:
+        found = quantise(self._scores[rows][:, self._concept[columns]])
+        return np.where(self._known[None, columns], found, LOWEST)
 
 
 def _concept_scores(images: np.ndarray, train_images: np.ndarray, train_ids: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ never NaN. Without ties they equal tau-b and the usual rho.
 """
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
 
 
 def kendall_tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -19,6 +18,8 @@ def kendall_tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Args:
       x, y: finite values [A, n].
     """
+    from scipy.stats import kendalltau  # seconds to import: not before the first evaluation
+
     n = x.shape[-1]
     if n < 2:
         return np.zeros(len(x))
@@ -32,6 +33,8 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Args:
       x, y: finite values [A, n].
     """
+    from scipy.stats import rankdata
+
     n = x.shape[-1]
     centre = (n + 1) / 2
     covariance = ((rankdata(x, axis=-1) - centre) * (rankdata(y, axis=-1) - centre)).sum(axis=-1)
@@ -40,6 +43,8 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _untied_pairs(x: np.ndarray) -> np.ndarray:
     """Return float64 [A]: the number of pairs of items with different values."""
+    from scipy.stats import rankdata
+
     # An item's last rank minus its first is the number of other items with its value: each tied pair counts twice.
     tied = (rankdata(x, "max", axis=-1) - rankdata(x, "min", axis=-1)).sum(axis=-1) / 2
     return x.shape[-1] * (x.shape[-1] - 1) / 2 - tied

@@ -1,4 +1,4 @@
-"""Cosine scores rounded to a grid: equal embeddings have exactly equal scores.
+"""Cosine scores rounded to a grid: equal embeddings have exactly equal scores. They are read in tiles.
 
 Letters: Q queries, C candidates, D embedding.
 
@@ -8,59 +8,78 @@ rounded to multiples of 1e-9: far coarser than the noise (1e-16), and far finer 
 embeddings (1e-7).
 """
 
-import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 STEPS = 1e9  # score steps per unit of cosine, an integer
-BLOCK_ELEMENTS = 2**22  # largest number of scores in memory at a time: 32 MB of float64
+BLOCK_ELEMENTS = 2**20  # largest number of scores in memory at a time: 8 MB of float64, which fits a CPU's cache
 
-ScoreRows = Callable[[slice], np.ndarray]
+Lines = slice | np.ndarray  # rows or columns of the scores
+
+
+class ScoreTable(Protocol):
+    """Scores of Q queries and C candidates, computed where they are read.
+
+    Attributes:
+      shape: (Q, C).
+    """
+
+    shape: tuple[int, int]
+
+    def tile(self, rows: Lines, columns: Lines) -> np.ndarray:
+        """Return float64 [rows, columns]: integers, or NaN where a score is not finite."""
 
 
 class Scores:
-    """Quantised inner products of unit-norm embeddings, read in blocks of rows or of columns.
-
-    A matrix of at most `BLOCK_ELEMENTS` scores is computed once and kept. The blocks of a larger one are computed when
-    they are read.
+    """Quantised inner products of unit-norm embeddings, a `ScoreTable`.
 
     Attributes:
       queries: float64 [Q, D].
       candidates: float64 [C, D].
+      shape: (Q, C).
     """
 
     def __init__(self, queries: np.ndarray, candidates: np.ndarray):
         self.queries = np.asarray(queries, np.float64)
         self.candidates = np.asarray(candidates, np.float64)
+        self.shape = len(self.queries), len(self.candidates)
 
-    def rows(self, block: slice) -> np.ndarray:
-        """Return float64 [rows of the block, C]: integers, or NaN where a score is not finite."""
-        if self._matrix is not None:
-            return self._matrix[block]
-        return _products(self.queries[block], self.candidates)
-
-    def columns(self, block: slice) -> np.ndarray:
-        """Return float64 [columns of the block, Q]: the rows of the transposed matrix."""
-        if self._matrix is not None:
-            return self._matrix[:, block].T
-        return _products(self.candidates[block], self.queries)
-
-    @functools.cached_property
-    def _matrix(self) -> np.ndarray | None:
-        fits = len(self.queries) * len(self.candidates) <= BLOCK_ELEMENTS
-        return _products(self.queries, self.candidates) if fits else None
+    def tile(self, rows: Lines, columns: Lines = slice(None)) -> np.ndarray:
+        """Return float64 [rows, columns]: integers, or NaN where a score is not finite."""
+        with np.errstate(invalid="ignore"):  # NaN embeddings are handled by each metric
+            return quantise(self.queries[rows] @ self.candidates[columns].T)
 
 
-def _products(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # NaN embeddings are handled by each metric
-        return quantise(queries @ candidates.T)
+TileReader = Callable[[slice, slice, np.ndarray], None]  # (rows, columns, scores of the tile)
+
+
+def read_tiles(scores: ScoreTable, readers: Sequence[TileReader]) -> None:
+    """Compute every score once, and pass each tile to all readers."""
+    for rows, columns in tiles(*scores.shape):
+        tile = scores.tile(rows, columns)
+        for read in readers:
+            read(rows, columns, tile)
 
 
 def quantise(scores: np.ndarray) -> np.ndarray:
     """Return ``round(scores * STEPS)`` as float64 integers; values that are not finite become NaN."""
-    units = np.round(np.asarray(scores, np.float64) * STEPS)
-    return np.where(np.isfinite(units), units, np.nan)
+    units = np.multiply(scores, STEPS, dtype=np.float64)
+    np.rint(units, out=units)
+    infinite = np.isinf(units)
+    if infinite.any():
+        units[infinite] = np.nan
+    return units
+
+
+def tiles(n_queries: int, n_candidates: int) -> Iterator[tuple[slice, slice]]:
+    """Yield (rows, columns) of tiles that cover the scores, each with at most `BLOCK_ELEMENTS`, square if possible."""
+    width = max(1, min(n_candidates, math.isqrt(BLOCK_ELEMENTS)))
+    for rows in row_blocks(n_queries, width):
+        for start in range(0, n_candidates, width):
+            yield rows, slice(start, min(start + width, n_candidates))
 
 
 def row_blocks(n_queries: int, n_candidates: int) -> Iterator[slice]:

@@ -9,6 +9,7 @@ from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.embeddings import ImageTextEncoder, SplitEmbeddings, paired_rows
 from rankclip_jax.evals.registry import CHANCE, EVALS
+from rankclip_jax.evals.similarity import read_tiles
 from rankclip_jax.evals.zeroshot import class_embeddings
 
 
@@ -40,8 +41,9 @@ def embed_split(encoder: ImageTextEncoder, split: EvalSplit, names: Sequence[str
 
 
 def metric_names(split: EvalSplit, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys of `evaluate_split`'s result; this needs a few rows of the split, and no model."""
-    rows = [np.union1d(found[:8], 0).astype(int) for found in paired_rows(split.image_ids, split.text_ids)]
+    """Return the keys of `evaluate_split`'s result; this needs two rows of the split at most, and no model."""
+    # One pair: correlations of longer lists would import scipy.stats, seconds before training starts.
+    rows = [np.union1d(found[:1], 0).astype(int) for found in paired_rows(split.image_ids, split.text_ids)]
     return tuple(evaluate_split(_Constant(), _some_rows(split, *rows), names))
 
 
@@ -74,9 +76,11 @@ def _some_rows(split: EvalSplit, images: np.ndarray, texts: np.ndarray) -> EvalS
 
 def evaluate_embeddings(embeds: SplitEmbeddings, split: EvalSplit, names: Sequence[str]) -> dict[str, float]:
     """Return the metrics of the evaluations ``names`` for `embed_split`'s result, under ``<split>/<metric>``."""
-    found = {}
-    for name in names:
-        found |= lookup(EVALS, name, "evaluation")(embeds, split)
+    evaluations = [lookup(EVALS, name, "evaluation")(embeds, split) for name in names]
+    readers = [reader for evaluation in evaluations for reader in evaluation.readers]
+    if readers:
+        read_tiles(embeds.scores, readers)
+    found = {key: value for evaluation in evaluations for key, value in evaluation.metrics().items()}
     return {f"{split.name}/{key}": float(value) for key, value in found.items()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rankclip_jax.data.records import fill_template
-from rankclip_jax.evals.retrieval import direction_metrics
+from rankclip_jax.evals.retrieval import retrieval
 from rankclip_jax.evals.similarity import Scores
 
 TOP_KS = (1, 3, 5)
@@ -41,8 +41,8 @@ def zero_shot(scores: Scores, labels: np.ndarray, ks: Sequence[int] = TOP_KS) ->
       ks: cut-offs k.
     """
     n_classes = len(scores.candidates)
-    found = direction_metrics(scores.rows, labels, np.arange(n_classes), ks)
-    return {f"top{k}": found[f"R@{k}"] for k in ks if k < n_classes}
+    found = retrieval(scores, labels, np.arange(n_classes), ks)
+    return {f"top{k}": found[f"image_to_text_R@{k}"] for k in ks if k < n_classes}
 
 
 def zero_shot_chance(n_classes: int, ks: Sequence[int] = TOP_KS) -> dict[str, float]:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rankclip_jax.objectives import listmle_float64
 from rankclip_jax.objectives.research.rank_weights import RankWeights
 from rankclip_jax.objectives.sorting import row_order
 
 RELEASED_EPS = 1e-10
-# A scan over the ranks works on vectors with one entry per list. They are too short if there are more items per list.
+# The sums of `listmle_float64` work on vectors with one entry per list: too short if there are more items per list.
 FEW_LISTS = 1024
 
 
@@ -32,7 +33,8 @@ def listmle_exact(utility_CB: jax.Array, reference_CB: jax.Array, rank_weights: 
     Gradient: d loss / d u_l = sum_{k: r_k >= r_l} exp(u_l) / D_k - 1, computed together with the loss (reverse mode
     only). The references carry no gradient, because only their order is used.
 
-    Numerics: sums are kept as a running maximum m and a sum of exp(. - m): every exponent is at most 0.
+    Numerics: sums are kept as a running maximum m and a sum of exp(. - m): every exponent is at most 0. On CPUs, sums
+    are in float64 instead where the utilities of a list differ by at most 600.
     ``log(cumsum(exp(x - max)))`` would underflow to -inf at scale 100, and an added epsilon erases the gradient (see
     `listmle_released`).
 
@@ -108,20 +110,34 @@ def _any_nan(reference_CB, order_CB):
 
 
 def _plackett_luce(ascending_CB, ends_tie_CB, rank_weights):
-    """Loss [C] and its gradient [C, B] for utilities in ascending reference order.
+    """Loss [C] and its gradient [C, B] for utilities in ascending reference order, in the form that is fastest here."""
+    fast, general = (
+        functools.partial(form, rank_weights=rank_weights)
+        for form in (listmle_float64.plackett_luce, _with_running_maximum)
+    )
+    lists, items = ascending_CB.shape
+    if items > FEW_LISTS * lists:
+        return general(ascending_CB, ends_tie_CB)
+
+    def on_cpu(*operands):
+        return lax.cond(listmle_float64.fits(ascending_CB), fast, general, *operands)
+
+    return lax.platform_dependent(ascending_CB, ends_tie_CB, cpu=on_cpu, default=general)
+
+
+def _with_running_maximum(ascending_CB, ends_tie_CB, rank_weights):
+    """`_plackett_luce` for utilities of any range, in their own dtype: accelerators have no fast float64.
 
     d loss / d x_l = exp(x_l) sum_{k ranked with or above l} w_k / D_k - w_l, with D_k the denominator of k.
     """
-    # Ranks are the leading axis: the CPU path scans over them, with vectors of C rows.
     x_BC, ends_BC = ascending_CB.T, ends_tie_CB.T
-    prefix_sums, suffix_shares = _recurrences(*x_BC.shape)
-    peak_BC, sum_BC, tied_BC = prefix_sums(x_BC, ends_BC)
+    peak_BC, sum_BC, tied_BC = _prefix_sums(x_BC, ends_BC)
     if rank_weights is None:
-        held_peak_BC, held_sum_BC, share_BC = suffix_shares(ends_BC, peak_BC, sum_BC, tied_BC)
+        held_peak_BC, held_sum_BC, share_BC = _suffix_shares(ends_BC, peak_BC, sum_BC, tied_BC)
         weight_BC = 1.0
     else:
         mean_BC = rank_weights.of_groups(tied_BC)
-        held_peak_BC, held_sum_BC, share_BC, weight_BC = suffix_shares(
+        held_peak_BC, held_sum_BC, share_BC, weight_BC = _suffix_shares(
             ends_BC, peak_BC, sum_BC, tied_BC * mean_BC, mean_BC
         )
     factors_BC = (held_peak_BC - x_BC) + jnp.log(held_sum_BC)
@@ -130,18 +146,7 @@ def _plackett_luce(ascending_CB, ends_tie_CB, rank_weights):
     return loss_C, gradient_BC.T
 
 
-def _recurrences(items, lists):
-    """The functions for prefix sums and suffix shares, in the form that is fastest for the platform and the shape."""
-    if items > FEW_LISTS * lists:
-        return _prefix_sums_associative, _suffix_shares_associative
-    return (
-        functools.partial(lax.platform_dependent, cpu=_prefix_sums_scan, default=_prefix_sums_associative),
-        functools.partial(lax.platform_dependent, cpu=_suffix_shares_scan, default=_suffix_shares_associative),
-    )
-
-
-# The two recurrences, each in two forms: a sequential scan (fastest on CPU) and an associative scan (logarithmic
-# depth, for accelerators).
+# The two recurrences, as associative scans of logarithmic depth.
 #
 # Prefix: sum_k exp(peak_k) is the sum of exp(x) over the items up to k. tied_k is the number of items of k's tie group
 # up to k.
@@ -150,21 +155,7 @@ def _recurrences(items, lists):
 # last item of a group and is the sum of the group's weights.
 
 
-def _prefix_sums_scan(x_BC, ends_BC):
-    def step(carry, inputs):
-        peak, total, tied, ended = carry
-        x, ends = inputs
-        new_peak = jnp.maximum(peak, x)
-        total = total * jnp.exp(peak - new_peak) + jnp.exp(x - new_peak)
-        tied = jnp.where(ended, 1.0, tied + 1.0)
-        return (new_peak, total, tied, ends), (new_peak, total, tied)
-
-    first = x_BC[0]
-    start = (first, jnp.zeros_like(first), jnp.zeros_like(first), jnp.ones_like(ends_BC[0]))
-    return lax.scan(step, start, (x_BC, ends_BC))[1]
-
-
-def _prefix_sums_associative(x_BC, ends_BC):
+def _prefix_sums(x_BC, ends_BC):
     def combine(left, right):
         (peak_l, sum_l), (peak_r, sum_r) = left, right
         peak = jnp.maximum(peak_l, peak_r)
@@ -177,23 +168,7 @@ def _prefix_sums_associative(x_BC, ends_BC):
     return peak_BC, sum_BC, position_BC - lax.cummax(before_BC, axis=0)
 
 
-def _suffix_shares_scan(ends_BC, peak_BC, sum_BC, weight_BC, *more):
-    def step(carry, inputs):
-        share, above_peak, held = carry
-        ends, weight, at_end = inputs
-        peak, total, *_ = at_end
-        held = tuple(jnp.where(ends, new, old) for new, old in zip(at_end, held, strict=True))
-        share = share * jnp.exp(peak - above_peak) + jnp.where(ends, weight / total, 0.0)
-        return (share, peak, held), (held, share)
-
-    to_hold = (peak_BC, sum_BC, *more)
-    last = peak_BC[-1]
-    start = (jnp.zeros_like(last), last, tuple(x[-1] for x in to_hold))
-    (held_peak_BC, held_sum_BC, *held), share_BC = lax.scan(step, start, (ends_BC, weight_BC, to_hold), reverse=True)[1]
-    return held_peak_BC, held_sum_BC, share_BC, *held
-
-
-def _suffix_shares_associative(ends_BC, peak_BC, sum_BC, weight_BC, *more):
+def _suffix_shares(ends_BC, peak_BC, sum_BC, weight_BC, *more):
     def combine(above, below):
         decay_a, share_a, ends_a, *held_a = above
         decay_b, share_b, ends_b, *held_b = below

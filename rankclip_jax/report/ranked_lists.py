@@ -68,7 +68,7 @@ def agreement(near: Neighbours) -> Agreement | None:
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(images))[:MAX_ANCHORS])
     v, t = near.split.image_embeds[images], near.split.text_embeds[texts]
     every = slice(0, len(drawn))
-    image_scores, text_scores = Scores(v[drawn], v).rows(every), Scores(t[drawn], t).rows(every)
+    image_scores, text_scores = Scores(v[drawn], v).tile(every), Scores(t[drawn], t).tile(every)
     others = np.arange(len(images))[None, :] != drawn[:, None]
     shape = (len(drawn), len(images) - 1)
     taus = kendall_tau(image_scores[others].reshape(shape), text_scores[others].reshape(shape))

@@ -28,7 +28,7 @@ from rankclip_jax.inference.load import encoder_of, is_run, read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.pixels import normalize_pixels
 from rankclip_jax.text_table import text_table
-from rankclip_jax.weights.formats.source import locate
+from rankclip_jax.weights.formats.source import locate, model_folder
 from rankclip_jax.weights.reference import ReferenceModel, open_reference
 
 LIMIT = 1e-4  # largest accepted difference of embeddings and of logits
@@ -62,7 +62,7 @@ def check(source: str | Path, against: str | Path = "", step: int | str | None =
     Raises:
       UserError: the other library is not installed or cannot open `source`, or there is nothing to compare.
     """
-    folder = locate(str(source))
+    folder = model_folder(locate(str(source)))
     if is_run(folder):
         raise UserError(f"{source} is a run folder of rankclip_jax: give an exported folder, and --against={source}.")
     model = read_model(against or source, step)

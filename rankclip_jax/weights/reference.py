@@ -9,6 +9,7 @@ from PIL import Image
 
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.inference.model import Model
+from rankclip_jax.terminal import short
 from rankclip_jax.weights.formats import huggingface, open_clip
 from rankclip_jax.weights.formats.huggingface_table import KINDS
 from rankclip_jax.weights.formats.processors import find_processor
@@ -68,12 +69,20 @@ def _open_in_transformers(folder: Path, context_length: int) -> ReferenceModel:
     transformers.utils.logging.disable_progress_bar()
     model_class = getattr(transformers, CLASSES[huggingface.type_of(folder)])
     try:
-        theirs = model_class.from_pretrained(folder, dtype=torch.float32).eval()
+        theirs, found = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         has_processor = bool(find_processor(folder)[1])
         processor = transformers.AutoImageProcessor.from_pretrained(folder) if has_processor else None
     except Exception as error:  # the library raises many types
-        raise UserError(f"transformers cannot open {folder}: {type(error).__name__}: {error}") from error
+        raise UserError(f"transformers cannot open {folder}: {type(error).__name__}: {short(error)}") from error
+
+    if found["missing_keys"]:
+        first = min(found["missing_keys"])
+        raise UserError(
+            f"transformers does not find {first} and {len(found['missing_keys']) - 1} more in {folder}, and would use "
+            "random values: import the folder, and check an export of it."
+        )
+    theirs.eval()
 
     def tokens(texts):
         options = {"padding": "max_length", "truncation": True, "max_length": context_length}
@@ -104,7 +113,7 @@ def _open_in_open_clip(folder: Path) -> ReferenceModel:
         theirs, _, preprocess = library.create_model_and_transforms(name)
         tokenizer = library.get_tokenizer(name)
     except Exception as error:  # the library raises many types
-        raise UserError(f"open_clip cannot open {folder}: {type(error).__name__}: {error}") from error
+        raise UserError(f"open_clip cannot open {folder}: {type(error).__name__}: {short(error)}") from error
     theirs.eval()
 
     def tokens(texts):

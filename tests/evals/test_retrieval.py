@@ -52,7 +52,8 @@ def test_equals_brute_force_and_does_not_depend_on_blocks(monkeypatch):
         assert found[f"text_to_image_R@{k}"] == np.mean(back <= k)
     assert found["image_to_text_median_rank"] == np.median(ranks)
     assert found["image_to_text_queries"] == len(ranks)
-    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 100)  # one or two rows at a time, and nothing is kept
+    assert found["text_to_image_median_rank"] == np.median(back)
+    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 100)  # tiles of 10 x 10, and smaller ones at the ends
     assert retrieval(Scores(image_embeds, text_embeds), image_ids, text_ids) == found
 
 
@@ -109,6 +110,24 @@ def test_nan_is_a_miss_and_never_leaks():
     assert all(np.isfinite(list(everything.values())))
     assert everything["image_to_text_R@10"] == everything["text_to_image_R@10"] == 0
     assert everything["image_to_text_median_rank"] == 30
+
+
+def test_each_direction_with_repeated_ids_nan_and_ties_equals_brute_force(monkeypatch):
+    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 64)
+    rng = np.random.default_rng(6)
+    image_ids, text_ids = rng.integers(0, 4, 21), rng.integers(0, 5, 30)
+    image_embeds, text_embeds = unit(rng, 21, 4)[rng.integers(0, 9, 21)], unit(rng, 30, 4)[rng.integers(0, 12, 30)]
+    image_embeds[[3, 8]] = text_embeds[[0, 4]] = np.nan
+    scores = np.round(image_embeds.astype(np.float64) @ text_embeds.T.astype(np.float64) * similarity.STEPS)
+    finite = np.isfinite(scores)
+    match = image_ids[:, None] == text_ids[None, :]
+    best_first = np.where(finite, scores, np.where(match, -np.inf, np.inf))
+    ranks = np.array([brute_force_rank(s, m) for s, m in zip(best_first, match, strict=True) if m.any()])
+    back = np.array([brute_force_rank(s, m) for s, m in zip(best_first.T, match.T, strict=True) if m.any()])
+    found = retrieval(Scores(image_embeds, text_embeds), image_ids, text_ids, ks=(1, 2, 5, 10))
+    for k in (1, 2, 5, 10):
+        assert found[f"image_to_text_R@{k}"] == np.mean(ranks <= k)
+        assert found[f"text_to_image_R@{k}"] == np.mean(back <= k)
 
 
 def test_queries_without_a_match_are_excluded_and_counted():

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rankclip_jax.data.records import Classes, EvalSplit
 from rankclip_jax.errors import UserError
+from rankclip_jax.evals import similarity
 from rankclip_jax.evals.embeddings import paired_rows
 from rankclip_jax.evals.pixels import pixel_reference
 from rankclip_jax.evals.registry import EVALS
@@ -113,6 +114,23 @@ def test_collapsed_and_nan_embeddings_score_no_better_than_zero_and_stay_finite(
     found = evaluate_split(RandomEncoder(fill=fill), make_split(), ALL)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
     assert all(value == 0 for value in quality(found).values())
+
+
+def test_all_evaluations_read_the_same_tiles(monkeypatch):
+    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 2500)
+    computed, tile = [], similarity.Scores.tile
+
+    def counted(scores, rows, columns=slice(None)):
+        found = tile(scores, rows, columns)
+        if isinstance(columns, slice) and scores.shape == (144, 288):
+            computed.append(found.size)
+        return found
+
+    monkeypatch.setattr(similarity.Scores, "tile", counted)
+    small = evaluate_split(RandomEncoder(), make_split(), ALL)
+    assert sum(computed) == 144 * 288 and max(computed) <= 2500
+    monkeypatch.undo()
+    assert small == pytest.approx(evaluate_split(RandomEncoder(), make_split(), ALL), abs=1e-12)
 
 
 def test_one_row_and_images_without_classes():

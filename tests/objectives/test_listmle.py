@@ -14,10 +14,6 @@ from tests.support.oracles import listmle as oracle
 
 BOTH = pytest.mark.parametrize("loss_fn", [listmle_exact, listmle_released])
 SCALES = pytest.mark.parametrize("scale", [1.0, 14.3, 100.0, 1e4])
-RECURRENCES = {
-    "scan": (listmle._prefix_sums_scan, listmle._suffix_shares_scan),
-    "associative": (listmle._prefix_sums_associative, listmle._suffix_shares_associative),
-}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -212,19 +208,17 @@ def test_the_example_of_the_docstring():
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
-# The two recurrences: only one form of each runs on this platform, so the test calls both directly.
+# The recurrences of accelerators, which CPUs use for utilities of any range only.
 
 
-@pytest.mark.parametrize("name", list(RECURRENCES))
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
 @pytest.mark.parametrize("levels", [0, 1, 4])
-def test_recurrences(name, scale, levels):
-    prefix, suffix = RECURRENCES[name]
+def test_recurrences(scale, levels):
     utility, reference = random_lists(4, 29, scale, levels)
     order, ends = jax.jit(sorting.row_order)(reference)
     x_BC, ends_BC = np.take_along_axis(utility, np.asarray(order), axis=1).T, np.asarray(ends).T
-    peak, total, tied = jax.jit(prefix)(x_BC, ends_BC)
-    held_peak, held_total, share = jax.jit(suffix)(ends_BC, peak, total, tied)
+    peak, total, tied = jax.jit(listmle._prefix_sums)(x_BC, ends_BC)
+    held_peak, held_total, share = jax.jit(listmle._suffix_shares)(ends_BC, peak, total, tied)
 
     x = x_BC.astype(np.float64)
     np.testing.assert_array_equal(peak, np.maximum.accumulate(x_BC, axis=0))

@@ -39,7 +39,7 @@ MISTAKES = [
         "config.optimizer.freeze='image/.*' matches no parameter; it must match a whole",
     ),
     ({"optimizer.freeze": "("}, "config.optimizer.freeze='(' is not a regular expression"),
-    ({"model.image.pool": "mean"}, "unknown model.image.pool 'mean'."),
+    ({"model.image.pool": "average"}, "unknown model.image.pool 'average'."),
     ({"model.image.patch_dropout": 1.5}, "model.image.patch_dropout=1.5 must be at least 0 and less than 1"),
     ({"duration": "0"}, "duration='0' must be at least one step"),
     ({"eval.every": "-5"}, "eval.every='-5' is not a duration"),

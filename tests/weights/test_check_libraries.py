@@ -71,3 +71,20 @@ def test_a_folder_that_the_library_cannot_open(tmp_path):
     (tmp_path / "out" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="transformers cannot open"):
         check(tmp_path / "out", FOLDER / "clip")
+
+
+def test_weights_whose_names_the_library_does_not_find(tmp_path):
+    """transformers ignores them, and would compare random weights."""
+    folder = shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    tensors = {k: x for path in sorted(folder.glob("*.safetensors")) for k, x in load_file(path).items()}
+    for path in folder.glob("model*"):
+        path.unlink()
+    save_file({f"module.{key}": x for key, x in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"transformers does not find logit_scale and .* would use random values"):
+        check(folder)
+
+
+def test_a_folder_of_sentence_transformers(tmp_path):
+    shutil.copytree(FOLDER / "clip", tmp_path / "model" / "0_CLIPModel")
+    (tmp_path / "model" / "modules.json").write_text("[]")
+    assert differing(tmp_path / "model") == set()

@@ -106,11 +106,26 @@ def refused(tmp_path, section, **changes):
         ("text_cfg", {"hf_model_name": "roberta-base"}, "the text tower roberta-base of transformers is not supported"),
         ("text_cfg", {"embed_cls": True}, "embed_cls=True in a text_cfg is not supported"),
         ("text_cfg", {"pool_type": "mean"}, "pool_type='mean' is not supported"),
+        ("text_cfg", {"n_heads": 4}, "'n_heads' is not a setting of open_clip."),
+        ("", {"quickgelu": True}, "'quickgelu' is not a setting of open_clip. Did you mean 'quick_gelu'?"),
+        ("", {"quick_gelu": "false"}, "quick_gelu='false' must be true or false"),
+        ("vision_cfg", {"global_average_pool": True}, "global_average_pool=True in a vision_cfg is not supported"),
     ],
 )
 def test_refusals_name_the_tower_or_setting(tmp_path, section, changes, message):
     said = refused(tmp_path, section, **changes)
     assert message in said and "open_clip_config.json" in said and said.isprintable()
+
+
+def test_a_missing_number_of_text_heads_is_the_default_of_open_clip(tmp_path):
+    """8 in open_clip, whatever the width; without any config, 64 of the width belong to a head."""
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER / "open_clip", folder)
+    content = json.loads((folder / "open_clip_config.json").read_text())
+    text = content["model_cfg"]["text_cfg"]
+    assert text.pop("heads") != 8 and text["width"] % 8 == 0
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    assert read_source(folder).config.text.heads == 8
 
 
 def test_other_tokenizers(tmp_path):

@@ -1,6 +1,8 @@
 """Weights files of every format, valid and hostile: arrays or an error of one line, and no code is run."""
 
+import gzip
 import json
+import pickle
 import zipfile
 from collections import OrderedDict
 
@@ -163,7 +165,10 @@ def test_truncated_files(tmp_path, share):
     "name, content, message",
     [
         ("x.pt", b"hello", r"was not written by torch\.save"),
-        ("x.pt", b"\x80\x02\x8a\nl\xfc\x9cF", "is damaged"),
+        ("x.pt", b"\x80\x02\x8a\nl\xfc\x9cF", r"is a pickle that torch\.save did not write"),
+        ("x.pt", pickle.dumps({"a": A}), r"is a pickle that torch\.save did not write"),
+        ("x.gguf", b"GGUF\3\0\0\0" + b"x" * 99, "is a GGUF file, which is not supported"),
+        ("x.pt", gzip.compress(b"x" * 99), "is a gzip archive, which is not supported"),
         ("x.pt", b"", "is empty"),
         ("x.safetensors", b"\0" * 600, "is empty"),
         (

@@ -70,6 +70,19 @@ def test_several_files_of_weights(tmp_path):
         read_model(tmp_path)
 
 
+def test_shards_without_their_index_and_a_config_without_a_type(tmp_path):
+    shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    (tmp_path / "clip" / "model.safetensors.index.json").unlink()
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    del config["model_type"]
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json names no model_type: add"):
+        read_model(tmp_path / "clip")
+    (tmp_path / "clip" / "config.json").unlink()
+    with pytest.raises(UserError, match="holds shards of weights, but not their index"):
+        read_model(tmp_path / "clip")
+
+
 # transformers' towers alone.
 
 

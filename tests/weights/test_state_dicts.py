@@ -94,7 +94,26 @@ def test_several_state_dicts_under_unknown_keys(tmp_path):
     one, other = ({name: archive.tensor(x) for name, x in PLAIN.items()} for _ in range(2))
     with pytest.raises(UserError, match="holds several state dicts \\('ours', 'theirs'\\)"):
         read_tensors(archive.write(tmp_path / "x.pt", {"ours": one, "theirs": other}))
-    assert_plain(read_tensors(archive.write(tmp_path / "x.pt", {"state_dict": one, "state_dict_ema": other})))
+
+
+def test_models_beside_the_one_that_is_read_are_named(tmp_path, capsys):
+    archive = Archive()
+    one, other, third = ({name: archive.tensor(x) for name, x in PLAIN.items()} for _ in range(3))
+    moments = {"state": {0: {"exp_avg": archive.tensor(A)}}}
+    content = {"optimizer": moments, "state_dict": one, "state_dict_ema": other, "teacher": {"module": third}}
+    assert_plain(read_tensors(archive.write(tmp_path / "x.pt", content)))
+    said = "x.pt holds several models: the weights under 'state_dict' are read, not 'state_dict_ema', 'teacher'\n"
+    assert capsys.readouterr().err.endswith(said)
+    read_tensors(archive.write(tmp_path / "y.pt", {"optimizer": moments, "state_dict": one, "loss": {"w": other}}))
+    assert "not 'loss'" in capsys.readouterr().err
+    read_tensors(archive.write(tmp_path / "z.pt", {"optimizer": moments, "state_dict": one}))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_with_control_characters_is_damage(tmp_path):
+    with pytest.raises(UserError, match=r"holds a tensor with the name .*x1b") as caught:
+        read_tensors(torch_files.save(tmp_path / "x.pt", PLAIN | {"\x1b[31mred\n": A}))
+    assert str(caught.value).isprintable()
 
 
 def test_a_whole_module(tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 
 from rankclip_jax.text_files import decode
 
-MISSING = ("", "nan", "none", "null", "<na>")  # a missing caption in a table, as pandas and others write it
+# A missing caption in a table, as pandas, Excel, R and JavaScript write it.
+MISSING = ("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a", "undefined")
 ASCII_INK = re.compile("[!-~]")
 # Categories of Unicode without ink of their own: controls, formats, half pairs, private use, marks, separators.
 BLANK = frozenset(("Cc", "Cf", "Cs", "Co", "Mn", "Me", "Zs", "Zl", "Zp"))

@@ -1,5 +1,6 @@
 """Pairs in the columns of a table. Images are bytes, Hugging Face's struct {bytes, path}, or paths."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,14 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.columns import CAPTIONS, LABELS, find_usual, text_columns
 from rankclip_jax.data.sources.image_columns import ImageColumn, choose_image_column, is_image, is_text, value_type
 from rankclip_jax.data.sources.labels import checked_label, class_captions
+from rankclip_jax.data.sources.split_column import rows_of_splits, split_column
 from rankclip_jax.data.sources.strings import packed_column
-from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts
+from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, kept
 from rankclip_jax.data.storage.folders import names_below
 from rankclip_jax.errors import UserError
 from rankclip_jax.redact import redacted
@@ -95,18 +98,39 @@ def pairs_of(cells: ArrowCells, folder: str, options: PairOptions, where: str) -
     image = choose_image_column(cells, folder, options, where)
     for file, field in cells.fields(image):
         _check_image(field, file)
+    keep = rows_of_splits(_splits(cells), options.split, where)
     label = None if options.caption_key or find_usual(names, CAPTIONS) else _label_column(cells.schema)
     if label:
         home = where if os.path.isdir(where) else os.path.dirname(where)
         names = class_names_of(_names_of(cells, label), [home], where)
-        return LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates)
+        return _subset(LabelledCells(ImageColumn(cells, image, folder), label, names, options.templates), keep)
     texts = text_columns(names, options, where)
     for name in texts:
         for file, field in cells.fields(name):
             _check_text(field, file)
     if all(is_text(value_type(field.type)) for _, field in cells.fields(image)):
-        return TablePairs(_rows(cells, image, texts), folder)
-    return CaptionedCells(ImageColumn(cells, image, folder), *texts)
+        return TablePairs(kept(_rows(cells, image, texts), keep), folder)
+    return _subset(CaptionedCells(ImageColumn(cells, image, folder), *texts), keep)
+
+
+def _splits(cells: ArrowCells) -> pa.ChunkedArray | None:
+    """The split of each row; None if there is no column of splits."""
+    column = split_column(cells.schema.names)
+    if column is None or not all(is_text(value_type(field.type)) for _, field in cells.fields(column)):
+        return None
+    return pa.chunked_array([_plain(part) for part in cells.whole(column)])
+
+
+class _OfSplits(Subset):
+    """The pairs of some splits."""
+
+    def digest(self) -> str:
+        """Covers the source, and which pairs are chosen."""
+        return f"{super().digest()} {hashlib.sha256(self._indices.tobytes()).hexdigest()}"
+
+
+def _subset(pairs: PairSource, keep: np.ndarray | None) -> PairSource:
+    return pairs if keep is None else _OfSplits(pairs, np.flatnonzero(keep))
 
 
 class _CellPairs(PairSource):

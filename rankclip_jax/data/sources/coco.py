@@ -13,8 +13,8 @@ import numpy as np
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.strings import packed
+from rankclip_jax.data.sources.table_files import read_text
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, folder_of
-from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.redact import redacted
 from rankclip_jax.text_files import parse_json
@@ -34,9 +34,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
 def _read(file: str, split: str) -> list[tuple[str, list[str]]]:
     """Path and captions of each image that has captions."""
     try:
-        content = parse_json(locations.read(file))
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror or error}): check the file.") from None
+        content = parse_json(read_text(file))
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON ({error}): is it complete?") from None
     try:
@@ -60,9 +58,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
-    if split:
-        raise UserError(f"{file} has only one split: leave out #{split}.")
     of_image: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
+    if len(of_image) < len(content["images"]):
+        raise UserError(f"{file}: several of `images` have the same id: give each its own, also in `annotations`.")
     unknown = 0
     for annotation in content["annotations"]:
         if annotation["image_id"] in of_image:
@@ -76,22 +74,29 @@ def _coco(content: dict[str, Any], split: str, file: str) -> list[tuple[str, lis
         total = len(content["annotations"]), len(of_image)
         left_out = "%s: left out: %d of %d annotations, whose image is not listed; %d of %d images, without captions"
         LOG.warning(left_out, redacted(file), unknown, total[0], silent, total[1])
-    return [(image["file_name"], of_image[image["id"]]) for image in content["images"]]
+    images = _of_split(content["images"], split, file)
+    return [(image["file_name"], of_image[image["id"]]) for image in images]
 
 
 def _karpathy(content: dict[str, Any], split: str, file: str) -> list[tuple[str, list[str]]]:
-    known = dict.fromkeys(image["split"] for image in content["images"])
-    if not split and len(known) > 1:
-        raise UserError(f"{file} holds several splits: name one, as in {file}#test. Known: {', '.join(known)}.")
-    wanted = {name.strip() for name in split.split("+")} if split else {*known}
-    for name in wanted:
-        lookup(known, name, f"split of {file}")
     return [
         # COCO's images are in a folder per year, `filepath`; Flickr's are in one folder.
         (
             "/".join(filter(None, (image.get("filepath"), image["filename"]))),
             [text for s in image["sentences"] for text in _texts(s["raw"])],
         )
-        for image in content["images"]
-        if image["split"] in wanted
+        for image in _of_split(content["images"], split, file)
     ]
+
+
+def _of_split(images: list[dict[str, Any]], split: str, file: str) -> list[dict[str, Any]]:
+    """The images of some splits, joined by "+"; `UserError` if there are several splits and none is named."""
+    known = dict.fromkeys(image.get("split", "") for image in images)
+    if split and {*known} <= {""}:
+        raise UserError(f"{file} has only one split: leave out #{split}.")
+    if not split and len(known) > 1:
+        raise UserError(f"{file} holds several splits: name one, as in {file}#test. Known: {', '.join(known)}.")
+    wanted = {name.strip() for name in split.split("+")} if split else {*known}
+    for name in wanted:
+        lookup(known, name, f"split of {file}")
+    return [image for image in images if image.get("split", "") in wanted]

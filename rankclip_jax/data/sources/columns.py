@@ -1,10 +1,12 @@
 """Finds the columns of images, captions and labels in a table."""
 
 import itertools
+import logging
 from collections.abc import Collection
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.errors import UserError, did_you_mean
+from rankclip_jax.redact import redacted
 
 # Usual column names, the most specific first, in any letter case. "filepath" and "title" are open_clip's.
 IMAGES = (
@@ -15,6 +17,7 @@ CAPTIONS = (
     "title", "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "description", "alt_text",
     "alt", "raw_caption", "comment", "prompt",
 )  # fmt: skip
+LOG = logging.getLogger(__name__)
 LISTED, LONGEST = 30, 40  # columns in a message, and characters of each
 LABELS = ("label", "labels", "class", "fine_label", "category")
 
@@ -54,6 +57,10 @@ def find_usual(names: Collection[str], usual: Collection[str]) -> str | None:
 def text_columns(names: Collection[str], options: PairOptions, where: str) -> list[str]:
     """The column of captions, and the column of second captions if the options name it."""
     caption = find_column(names, options.caption_key, CAPTIONS, "caption_key", where)
+    found = [name for name in names if find_usual([name], CAPTIONS)]
+    if not options.caption_key and len(found) > 1:
+        text = "%s: %r is used as the column of captions, not %s: if this is wrong, set config.data.caption_key"
+        LOG.warning(text, redacted(where), caption, ", ".join(repr(name) for name in found if name != caption))
     if not options.second_caption_key:
         return [caption]
     return [caption, find_column(names, options.second_caption_key, (), "second_caption_key", where)]

@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from rankclip_jax.data.images.extensions import SUFFIXES
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.sources.columns import IMAGES, find_column, text_columns
 from rankclip_jax.data.sources.quoting import Quoting, quoting_of
+from rankclip_jax.data.sources.split_column import rows_of_splits, split_column
 from rankclip_jax.data.sources.strings import packed, packed_column
+from rankclip_jax.data.sources.table_files import read_text
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
 from rankclip_jax.terminal import short
-from rankclip_jax.text_files import as_utf8
 
 SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error
@@ -63,9 +65,12 @@ def _read(file: str, options: PairOptions) -> pa.Table:
     data = _bytes(file)
     separator, names = _header(file, data)
     wanted = [find_column(names, options.image_key, IMAGES, "image_key", file), *text_columns(names, options, file)]
+    splits = [name for name in [split_column(names)] if name]
     quoting = quoting_of(file, data, separator, _row_test(data, separator, names, wanted[0]))
     broken: list[str] = []
-    table = _parse(file, data, (separator, quoting), names, wanted, broken).select(wanted)
+    table = _parse(file, data, (separator, quoting), names, [*wanted, *splits], broken)
+    keep = rows_of_splits(table.column(splits[0]) if splits else None, options.split, file)
+    table = (table if keep is None else table.filter(keep)).select(wanted)
     is_given = pc.greater(pc.binary_length(table.column(0)), 0)
     missing = len(table) - (pc.sum(is_given).as_py() or 0)
     if missing:
@@ -86,7 +91,14 @@ def _header(file: str, data: bytes) -> tuple[str, list[str]]:
         raise UserError(f"{file}: the first line has {len(line):,} bytes; it must be a header with column names.")
     text = line.decode("utf-8", "backslashreplace")
     separator = separator_of(text)
-    return separator, [name.strip() for name in _fields(text, separator)]
+    names = [name.strip() for name in _fields(text, separator)]
+    if not any(names) or names[0].lower() == "sep=" or any(map(_is_image_path, names)):
+        raise UserError(f"{file}: the first line is {text[:80]!r}; it must be a header, such as filepath,title.")
+    return separator, names
+
+
+def _is_image_path(field: str) -> bool:
+    return locations.is_url(field) or field.lower().partition("#")[0].endswith(SUFFIXES)
 
 
 def _row_test(data: bytes, separator: str, names: list[str], image: str) -> Callable[[bytes], bool]:
@@ -165,10 +177,7 @@ def _raw(column: pa.ChunkedArray) -> pa.LargeBinaryArray:
 
 
 def _bytes(file: str) -> bytes:
-    try:
-        data = locations.read(file)
-    except OSError as error:
-        raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
+    data = read_text(file)
     if not re.search(rb"\S", data):
         raise UserError(f"{file} is empty: a table needs a header line with column names.")
-    return as_utf8(data)
+    return data

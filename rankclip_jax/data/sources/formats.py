@@ -36,13 +36,13 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "arrayrecord": Format("array_record", (".array_record", ".arrayrecord")),
     "coco": Format("coco", has_splits=True),
-    "csv": Format("delimited", (".csv", ".tsv")),
+    "csv": Format("delimited", (".csv", ".tsv"), has_splits=True),
     "huggingface": Format("huggingface", has_splits=True),
     "image_folder": Format("image_folder", has_splits=True),
-    "jsonl": Format("jsonl", (".jsonl", ".ndjson")),
-    "parquet": Format("parquet", (".parquet",)),
+    "jsonl": Format("jsonl", (".jsonl", ".ndjson"), has_splits=True),
+    "parquet": Format("parquet", (".parquet",), has_splits=True),
     "tfds": Format("tfds", has_splits=True, is_named=True),
-    "tsv": Format("delimited", (".tsv", ".csv")),
+    "tsv": Format("delimited", (".tsv", ".csv"), has_splits=True),
     # Compressed tars are found too, and then rejected with a clear message.
     "webdataset": Format("webdataset", (".tar", ".tar.gz", ".tgz"), has_index=True),
 }
@@ -64,7 +64,7 @@ def parse_locations(text: str, default_format: str, key: str, root: str = "") ->
     """Parse the value of a config key: terms joined by "|". A term without a format has the default format.
 
     A number before a term is its weight, unless a path relative to `root` begins with it: "2014 photos/*.tar". What
-    follows "#" is a split, unless a path has exactly this name.
+    follows "#" is a split, unless a path has exactly this name or the term ends like a file of its format.
 
     Raises:
       UserError: a term is empty, its format unknown, its weight not positive, or only some terms have weights.
@@ -89,7 +89,8 @@ def _parse(term: str, default_format: str, key: str, root: str) -> Location:
         name, term = found[1], found[2].strip()
     format_ = lookup(FORMATS, name, f"format in {key}")
     split = ""
-    if format_.has_splits and "#" in term and not locations.is_local(term, root):
+    is_file = term.lower().endswith(format_.extensions) or locations.is_local(term, root)
+    if format_.has_splits and "#" in term and not is_file:
         term, _, split = term.rpartition("#")
     if not term:
         raise UserError(f"{key} has a term without a location: write [WEIGHT ][FORMAT:]PATH | ...")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rankclip_jax.data.sources.cells import ArrowCells, pairs_of
 from rankclip_jax.data.sources.hub_names import Shards, choose_shards, find_shards
 from rankclip_jax.data.sources.image_metadata import METADATA
 from rankclip_jax.data.sources.parquet import ParquetCells
+from rankclip_jax.data.sources.split_column import split_column
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.storage.folders import walk
 from rankclip_jax.errors import UserError
@@ -45,8 +47,12 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
         return image_folder.open_pairs(files, options)  # the layout of `imagefolder`
     if not found:
         raise UserError(f"no .arrow or .parquet files or images in {folder}: is it a folder of `datasets`?")
-    shards = choose_shards(found, options.split, folder)
-    cells = ParquetCells(shards) if shards[0].endswith(".parquet") else MappedCells(shards)
+    is_single = len(found) == 1  # then "#" may name a split in a column of splits
+    shards = choose_shards(found, "" if is_single else options.split, folder)
+    cells = ParquetCells(shards) if shards[0].lower().endswith(".parquet") else MappedCells(shards)
+    if not (is_single and split_column(cells.schema.names)):
+        choose_shards(found, options.split, folder)
+        options = replace(options, split="")
     return pairs_of(cells, paths.image_folder(options, folder), options, folder)
 
 
@@ -61,8 +67,8 @@ def _saved_splits(folder: str) -> Shards:
 def _shards(folder: str) -> Shards:
     """The files of one kind below `folder`, by configuration and split."""
     # The metadata of `imagefolder` are a table of images, and no data by themselves.
-    files = sorted(os.path.join(base, n) for base, names in walk(folder) for n in names if n not in METADATA)
-    of_kind = ([file for file in files if file.endswith(kind)] for kind in KINDS)
+    files = sorted(os.path.join(base, n) for base, names in walk(folder) for n in names if n.lower() not in METADATA)
+    of_kind = ([file for file in files if file.lower().endswith(kind)] for kind in KINDS)
     return find_shards(next(filter(None, of_kind), []), folder)
 
 

@@ -21,6 +21,7 @@ from rankclip_jax.data.images.extensions import SUFFIXES
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources.class_names import class_names_of
 from rankclip_jax.data.sources.image_files import ImageFile, extensions_of, have_captions, images_in, read_captions
+from rankclip_jax.data.sources.image_hints import other_captions
 from rankclip_jax.data.sources.image_metadata import below, open_tables, tables_in
 from rankclip_jax.data.sources.image_splits import inside, split_folder, wrapping_folder
 from rankclip_jax.data.sources.labels import class_captions
@@ -32,6 +33,7 @@ from rankclip_jax.data.storage.split_names import is_split, known_split
 from rankclip_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
+HINT = "if it holds captions, use format csv, jsonl or coco, or put text files beside the images"
 
 
 def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
@@ -53,6 +55,8 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> PairSource:
         return _of_tables(tables, files, split, options, len(images))
     if have_captions(images, options.caption_key):
         return CaptionedImages(images, options)
+    if found := other_captions(files, images):
+        LOG.warning("%s names images, but captions are made of the names of folders: %s", found, HINT)
     wrapping = wrapping_folder(images)
     homes = dict.fromkeys(os.path.join(folder, *part) for part in ((), (split,), (split, wrapping)) for folder in files)
     return _class_pairs(list(homes), inside(images, wrapping), options.templates)

@@ -25,7 +25,8 @@ def tables_in(folder: str) -> list[str]:
     """Paths of the tables below `folder`; of several tables in one folder, the first in `METADATA`."""
     found = []
     for base, names in walk(folder):
-        found += [os.path.join(base, name) for name in METADATA if name in names][:1]
+        known = {name.lower(): name for name in reversed(names)}
+        found += [os.path.join(base, known[name]) for name in METADATA if name in known][:1]
     return sorted(found)
 
 
@@ -38,10 +39,10 @@ def open_tables(tables: Sequence[str], folders: Sequence[str], options: PairOpti
       options: names of columns.
       num_images: number of images below `folders`, to count those that no table names.
     """
-    options = replace(options, image_key=options.image_key or FILE_NAME, image_root="", root="")
+    options = replace(options, image_key=options.image_key or FILE_NAME, image_root="", root="", split="")
     parts = []
     for table in tables:
-        pairs = READERS[os.path.basename(table)].open_pairs([table], options)
+        pairs = READERS[os.path.basename(table).lower()].open_pairs([table], options)
         folder = next(folder for folder in folders if table.startswith(os.path.join(folder, "")))
         inside = os.path.relpath(os.path.dirname(table), folder)
         parts.append(pairs if inside == "." else Located(pairs, inside + os.sep))

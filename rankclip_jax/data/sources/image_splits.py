@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 
 from rankclip_jax.data.sources.image_files import ImageFile
-from rankclip_jax.data.storage.split_names import is_split, known_split
+from rankclip_jax.data.storage.split_names import are_splits, is_split
 from rankclip_jax.errors import UserError
 
 
 def split_folder(images: Sequence[ImageFile], wanted: str, where: str) -> str:
     """The folder of a split, relative to the folders of the images; "" if they hold no splits.
 
-    Folders with images are splits if two of them beside each other have different names of splits. A single folder in a
-    folder is passed through, so that ``photos/data/train`` and ``photos/data/test`` are found too.
+    Folders with images are splits if two of them beside each other have different names of splits (`are_splits`). A
+    single folder in a folder is passed through, so that ``photos/data/train`` and ``photos/data/test`` are found too.
 
     Args:
       images: at least one image.
@@ -25,7 +25,7 @@ def split_folder(images: Sequence[ImageFile], wanted: str, where: str) -> str:
     base, passed = "", []
     while len(known := _folders_in(base, images)) == 1 and not (known == [wanted] and is_split(wanted)):
         base, passed = os.path.join(base, known[0]), [*passed, known[0]]
-    is_layer = known == [wanted] or len(set(map(known_split, filter(is_split, known)))) > 1
+    is_layer = known == [wanted] or are_splits(known)
     if is_layer and wanted in known:
         return os.path.join(base, wanted)
     listed = ", ".join(known) if is_layer else ""

@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.data.progress import progress
 from rankclip_jax.data.sources.columns import IMAGES, find_column, find_usual, text_columns
+from rankclip_jax.data.sources.split_column import rows_of_splits, split_column
 from rankclip_jax.data.sources.strings import packed
-from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
-from rankclip_jax.data.storage import locations
+from rankclip_jax.data.sources.table_files import read_text
+from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of, kept
 from rankclip_jax.errors import UserError
-from rankclip_jax.text_files import as_utf8, parse_json, parse_json_values
+from rankclip_jax.text_files import parse_json, parse_json_values
 
 ADVICE = "Each item must be a JSON object with an image path and a caption."
 
@@ -26,14 +28,17 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
     folder = folder_of(files, options)
     images: list[str] = []
     texts: list[tuple[list[Any], list[int]]] = [([], []) for _ in range(1 + bool(options.second_caption_key))]
+    splits: list[str] = []
     for file in files:
-        _read(file, options, images, texts)
+        splits += _read(file, options, images, texts)
     captions = (Texts(packed(values), np.array(rows, np.int64)) for values, rows in texts)
-    return TablePairs(Rows(packed(images), *captions), folder)
+    keep = rows_of_splits(pa.array(splits) if any(splits) else None, options.split, files[0])
+    return TablePairs(kept(Rows(packed(images), *captions), keep), folder)
 
 
-def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[list, list[int]]]) -> None:
-    """Append the image paths of `file` to `images`, its captions and their rows to `texts`."""
+def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[list, list[int]]]) -> list[str]:
+    """Append the image paths of `file` to `images`, its captions and their rows to `texts`; return its splits."""
+    splits: list[str] = []
     broken: list[str] = []
     before, names = len(images), None
     for place, item in _objects(file):
@@ -43,6 +48,7 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
         if names is None:
             columns = text_columns(list(item), options, file)
             names = [find_column(list(item), options.image_key, IMAGES, "image_key", file), *columns]
+            column = split_column(item)
         image, *found = (item.get(name) for name in names)
         if not isinstance(image, str) or not image:
             broken.append(f"{place}: no {names[0]!r}")
@@ -53,17 +59,17 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
             values += kept
             rows += [len(images)] * len(kept)
         images.append(image)
+        split = item.get(column) if column else ""
+        splits.append(split if isinstance(split, str) else "")
     check_broken(file, broken, len(images) - before, ADVICE)
     if len(images) == before:
         raise UserError(f"{file} is empty: it must hold a JSON object per line, or one array of objects.")
+    return splits
 
 
 def _objects(file: str) -> Iterator[tuple[str, Any]]:
     """Place in the file, and value or the error of parsing it, for each line that is not blank or item of an array."""
-    try:
-        data = as_utf8(locations.read(file))
-    except OSError as error:
-        raise UserError(f"cannot read the table {file} ({error.strerror or error}): check the file.") from None
+    data = read_text(file)
     items = _items(file, data)
     if items is not None:
         yield from ((f"item {number}", item) for number, item in enumerate(items, 1))

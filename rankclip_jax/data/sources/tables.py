@@ -44,12 +44,26 @@ class Rows:
     second_captions: Texts | None = None
 
 
+def kept(rows: Rows, keep: np.ndarray | None) -> Rows:
+    """The rows where `keep`, bool [n], is true; all for None."""
+    if keep is None:
+        return rows
+    number = np.cumsum(keep) - 1
+
+    def texts(own: Texts) -> Texts:
+        is_kept = keep[own.rows]
+        return Texts(own.values.filter(pa.array(is_kept)), number[own.rows[is_kept]])
+
+    second = texts(rows.second_captions) if rows.second_captions else None
+    return Rows(rows.images.filter(pa.array(keep)), texts(rows.captions), second)
+
+
 class TablePairs(PairSource):
     """One pair for each image. Several rows of one image give several captions."""
 
     def __init__(self, rows: Rows, folder: str):
         check_paths(rows.images)
-        self._images, image_of_row = _distinct(rows.images)
+        self._images, image_of_row = _distinct(_without_dots(rows.images))
         self._names = _names_of(self._images)
         self._folder = folder
         # The captions, and the second captions if there are any: each a list of texts per image.
@@ -95,6 +109,13 @@ def check_paths(images: pa.LargeBinaryArray) -> None:
                 f"the image column holds base64 text ({value[:16].decode()}...), not paths: decode it once, into image "
                 "files or into a Parquet column of bytes."
             )
+
+
+def _without_dots(paths: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
+    """The paths without ``./`` before them: ``./1.jpg`` and ``1.jpg`` are one image."""
+    if not pc.any(pc.starts_with(paths, "./")).as_py():
+        return paths
+    return packed_column(pc.replace_substring_regex(paths, r"^(?:\./+)+", ""))
 
 
 def _distinct(names: pa.LargeBinaryArray) -> tuple[pa.LargeBinaryArray, np.ndarray]:

@@ -166,9 +166,11 @@ def _open(
 def _no_pairs(tars: Sequence[Indexed], parts: Sequence[Part]) -> str:
     found = sorted({extension for tar in tars for extension in tar.entry.extensions})
     wanted = " and ".join("an image" if part == EXTENSIONS else "/".join(part) for part in parts)
+    dots = " Members are samples by their names up to the first dot: rename those with more dots."
     return (
         f"no sample in {tars[0].file}{' and others' if tars[1:] else ''} has {wanted}: its members are "
         f"{', '.join(found) or 'none'}; set data.image_key and data.caption_key, such as txt or json.caption."
+        f"{dots if found and all('.' in name for name in found) else ''}"
     )
 
 

@@ -3,11 +3,15 @@
 import os
 from collections.abc import Iterator, Sequence
 
+# Folders of operating systems and storage servers: previews, deleted files, attributes.
+SYSTEM = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
 
 def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Yield (folder, sorted names of its files) for `folder` and all folders below it, links included.
 
-    Hidden files and folders are left out. A folder that links lead to is visited under its own name if it has one here.
+    Hidden files and folders, and folders in `SYSTEM`, are left out. A folder that links lead to is
+    visited under its own name if it has one here.
     """
     visited, waiting, links = set(), [folder], []
     while waiting or links:
@@ -19,7 +23,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
         files, inside = [], []
         with os.scandir(base) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if not entry.name.startswith(".") and entry.name not in SYSTEM:
                     (inside if entry.is_dir() else files).append(entry.name)
         for name in sorted(inside, reverse=True):
             path = os.path.join(base, name)

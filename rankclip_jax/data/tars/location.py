@@ -15,6 +15,7 @@ from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.index import Index, fresh, read_index, remove_partials
 from rankclip_jax.data.tars.shard import Part
 from rankclip_jax.errors import UserError
+from rankclip_jax.user_cache import user_cache
 
 LOG = logging.getLogger(__name__)
 FOLDER = "rankclip_index"
@@ -33,7 +34,7 @@ class IndexLocation:
         # If the index is not beside the tars, its name must identify their folder.
         name = f"{os.path.basename(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}-{kind}"
         chosen = os.path.join(os.path.abspath(os.path.expanduser(index_dir)), name)
-        self._paths = [chosen] if index_dir else [*beside, os.path.join(_cache(), name)]
+        self._paths = [chosen] if index_dir else [*beside, os.path.join(str(user_cache("tars")), name)]
 
     def read(self, wanted: Mapping[str, tuple[int, str]]) -> tuple[Index, str]:
         """The unchanged shards among the wanted ones, from the index file that has most of them; and its path."""
@@ -68,12 +69,6 @@ class IndexLocation:
                 return path, lock
         name = f"config.data.index_dir={self._index_dir}" if self._index_dir else "the index"
         raise UserError(f"{name} cannot be written ({problem}): set config.data.index_dir to a writable folder.")
-
-
-def _cache() -> str:
-    """The user's cache folder, by the XDG base directory specification."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "rankclip_jax", "tars")
 
 
 def _wait_for(lock: int, path: str) -> bool:

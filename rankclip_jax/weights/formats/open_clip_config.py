@@ -1,11 +1,11 @@
 """open_clip's ``model_cfg``: `config.model` of the same towers, or the reason why no tower here is the same."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, did_you_mean
 from rankclip_jax.weights.formats.foreign import input_size, model_config, require
 from rankclip_jax.weights.formats.timm_towers import check_timm
 
@@ -14,6 +14,27 @@ CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inn
 ONLY = {"block_type": None} | dict.fromkeys(CUSTOM_BLOCKS, False)
 VISION_ONLY = ONLY | {"attentional_pool": False}
 TEXT_ONLY = ONLY | {"embed_cls": False, "tokenizer_mode": None}
+# Settings of older versions. Others that are not listed here may change what a model computes, and are errors.
+VISION_ONLY |= {"global_average_pool": False, "input_patchnorm": False}
+# fmt: off
+SECTION_KEYS = {
+    "width", "layers", "heads", "head_width", "mlp_ratio", "ls_init_value", "act_kwargs", "norm_kwargs",
+    "final_ln_after_pool", "pool_type", "image_size", "patch_size", "no_ln_pre", "context_length", "vocab_size",
+    "no_causal_mask", "proj_type", "proj_bias", "timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias",
+    "hf_tokenizer_name", "tokenizer_kwargs", "eos_id",
+    # These change no result of a supported model.
+    "output_tokens", "patch_dropout", "pos_embed_type", "pad_id", "timm_model_pretrained", "timm_drop",
+    "timm_drop_path", "attn_pooler_queries", "attn_pooler_heads", "n_queries", "hf_model_name",
+    "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+    *VISION_ONLY, *TEXT_ONLY,
+}
+MODEL_KEYS = {
+    "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text", "init_logit_scale",
+    "init_logit_bias", "nonscalar_logit_scale", "cast_dtype", "output_dict", "preprocess_cfg",
+}
+# fmt: on
+TEXT_HEADS = 8  # open_clip's default, whatever the width
+SWITCHES = ("quick_gelu", "no_ln_pre", "final_ln_after_pool", "no_causal_mask", "proj_bias")
 # open_clip's pool_type: ours. The end-of-text token is the largest id ("argmax") or eos_id ("eos").
 TEXT_POOLS = {"argmax": "first_eot", "eos": "first_eot", "last": "last", "first": "first"}
 
@@ -34,6 +55,8 @@ def check_supported(cfg: Mapping[str, Any], where: str) -> None:
         )
     if vision.get("timm_model_name"):
         check_timm(vision, where)
+    for section, known in ((cfg, MODEL_KEYS), (vision, SECTION_KEYS), (text, SECTION_KEYS)):
+        _check_keys(section, known, where)
     require(_given(vision), VISION_ONLY, where, "a vision_cfg")
     require(_given(text), TEXT_ONLY, where, "a text_cfg")
     for key, value, known in (
@@ -43,6 +66,15 @@ def check_supported(cfg: Mapping[str, Any], where: str) -> None:
     ):
         if value not in known:
             raise UserError(f"{where}: {key}={value!r} is not supported. Supported: {', '.join(known)}.")
+
+
+def _check_keys(section: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Unknown keys are errors, as in open_clip, and so are switches that are not true or false."""
+    for key, value in section.items():
+        if key not in known:
+            raise UserError(f"{where}: {key!r} is not a setting of open_clip.{did_you_mean(key, known)}")
+        if key in SWITCHES and not isinstance(value, bool | None):
+            raise UserError(f"{where}: {key}={value!r} must be true or false.")
 
 
 def _section(cfg: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
@@ -71,7 +103,7 @@ def to_model_config(
       UserError: a size is missing or not a number.
     """
     vision = dict(shapes["vision_cfg"]) | _given(cfg.get("vision_cfg", {}))
-    text = dict(shapes["text_cfg"]) | _given(cfg.get("text_cfg", {}))
+    text = {**shapes["text_cfg"], "heads": TEXT_HEADS, **_given(cfg.get("text_cfg", {}))}
     quick = bool(cfg.get("quick_gelu", False))
     try:
         image = dict(timm) if timm else _image_options(vision, quick)
@@ -96,7 +128,7 @@ def _image_options(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
 
 
 def _text_options(text: Mapping[str, Any], quick: bool) -> dict[str, Any]:
-    return _tower("text_transformer", text, quick, heads=text.get("heads", 8)) | {
+    return _tower("text_transformer", text, quick, heads=text["heads"]) | {
         "context_length": text["context_length"],
         "causal": not text.get("no_causal_mask", False),
         "pool": TEXT_POOLS[text.get("pool_type", "argmax")],

@@ -17,6 +17,7 @@ from rankclip_jax.weights.formats.tensor_files import SAFETENSORS, TORCH, lone_f
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 URL = re.compile(r"(https?|ftp|s3|gs|hf)://")
+SHARD = re.compile(r"-\d+-of-\d+\.")
 PREFIXES = ("hf-hub:", "local-dir:")  # open_clip's, before a hub id and before a folder
 SMALL_FILES = ("*.json", "*.txt", "spiece.model")
 
@@ -62,7 +63,7 @@ def _read_foreign(path: Path, config_file: str, activation: str) -> Foreign:
     if config_file and not Path(config_file).is_file():
         raise UserError(f"no config at {config_file}: give open_clip's JSON config of the model.")
     config_path = Path(config_file) if config_file else None
-    path = _sentence_transformer(path)
+    path = model_folder(path)
     if path.is_dir() and not config_path and not activation and huggingface.type_of(path):
         return huggingface.read(path)
     if path.is_dir() and _model_type(path) and not (path / open_clip.CONFIG).is_file() and not config_path:
@@ -76,7 +77,7 @@ def _read_foreign(path: Path, config_file: str, activation: str) -> Foreign:
     raise UserError(_unknown(path))
 
 
-def _sentence_transformer(folder: Path) -> Path:
+def model_folder(folder: Path) -> Path:
     """The folder of the CLIPModel in a folder of sentence-transformers, or else `folder` itself."""
     listing = folder / "modules.json"
     if not listing.is_file() or _model_type(folder):
@@ -176,6 +177,10 @@ def _weights_in(folder: Path) -> list[str]:
 def _unknown(path: Path) -> str:
     kinds = ", ".join(KINDS)
     several = _weights_in(path) if path.is_dir() and not _model_type(path) else []
+    if path.is_dir() and (path / "config.json").is_file() and not _model_type(path):
+        return f'{path}/config.json names no model_type: add "model_type": "clip" or "siglip", if it is such a model.'
+    if any(SHARD.search(name) for name in several):
+        return f"{path} holds shards of weights, but not their index (*.index.json): download the whole folder."
     if len(several) > 1:
         return f"{path} holds several files of weights ({first_few(several, ', ')}): give one of them."
     if path.is_dir() and _model_type(path):

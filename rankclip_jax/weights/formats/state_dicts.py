@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankclip_jax.errors import UserError, first_few
+from rankclip_jax.terminal import warn
 from rankclip_jax.weights.formats.inert_pickle import Inert, Tensor, code_message
 
 # Keys under which training programs store the weights in a checkpoint, in order of preference.
@@ -57,8 +58,21 @@ def _state_dict(found: Any, path: Path) -> Mapping | Inert:
         if not named and len(inner) > 1:
             names = first_few([repr(key) for key in inner], ", ")
             raise UserError(f"{path} holds several state dicts ({names}): save one of them alone.")
-        found = inner[named[0] if named else next(iter(inner))]
+        key = named[0] if named else next(iter(inner))
+        others = [repr(other) for other, value in inner.items() if other != key and _holds_scale(value, set())]
+        if others:
+            warn(f"{path} holds several models: the weights under {key!r} are read, not {first_few(others, ', ')}")
+        found = inner[key]
     return found if isinstance(found, Mapping | Inert) else {}
+
+
+def _holds_scale(value: Any, seen: set[int], depth: int = 0) -> bool:
+    """Whether a mapping holds a model, unlike an optimizer's moments: ``logit_scale`` with any prefix."""
+    if not isinstance(value, Mapping) or id(value) in seen or depth > DEEPEST:
+        return False
+    seen.add(id(value))
+    here = any(isinstance(key, str) and SCALE.fullmatch(key) for key in value)
+    return here or any(_holds_scale(one, seen, depth + 1) for one in value.values())
 
 
 def _holds_weights(value: Any, path: Path, seen: set[int], depth: int = 0) -> bool:
@@ -105,6 +119,9 @@ def without_prefixes(tensors: Mapping[str, np.ndarray], where: Path) -> dict[str
     Raises:
       UserError: the file holds several models, or other weights beside the model.
     """
+    odd = next((name for name in tensors if not name.isprintable()), None)
+    if odd is not None:
+        raise UserError(f"{where} is damaged: it holds a tensor with the name {odd[:100]!r}. Download it again.")
     plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in tensors}
     scales = sorted({name.removesuffix("logit_scale") for name in plain.values() if SCALE.fullmatch(name)})
     if len(scales) > 1:

@@ -18,6 +18,13 @@ Tensors = dict[str, np.ndarray]
 
 SAFETENSORS = (".safetensors",)
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
+# Other formats, by their first bytes.
+OTHERS = {
+    b"GGUF": "a GGUF file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a file of numpy.save",
+    b"\x1f\x8b": "a gzip archive",
+}
 # Types of safetensors that numpy has. fp8 and fp4 weights have scales beside them, in ways that differ by library.
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
@@ -60,6 +67,9 @@ def _not_weights(path: Path, start: bytes) -> str:
         return f"{path} is a web page instead of weights: download the file again, from its direct address."
     if not start.strip(b"\0"):
         return f"{path} is empty: download it again."
+    known = next((name for magic, name in OTHERS.items() if start.startswith(magic)), None)
+    if known is not None:
+        return f"{path} is {known}, which is not supported: give weights as .safetensors, or as a file of torch.save."
     return f"{path} is truncated or damaged, or was not written by torch.save: download it again."
 
 

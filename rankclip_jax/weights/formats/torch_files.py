@@ -62,8 +62,7 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     """`read_zip` for the format before PyTorch 1.6."""
     storages: dict[str, Storage] = {}
     with path.open("rb") as file:
-        if unpickle(file, path) != LEGACY_MAGIC:
-            raise UserError(f"{path} was not written by torch.save: give .pt, .pth, .bin or .safetensors weights.")
+        _check_magic(file, path)
         unpickle(file, path)  # the version of the format
         machine = unpickle(file, path)
         if not isinstance(machine, dict) or machine.get("little_endian") is not True:
@@ -77,6 +76,21 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
             return file.read(size)
 
         return _arrays(tensors, read, path)
+
+
+def _check_magic(file: io.BufferedReader, path: Path) -> None:
+    """Read the first pickle of the format. Files of ``pickle.dump`` begin with their whole content."""
+    start = io.BytesIO(file.read(64))
+    try:
+        magic = unpickle(start, path)
+    except UserError:
+        magic = None
+    if magic != LEGACY_MAGIC:
+        raise UserError(
+            f"{path} is a pickle that torch.save did not write: save the model's state_dict() with torch.save or as "
+            ".safetensors."
+        )
+    file.seek(start.tell())
 
 
 def _legacy_offsets(

@@ -10,6 +10,7 @@ from PIL import Image
 from rankclip_jax.data.commands.validate import _unusual
 from rankclip_jax.data.images.decode import ImageError, decode, open_image
 from rankclip_jax.data.images.resize import parse_resize
+from tests.support.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "AVIF")
 MODES = ("RGB", "RGBA", "L", "P", "1", "CMYK", "LA", "I;16", "F", "I")
@@ -61,7 +62,7 @@ def use(data):
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged tags
 @pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutated_files(count):
-    rng, files, good = random.Random(count), originals(), 0
+    rng, files, good, limits = random.Random(count), originals(), 0, Limits()
     assert len(files) > 60
     for data in files:
         with_errors = (ImageError,) if data[:2] in (b"II", b"Pf") else ()  # floats and integers of 32 bits
@@ -69,10 +70,13 @@ def test_mutated_files(count):
             use(data)
         except with_errors as error:
             assert error.kind == "unknown range"
-    for _ in range(count):
+    for number in range(count):
+        data = mutated(rng.choice(files), rng)
         try:
-            use(mutated(rng.choice(files), rng))
+            with limits.of(number):
+                use(data)
             good += 1
         except ImageError as error:
             assert len(str(error).splitlines()) == 1 and len(str(error)) < 500
     assert count / 5 < good < count
+    limits.show()

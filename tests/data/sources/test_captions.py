@@ -20,6 +20,9 @@ BLANK = [
     "NaN",
     "None",
     "<NA>",
+    "N/A",
+    "#N/A",
+    "undefined",
 ]
 VISIBLE = ["a", ".", "狐", "😀", "\U0001fae9", "é", "e\u0301", "نمی\u200cخواهم", "none of them", "0"]
 

@@ -35,6 +35,8 @@ def names_of(*codes, folder="/none"):
         (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), ("Chihuahua", "Japanese spaniel")),
         (("737-800", "A320", "DC-10", "Spitfire"), ("737-800", "A320", "DC-10", "Spitfire")),
         (("1957_Chevy", "1957_Ford"), ("1957 Chevy", "1957 Ford")),  # years are no numbers of a list
+        (("10_cat", "10_dog"), ("cat", "dog")),  # kohya's numbers of repeats
+        (("red%20fox", "50% wool"), ("red fox", "50% wool")),
         (("train", "bus", "aeroplane"), ("train", "bus", "aeroplane")),
         (("A", "B", "space"), ("A", "B", "space")),
         (("red_fox",), ("red fox",)),
@@ -51,12 +53,21 @@ def test_names(codes, names):
         ("0", "1", "10", "2"), ("n00000001", "n01440764"), ("cat", "0007"), ("train",), ("train", "val"), ("images",),
         ("c0", "c1"), ("class_1", "class_2"), ("class1",), ("AD", "AE"), ("737-800", "737-900"), ("m.01g317",),
         ("d41d8cd98f00b204", "cat"), ("123e4567-e89b-12d3-a456-426614174000", "cat"), ("001.", "002."), ("__", "cat"),
+        ("fold1", "fold2"), ("100CANON", "101CANON"), ("images_1", "images_2"),
         ("0x1f", "0x2f"), ("a1b2c3d4", "0badcafe"), ("N1", "N2"),
     ],
 )  # fmt: skip
 def test_codes_are_refused(codes):
     with pytest.raises(UserError, match=r"data: \d of \d classes are codes.*/none/class_names.tsv with a line"):
         names_of(*codes)
+
+
+def test_classes_of_the_same_name_are_reported(caplog):
+    assert names_of("10_cat", "20_Cat", "30_dog") == ("cat", "Cat", "dog")
+    assert "data: classes '10_cat' and '20_Cat' have the same name 'Cat', so they cannot be told apart" in caplog.text
+    caplog.clear()
+    names_of(*imagenet_names())
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -95,6 +95,10 @@ def test_a_caption_file_whose_images_were_cut(tmp_path, caplog):
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "caption": ""}]}',
             "none of the 1 annotations is of an image in `images`: compare the ids",
         ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+            "several of `images` have the same id",
+        ),
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": []}]}', "KeyError: 'caption'"),
     ],
 )
@@ -104,6 +108,15 @@ def test_invalid_caption_files(tmp_path, text, message):
         open_coco(tmp_path / "a.json")
     with pytest.raises(UserError, match="cannot read"):
         open_coco(tmp_path / "none.json")
+
+
+def test_splits_of_images_with_annotations(tmp_path):
+    images = [{"id": i, "file_name": f"{i}.jpg", "split": split} for i, split in enumerate(("train", "test", "train"))]
+    notes = [{"image_id": i, "caption": f"caption of {i}"} for i in range(3)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    assert content(open_coco(tmp_path / "a.json", split="test")) == [("1.jpg", ("caption of 1",))]
+    with pytest.raises(UserError, match="holds several splits: name one"):
+        open_coco(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("captions", [["a", None, "b"], "a", [["a", "b"], 3]])

@@ -90,3 +90,17 @@ def test_class_names_that_differ_between_shards(tmp_path):
         write_parquet(tmp_path / f"{number}.parquet", columns, metadata={"huggingface": features})
     with pytest.raises(UserError, match=r"0.parquet and .*1.parquet have different class names in column 'label'"):
         load("parquet", tmp_path, train="*.parquet")
+
+
+@pytest.mark.parametrize("name", ["csv", "jsonl", "parquet"])
+def test_several_columns_of_captions_are_reported(tmp_path, caplog, name):
+    row = {"filepath": "1.jpg", "Title": "Home", "caption": "a fox"}
+    (tmp_path / "p.csv").write_text(",".join(row) + "\n" + ",".join(row.values()))
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    write_parquet(tmp_path / "p.parquet", {key: [value] for key, value in row.items()})
+    assert load(name, tmp_path, train=f"p.{name}").train.captions(0) == ("Home",)
+    text = f"p.{name}: 'Title' is used as the column of captions, not 'caption': if this is wrong, set config.data.cap"
+    assert text in caplog.text
+    caplog.clear()
+    assert load(name, tmp_path, train=f"p.{name}", caption_key="caption").train.captions(0) == ("a fox",)
+    assert not caplog.text

@@ -6,19 +6,18 @@ The short form runs with the tests; the soak has 2,000 files: ``pytest -m slow``
 import io
 import json
 import random
-import resource
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rankclip_jax.errors import UserError
+from tests.support.limits import Limits
 from tests.support.pair_files import load
 from tests.support.tar_files import write_tar
 
 SHORT, SOAK = 200, 2000
-SECONDS, MEGABYTES, LETTERS = 60, 2048, 1500  # limits of a file, of the process, and of a message
+LETTERS = 1500  # limit of a message
 PARTS = [
     *(b'"', b"\n", b"\r", b"\t", b",", b"\0", b"[", b"{", b"}", b"]", b"\\", b":", b'""', b"null", b"true", b"1e999"),
     *(b"\xff\xfe", b"\xef\xbb\xbf", b"\xe9", b"\\ud800", b"\x1b[2J", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000),
@@ -91,22 +90,18 @@ def read_all(kind, folder, name, rng):
     return ""
 
 
-def peak_megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
 @pytest.mark.parametrize("count", [SHORT, pytest.param(SOAK, marks=pytest.mark.slow)])
 def test_mutated_files(tmp_path, count):
-    rng, refusals, before = random.Random(count), 0, peak_megabytes()
+    rng, refusals, limits = random.Random(count), 0, Limits()
     files = originals(tmp_path)
     for number in range(count):
         kind, name, data = rng.choice(files)
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / name).write_bytes(mutated(data, rng))
-        began = time.monotonic()
-        message = read_all(kind, folder, name, rng)
-        assert time.monotonic() - began < SECONDS and len(message) < LETTERS, (number, message)
+        with limits.of(number):
+            message = read_all(kind, folder, name, rng)
+        assert len(message) < LETTERS, (number, message)
         refusals += bool(message)
     assert 0.2 * count < refusals < 0.95 * count  # the changes are neither too small nor too large
-    assert peak_megabytes() <= max(before, MEGABYTES)  # other tests of this process may have taken more
+    limits.show()
