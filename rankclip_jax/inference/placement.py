@@ -41,13 +41,12 @@ def make_place(mesh: Mesh) -> Callable[[Weights], Weights]:
     separate = jax.jit(unstacked, out_shardings=everywhere)
 
     def place(weights: Weights) -> Weights:
-        towers, model_state = weights.params["towers"], weights.model_state
-        if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((towers, model_state))):
-            towers = unstacked(towers) if on_cpu else towers
-            towers, model_state = jax.device_put((towers, model_state), everywhere)
+        trees = {"towers": weights.params["towers"], "model_state": weights.model_state}
+        if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(trees)):
+            trees = jax.device_put(unstacked(trees) if on_cpu else trees, everywhere)
         elif on_cpu:
-            towers = block_if_cpu_collectives(separate(towers))
-        return Weights({**weights.params, "towers": towers}, model_state)
+            trees = block_if_cpu_collectives(separate(trees))
+        return Weights({**weights.params, "towers": trees["towers"]}, trees["model_state"])
 
     return place
 

@@ -108,6 +108,7 @@ def test_the_average_is_evaluated_where_there_is_one():
     variables = {"params": models[-1]["params"]["towers"], **models[-1]["model_state"]}
     expected = Parts.towers.apply(variables, images, method="encode_image")
     np.testing.assert_allclose(plain.encode_image(images), expected, atol=1e-6)
+    assert encoder._image._cache_size() == 1  # a later evaluation compiles nothing
     assert np.abs(averaged - expected).max() > 1e-3
 
 
