@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rankclip_jax.checkpoints.manager import load_model
-from rankclip_jax.checkpoints.run_copy import copy_in, newest_copy
+from rankclip_jax.checkpoints.run_copy import copy_in, newest_copy, warn_of_another_run
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.inference.model import Model
@@ -72,6 +72,7 @@ def _read_run(path: str | Path, step: int | str | None) -> Model:
     run, step = find_run(Path(path), step)
     weights, meta = load_model(str(run / CHECKPOINTS), step)
     copy = copy_in(meta, meta["step"], str(run / CHECKPOINTS))
+    warn_of_another_run(run, copy)
     return Model(
         config=ConfigDict(copy.record["config"]["model"]),
         # An imported tower alone has no scalars, and empty dictionaries are not stored.
