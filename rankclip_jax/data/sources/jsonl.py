@@ -58,9 +58,9 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
             continue
         for (values, rows), captions in zip(texts, found, strict=True):
             captions = captions if isinstance(captions, list) else [captions]
-            kept = [caption for caption in captions if isinstance(caption, str)]
-            values += kept
-            rows += [len(images)] * len(kept)
+            valid = [caption for caption in captions if isinstance(caption, str)]
+            values += valid
+            rows += [len(images)] * len(valid)
         images.append(image)
         split = item.get(column) if column else ""
         splits.append(split if isinstance(split, str) else "")
