@@ -95,7 +95,7 @@ def evaluate(
 
     Raises:
       UserError: the run, the checkpoint or a split does not exist, the data have changed, or the folder for the results
-        is not writable.
+        is not writable or holds another run.
     """
     target = _target(path, config, out, splits)
     if target.config.get("compilation_cache", True):
@@ -165,6 +165,8 @@ def _target(path: str | Path, config: ConfigDict | None, out: str | Path | None,
     if config is None and not is_trained:
         raise UserError(f"{path} is not a run, so it names no data: add --config=configs/emoji.py or another.")
     written = None if splits else out or folder
+    if out and is_run(out) and (folder is None or Path(out).resolve() != folder.resolve()):
+        raise UserError(f"--out={out} is the folder of another run, whose results would be replaced: use another.")
     if written is not None:
         make_writable(written, str(written), "add --out=DIR for the results, or --splits=NAME,... to print them only")
     if config is None:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import cli, compilation_cache
 from rankclip_jax.checkpoints.manager import Checkpoints, Restored
-from rankclip_jax.checkpoints.run_copy import copy_meta, read_record
+from rankclip_jax.checkpoints.run_copy import copied_record, copy_meta, read_record
 from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.config.changes import check_same_run
 from rankclip_jax.config.record import run_record, write_record
@@ -74,6 +74,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     abstract = abstract_state(init, key, parts.mesh)
     checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
     restored = checkpoints.restore(abstract) if resuming else None
+    if restored:
+        check_same_run(f"{folder}/{restored.step}", copied_record(restored.meta), config, data)
     start = restored.step if restored else 0
     initial = parts.initial if restored is None else None
     beginning = init_from.describe(abstract, initial) if initial else ""

@@ -58,6 +58,13 @@ def test_the_same_data_under_another_config_are_the_runs_own(run):
     assert not (run / "eval_on").exists()
 
 
+def test_results_never_replace_those_of_another_run(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    with pytest.raises(UserError, match="is the folder of another run, whose results would be replaced"):
+        evaluate(run, out=other)
+    evaluate(run, out=f"{run}/.")  # its own
+
+
 def test_named_splits_of_other_data_are_only_printed(run):
     found = evaluate(run, splits=["val"], config=config_of("aa" * 8, "/sets/flickr"))
     assert {key.rpartition("/")[0] for key in found["metrics"]} == {"flickr/val"}

@@ -5,6 +5,7 @@ Any problem of a checkpoint raises `Damaged`. Lack of memory or permission is no
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,6 +140,15 @@ def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]
         node[entry["path"][-1]] = jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return _restore(folder, step, ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the traceback that asyncio logs for each further array that a restore of Orbax failed to read."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "tensorstore_spec" not in str(error)
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
 
 
 def _restore(folder: epath.Path, step: int, how: ocp.args.PyTreeRestore) -> PyTree:

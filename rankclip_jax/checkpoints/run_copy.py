@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rankclip_jax.checkpoints import files
+from rankclip_jax.config.changes import differences
 from rankclip_jax.config.record import load_run_config, to_json
 from rankclip_jax.data.text.tokenizer import Tokenizer
-from rankclip_jax.errors import UserError
+from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.json_files import misfit
 from rankclip_jax.parallel import processes
 from rankclip_jax.run_folder import CHECKPOINTS, CONFIG
@@ -34,15 +35,33 @@ def copy_meta(record: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]
     return {KEY: {"record": json.loads(to_json(record)), "tokenizer": tokenizer.texts()}}
 
 
+def copied_record(meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the copy of the record in the meta of a checkpoint; None if it has none."""
+    return meta[KEY]["record"] if KEY in meta else None
+
+
 def copy_in(meta: Mapping[str, Any], step: int, where: str) -> RunCopy:
     """Return the copy in the meta of a checkpoint.
 
     Raises:
       UserError: it has none.
     """
-    if KEY not in meta:
+    record = copied_record(meta)
+    if record is None:
         raise UserError(f"checkpoint {step} in {where} has no copy of its run: it is no checkpoint of a training run.")
-    return RunCopy(step, meta[KEY]["record"], Tokenizer.of_texts(meta[KEY]["tokenizer"], f"checkpoint {step}"))
+    return RunCopy(step, record, Tokenizer.of_texts(meta[KEY]["tokenizer"], f"checkpoint {step}"))
+
+
+def warn_of_another_run(workdir: str | Path, copy: RunCopy) -> None:
+    """Print one line if the checkpoint of `copy` and ``config.json`` are of different runs, or one was edited."""
+    try:
+        record = load_run_config(workdir)
+    except UserError:
+        return  # the copy is used instead
+    changes = differences(record["config"], copy.record["config"]) if record else []
+    if changes and processes.is_main():
+        path = Path(workdir) / CHECKPOINTS / str(copy.step)
+        warn(f"{path} has another config than {CONFIG} ({first_few(changes)}): it is of another run, or one was edited")
 
 
 def newest_copy(workdir: str | Path) -> RunCopy | None:

@@ -54,9 +54,9 @@ def check_same_run(
     """
     if saved is None:
         raise UserError(f"{workdir} holds a run without its {CONFIG}: restore that file, or use another --workdir")
-    changes = _differences(saved["config"], json.loads(to_json(config)))
+    changes = differences(saved["config"], json.loads(to_json(config)))
     if data is not None:
-        changes += _differences(saved["data"], json.loads(to_json(data)), "data: ")
+        changes += differences(saved["data"], json.loads(to_json(data)), "data: ")
     if changes:
         raise UserError(
             f"{workdir} holds a run of another config: {first_few(changes)}. "
@@ -74,8 +74,8 @@ def comparable(config: ConfigDict) -> str:
     return hashlib.sha256(to_json(shared).encode()).hexdigest()
 
 
-def _differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:
-    """One 'key old -> new' for each value that differs and must not."""
+def differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:
+    """Return 'key old -> new' for each value that differs and must not in one run, with `label` before it."""
     olds, news = dict(flatten(old)), dict(flatten(new))
     keys = [key for key in olds | news if not any(fnmatch(key, pattern) for pattern in MAY_CHANGE)]
     shown = {key: (_show(olds, key), _show(news, key)) for key in sorted(keys)}

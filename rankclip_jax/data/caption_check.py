@@ -16,7 +16,9 @@ SHOWN = 60  # characters of an example
 SAMPLE = 1000  # pairs that training checks
 WARNED = 0.01  # fraction of the pairs above which training warns
 
-CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]"  # without white space; with the mark of undecodable bytes
+# Escapes of JSON, SQL and Excel that were not decoded; control characters without white space; undecodable bytes.
+ESCAPES = r"(?<!:)\\(?:[nrt]|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})|_x00[01][0-9A-F]_"
+CONTROLS = rf"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]|{ESCAPES}"
 IMAGE_NAME = re.compile(r"\.(?:jpe?g|png|webp)\b", re.IGNORECASE)
 TAGS = "a|abbr|b|big|blockquote|br|center|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|script|small|span|strong|style|su[bp]"
 

@@ -1,6 +1,8 @@
 """Run folders with damaged, edited, lost and stray files: every command works, or ends with one line."""
 
 import functools
+import gc
+import json
 import shutil
 
 import numpy as np
@@ -10,6 +12,7 @@ import rankclip_jax
 from configs import emoji
 from rankclip_jax import evaluate as evaluating
 from rankclip_jax import train as training
+from rankclip_jax.checkpoints import files
 from rankclip_jax.data import sources
 from rankclip_jax.data.sources.emoji import load as load_emoji
 from rankclip_jax.data.sources.options import EmojiOptions
@@ -195,3 +198,25 @@ def test_processes_compare_what_they_must_share_before_they_train(run, config, m
     compared = [name for name, _ in seen if name in ("config", "data", "tokenizer", "checkpoints")]
     assert compared == ["config", "data", "tokenizer", "checkpoints"]
     assert seen[-1] == ("report written", True)
+
+
+def test_a_checkpoint_of_another_run(run, config, capsys):
+    """Its arrays have the right shapes: only its copy of the config shows it."""
+    path = run / "checkpoints" / "20" / "meta" / "metadata"
+    record = json.loads(path.read_text())
+    record["meta"]["run"]["record"]["config"]["seed"] = 7
+    del record["sha256"]
+    path.write_text(json.dumps(files.seal(record)))
+    found = outcomes(run, config)
+    assert "checkpoints/20 holds a run of another config: seed 7 -> 0" in found.pop("train")
+    assert not any(found.values())
+    said = capsys.readouterr().err
+    assert f"warning: {run}/checkpoints/20 has another config than config.json (seed 0 -> 7)" in said
+
+
+def test_further_arrays_that_cannot_be_read_leave_no_traceback(run, caplog):
+    for path in (run / "checkpoints" / "20" / "state" / "d").iterdir():
+        path.unlink()
+    assert rankclip_jax.load(run).step == 15
+    gc.collect()
+    assert "never retrieved" not in caplog.text

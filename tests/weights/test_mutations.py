@@ -19,7 +19,7 @@ from tests.support.torch_files import Archive
 
 VALUES = (None, -1, 0, 3, 10**9, 10**30, 2.5, float("inf"), "x", "", True, [], {}, [16, 16], ["a"], {"a": 1})
 OPCODES = b"Rbstoua0.(2hqKMJ}])\x81\x85\x86\x87\x89\x8f\x90\x93c"
-SHORT, LONG = 10, 700  # mutations of each kind
+SHORT, LONG = 10, 400  # mutations of each kind
 
 
 def places(node, path=()):

@@ -194,7 +194,9 @@ def _local(name: str, root: str, extensions: Sequence[str]) -> list[str]:
         return []
     # The root is not part of the pattern: its name may have special characters.
     found = glob.glob(resolved(name), root_dir=_absolute("", root), recursive=True)
-    return first_of_links(sorted(_absolute(file, root) for file in found))
+    files = first_of_links(sorted(_absolute(file, root) for file in found))
+    _warn_of_splits(name, files)
+    return files
 
 
 def _remote(url: str, extensions: Sequence[str]) -> list[str]:
@@ -207,7 +209,11 @@ def _remote(url: str, extensions: Sequence[str]) -> list[str]:
         found = sorted(itertools.chain(*(_listed(f"{url}*{extension}") for extension in extensions)))
         _check_splits(url, [file.rpartition("/")[2] for file in found])
         return found
-    return sorted(_listed(url)) if WILD.search(url) else [url]
+    if not WILD.search(url):
+        return [url]
+    found = sorted(_listed(url))
+    _warn_of_splits(url, found)
+    return found
 
 
 def _listed(pattern: str) -> list[str]:
@@ -231,12 +237,23 @@ def _of_folder(folder: str, extensions: Sequence[str]) -> list[str]:
 
 def _check_splits(folder: str, names: Sequence[str]) -> None:
     """Raise `UserError` if the files of a folder belong to several splits by their names."""
-    splits = sorted(filter(None, {known_split(name) for name in names}))
+    splits = _splits_of(names)
     if len(splits) > 1:
         raise UserError(
             f"{folder} holds several splits ({', '.join(splits)}): name the files of one by a glob, such as "
             f"{folder.rstrip('/')}/*{splits[0]}*."
         )
+
+
+def _warn_of_splits(pattern: str, files: Sequence[str]) -> None:
+    splits = _splits_of([os.path.basename(file) for file in files])
+    if len(splits) > 1:
+        text = "%s: the files belong to several splits by their names (%s), and all are read"
+        LOG.warning(text, redacted(pattern), ", ".join(splits))
+
+
+def _splits_of(names: Sequence[str]) -> list[str]:
+    return sorted(filter(None, {known_split(name) for name in names}))
 
 
 def _hint(path: str, location: str, root: str) -> str:

@@ -41,3 +41,13 @@ def test_endings_in_a_folder(tmp_path):
     (tmp_path / "e.csv.gz").touch()
     with pytest.raises(UserError, match=r"holds compressed files, such as e.csv.gz: decompress them"):
         expand(str(tmp_path), extensions=(".csv",))
+
+
+def test_a_glob_of_several_splits_is_reported(tmp_path, caplog):
+    for name in ("cc3m-train-0.tar", "cc3m-train-1.tar", "cc3m-validation-0.tar"):
+        (tmp_path / name).touch()
+    assert len(expand("*train*.tar", str(tmp_path))) == 2 and not caplog.text
+    assert len(expand("*.tar", str(tmp_path))) == 3
+    assert (
+        "*.tar: the files belong to several splits by their names (train, validation), and all are read" in caplog.text
+    )
