@@ -1,9 +1,10 @@
 """Benchmarks by name. A new benchmark is a module here with a `Benchmark`, and a line in this dict."""
 
-from rankclip_jax.benchmark import data, evaluate, objectives, start, step, towers
+from rankclip_jax.benchmark import data, encode, evaluate, objectives, start, step, towers
 
 BENCHMARKS = {
     "data": data.BENCHMARK,
+    "encode": encode.BENCHMARK,
     "evaluate": evaluate.BENCHMARK,
     "objectives": objectives.BENCHMARK,
     "start": start.BENCHMARK,

@@ -1,6 +1,7 @@
 """Measure speed: ``python -m rankclip_jax.benchmark NAME [--FLAG=VALUE ...]``; NAME --help lists its flags.
 
 data          batches from tars, compared with the webdataset library and PyTorch's DataLoader
+encode        one image, one caption, and many, compared with open_clip
 evaluate      the metrics of an evaluation, by group, compared with dense NumPy
 objectives    loss and gradients alone, by batch size, compared with the released arithmetic in PyTorch
 start         the seconds from the training command to its first step, by phase

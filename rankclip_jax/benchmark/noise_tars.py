@@ -32,8 +32,7 @@ def read_sides(text: str) -> tuple[int, int]:
 def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
     """Write `count` pairs into the folder, the same pairs in each call; return the location of the tars."""
     rng = np.random.default_rng(0)
-    bar = tqdm(range(min(count, DISTINCT)), desc="making images", leave=False, disable=None, delay=1)
-    images = [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]
+    images = make_images(rng, min(count, DISTINCT), sides)
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for i in range(shard, count, SHARDS):
@@ -45,6 +44,12 @@ def write_tars(folder: Path, count: int, sides: tuple[int, int]) -> str:
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
     return str(folder / f"{{{0:05d}..{SHARDS - 1:05d}}}.tar")
+
+
+def make_images(rng: np.random.Generator, count: int, sides: tuple[int, int]) -> list[bytes]:
+    """Return JPEG files of noise images; their sides are drawn from the range `sides`."""
+    bar = tqdm(range(count), desc="making images", leave=False, disable=None, delay=1)
+    return [_encoded(_noise(rng, *rng.integers(sides[0], sides[1] + 1, 2).tolist())) for _ in bar]
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -21,27 +21,32 @@ from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, has_checkpoi
 from rankclip_jax.weights.formats.source import is_source, locate, read_foreign, read_source
 
 
-def load(path: str | Path, step: int | str | None = None) -> Encoder:
+def load(path: str | Path, step: int | str | None = None, *, batch_size: int | None = None) -> Encoder:
     """Load a trained model, whatever machine or library trained it.
 
     Args:
       path: a run folder (the `--workdir` of training), its ``checkpoints`` folder, or one step in it; an imported
         folder; or weights of OpenAI, open_clip or transformers (a file, a folder or a hub id).
       step: for a run: the number of a step, "best" (by the run's validation metric), or None for the newest.
+      batch_size: largest number of images or texts that are encoded together; by default 32 on CPUs, else 256.
 
     Returns:
-      an `Encoder`, with the averaged weights if the run keeps an average.
+      an `Encoder` on all devices of this process, with the averaged weights if the run keeps an average.
 
     Raises:
-      UserError: the path or the checkpoint does not exist, the checkpoint is damaged, or the format is unknown.
+      UserError: the path or the checkpoint does not exist, the checkpoint is damaged, the format is unknown, or
+        `batch_size` is not a positive whole number.
     """
-    return encoder_of(read_model(path, step))
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise UserError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
+    return encoder_of(read_model(path, step), batch_size)
 
 
-def encoder_of(model: Model) -> Encoder:
-    """Return an `Encoder` on the first device of this process."""
+def encoder_of(model: Model, batch_size: int | None = None) -> Encoder:
+    """Return an `Encoder` on all devices of this process; `batch_size` as for `load`."""
     towers = build_towers(model.config, model.tokenizer.vocab_size, model.tokenizer.eot_id)
-    return Encoder(towers, model.weights, model.tokenizer, make_mesh(jax.local_devices()[:1]), step=model.step)
+    mesh = make_mesh(jax.local_devices())
+    return Encoder(towers, model.weights, model.tokenizer, mesh, batch_size=batch_size, step=model.step)
 
 
 def read_model(path: str | Path, step: int | str | None = None) -> Model:

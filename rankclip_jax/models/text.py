@@ -54,13 +54,14 @@ class TextTransformer(nn.Module):
     def __call__(self, tokens_BL: jax.Array, with_trunk: bool = False, train: bool = False):
         """Token ids, int32 [B, L], to features [B, E], which are not normalised.
 
-        With `with_trunk` also the input of the projection, [B, D]. `train` has no effect.
+        L may be less than the context length if `reads_padding` is false and every text ends within L tokens. With
+        `with_trunk` also the input of the projection, [B, D]. `train` has no effect.
         """
         del train
         normal = nn.initializers.normal
         tokens = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
-        x_BLD = (tokens[tokens_BL] + positions[None]).astype(self.dtype)
+        x_BLD = (tokens[tokens_BL] + positions[None, : tokens_BL.shape[1]]).astype(self.dtype)
         block = {"activation": self.activation, "mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "dtype": self.dtype}
         block["layer_scale"] = self.layer_scale
         init = text_block_init(self.width, self.layers)

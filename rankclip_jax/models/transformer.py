@@ -5,6 +5,7 @@ Letters: B batch, T tokens, D width.
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -143,8 +144,13 @@ REMAT: Mapping[str, Callable[[type[nn.Module]], type[nn.Module]]] = {
 }
 
 
+BLOCKS = "blocks"  # stacked parameters; those of single blocks are "blocks_0", "blocks_1", ...
+
+
 class Transformer(nn.Module):
     """`layers` blocks in a scan: one block is compiled, and parameters are stacked on a leading axis.
+
+    With the parameters of `unstacked`, the blocks run one after another without a scan, for evaluation only.
 
     Attributes:
       remat: a key of `REMAT`.
@@ -164,8 +170,28 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        block = REMAT[self.remat](Block)
-        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
         options = (self.heads, self.causal, self.activation, self.initializers, self.dtype)
         sizes = {"mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "layer_scale": self.layer_scale}
-        return stack(*options, **sizes, name="blocks")(x_BTD, None)[0]
+        if self.has_variable("params", f"{BLOCKS}_0"):
+            for layer in range(self.layers):
+                x_BTD, _ = Block(*options, **sizes, name=f"{BLOCKS}_{layer}")(x_BTD)
+            return x_BTD
+        block = REMAT[self.remat](Block)
+        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
+        return stack(*options, **sizes, name=BLOCKS)(x_BTD, None)[0]
+
+
+def unstacked(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters of towers in which the stacked blocks are separate.
+
+    In a scan, the CPU backend copies the parameters of each block before it uses them. For one image, these copies
+    take as long as the computation.
+    """
+    found = {}
+    for name, value in params.items():
+        if name == BLOCKS:
+            layers = len(jax.tree.leaves(value)[0])
+            found |= {f"{name}_{i}": jax.tree.map(lambda stack, i=i: stack[i], value) for i in range(layers)}
+        else:
+            found[name] = unstacked(value) if isinstance(value, Mapping) else value
+    return found

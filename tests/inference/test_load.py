@@ -52,11 +52,12 @@ def test_an_image_is_the_same_in_every_form(tmp_path, encoder, images):
     expected = encoder.encode_image(images[:20])[7:8]
     forms = (path, str(path), Image.open(path), images[7], images[7:8], [images[7]], [path], [Image.open(path)])
     for form in forms:
-        np.testing.assert_array_equal(encoder.encode_image(form), expected)
+        np.testing.assert_allclose(encoder.encode_image(form), expected, atol=1e-6)
+        np.testing.assert_array_equal(encoder.encode_image(form), encoder.encode_image(forms[0]))
     generated = encoder.encode_image(itertools.chain(images, images, images))  # more than are encoded together
     np.testing.assert_array_equal(generated, np.tile(encoder.encode_image(images), (3, 1)))
     mixed = encoder.encode_image([path, images[7], Image.open(path), images[8]])
-    np.testing.assert_array_equal(mixed[:3], np.repeat(expected, 3, axis=0))
+    np.testing.assert_allclose(mixed[:3], np.repeat(expected, 3, axis=0), atol=1e-6)
     assert not np.allclose(mixed[3], expected)
 
 
@@ -127,6 +128,12 @@ def test_a_wrong_path_is_a_user_error(run, path, step, message):
 def test_a_path_that_is_none(path):
     with pytest.raises(UserError, match=r"a model cannot be loaded from .*: pass the path of a run folder"):
         rankclip_jax.load(path)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, "8"])
+def test_a_wrong_batch_size_is_a_user_error(run, batch_size):
+    with pytest.raises(UserError, match=r"batch_size=.* must be a whole number of at least 1"):
+        rankclip_jax.load(run, batch_size=batch_size)
 
 
 def test_a_run_without_a_checkpoint(run, tmp_path):
