@@ -6,8 +6,9 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as programs_of_jax
 
-from rankclip_jax import compilation_cache
+from rankclip_jax import compilation_cache, train
 from rankclip_jax.compilation_cache import default_folder, enable
+from rankclip_jax.config import base
 
 KEYS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -79,3 +80,14 @@ def test_without_a_writable_folder_programs_are_compiled(tmp_path, no_folder, mo
     assert enable({"XDG_CACHE_HOME": str(tmp_path)}) is None
     assert jax.config.jax_compilation_cache_dir is None
     assert jax.jit(lambda x: x * 5 + 1)(2.0) == 11
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_config_decides(monkeypatch, wanted):
+    called = []
+    monkeypatch.setattr(compilation_cache, "enable", lambda: called.append("enable"))
+    monkeypatch.setattr(train, "train", lambda config, workdir: called.append(workdir))
+    config = base.get_config()
+    config.compilation_cache = wanted
+    train.start(config, "runs/x")
+    assert called == (["enable", "runs/x"] if wanted else ["runs/x"])

@@ -73,7 +73,7 @@ def scripted(tree):
 
 def test_a_bare_state_dict_needs_its_activation(tmp_path):
     path = torch_files.save(tmp_path / "x.pt", openai_state(vit(), 49_408))
-    with pytest.raises(UserError, match=r"does not determine the activation: add --activation=quick_gelu"):
+    with pytest.raises(UserError, match=r"does not determine the activation: import it with --activation=quick_gelu"):
         read_source(path)
     with pytest.raises(UserError, match=r"--activation='relu' is unknown"):
         read_source(path, activation="relu")

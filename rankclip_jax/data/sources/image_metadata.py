@@ -13,6 +13,7 @@ import numpy as np
 from rankclip_jax.data.mixture import Located, Mixture, Subset
 from rankclip_jax.data.pairs import PairOptions, PairSource
 from rankclip_jax.data.sources import delimited, jsonl, parquet
+from rankclip_jax.data.sources.split_column import ALL
 from rankclip_jax.data.storage.folders import walk
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def open_tables(tables: Sequence[str], folders: Sequence[str], options: PairOpti
       options: names of columns.
       num_images: number of images below `folders`, to count those that no table names.
     """
-    options = replace(options, image_key=options.image_key or FILE_NAME, image_root="", root="", split="")
+    options = replace(options, image_key=options.image_key or FILE_NAME, image_root="", root="")
+    options = replace(options, split=ALL if options.split else "")  # the folder of a split is chosen
     parts = []
     for table in tables:
         pairs = READERS[os.path.basename(table).lower()].open_pairs([table], options)

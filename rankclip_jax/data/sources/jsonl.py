@@ -39,6 +39,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> TablePairs:
 def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[list, list[int]]]) -> list[str]:
     """Append the image paths of `file` to `images`, its captions and their rows to `texts`; return its splits."""
     splits: list[str] = []
+    keys, column = set(), None
     broken: list[str] = []
     before, names = len(images), None
     for place, item in _objects(file):
@@ -48,16 +49,18 @@ def _read(file: str, options: PairOptions, images: list[str], texts: list[tuple[
         if names is None:
             columns = text_columns(list(item), options, file)
             names = [find_column(list(item), options.image_key, IMAGES, "image_key", file), *columns]
-            column = split_column(item)
+        if not keys.issuperset(item):  # objects may have more fields than the first one
+            keys |= item.keys()
+            column = column or split_column(item)
         image, *found = (item.get(name) for name in names)
         if not isinstance(image, str) or not image:
             broken.append(f"{place}: no {names[0]!r}")
             continue
         for (values, rows), captions in zip(texts, found, strict=True):
             captions = captions if isinstance(captions, list) else [captions]
-            kept = [caption for caption in captions if isinstance(caption, str)]
-            values += kept
-            rows += [len(images)] * len(kept)
+            valid = [caption for caption in captions if isinstance(caption, str)]
+            values += valid
+            rows += [len(images)] * len(valid)
         images.append(image)
         split = item.get(column) if column else ""
         splits.append(split if isinstance(split, str) else "")

@@ -11,6 +11,7 @@ from rankclip_jax.data.storage.split_names import are_splits
 from rankclip_jax.errors import UserError, lookup
 
 COLUMNS = ("split", "data_split", "dataset_split", "subset", "partition", "set", "fold", "phase", "usage")
+ALL = "*"
 MOST = 100  # different values of a column of splits
 
 
@@ -24,7 +25,7 @@ def rows_of_splits(values: pa.Array | pa.ChunkedArray | None, wanted: str, where
 
     Args:
       values: the split of each row, text or bytes; None for a table without such a column.
-      wanted: names of splits, joined by "+"; "" for none.
+      wanted: names of splits, joined by "+"; `ALL`; "" if there must be only one split.
       where: the file, for messages.
 
     Returns:
@@ -33,6 +34,8 @@ def rows_of_splits(values: pa.Array | pa.ChunkedArray | None, wanted: str, where
     Raises:
       UserError: there are several splits and none is wanted, or a wanted one does not exist.
     """
+    if wanted == ALL:
+        return None
     if values is None:
         if wanted:
             raise UserError(f"{where} has no column of splits, such as 'split': leave out #{wanted}.")

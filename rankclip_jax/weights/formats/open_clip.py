@@ -90,8 +90,9 @@ def _activation(tensors: Mapping[str, np.ndarray], given: str, weights: Path) ->
     if any(name in tensors for name in OPENAI_ONLY):
         return "quick_gelu"
     raise UserError(
-        f"{weights} does not determine the activation: add --activation=quick_gelu (OpenAI's weights, and open_clip's "
-        f"names with quickgelu) or --activation=gelu (open_clip's other names), or put {CONFIG} into its folder."
+        f"{weights} does not determine the activation: import it with --activation=quick_gelu (OpenAI's weights, and "
+        f"open_clip's names with quickgelu) or --activation=gelu (open_clip's other names), or put {CONFIG} into its "
+        "folder."
     )
 
 

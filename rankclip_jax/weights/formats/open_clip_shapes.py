@@ -59,8 +59,8 @@ def cfg_from_shapes(
         raise UserError(f"{weights} is not a CLIP state dict ({error} is missing or has another shape).") from error
     if "visual.trunk.patch_embed.proj.weight" in tensors and not has_config:
         raise UserError(
-            f"{weights} has an image tower of timm, and its shapes do not determine its activation and heads: give "
-            "open_clip's config with --config=FILE.json, or put open_clip_config.json into its folder."
+            f"{weights} has an image tower of timm, and its shapes do not determine its activation and heads: import "
+            "it with --config=FILE.json (open_clip's config), or put open_clip_config.json into its folder."
         )
     return found
 
@@ -84,8 +84,8 @@ def _vision(tensors: Mapping[str, np.ndarray], weights: Path, has_config: bool) 
     width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
     if width > WIDEST_TOWER_WITH_64 and not has_config:
         raise UserError(
-            f"{weights} has an image tower of width {width}, and its shapes do not determine the number of heads: give "
-            "open_clip's config with --config=FILE.json, or put open_clip_config.json into its folder."
+            f"{weights} has an image tower of width {width}, and its shapes do not determine the number of heads: "
+            "import it with --config=FILE.json (open_clip's config), or put open_clip_config.json into its folder."
         )
     side = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
     layers = _count(tensors, "visual.transformer.resblocks.")

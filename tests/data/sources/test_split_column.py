@@ -69,3 +69,25 @@ def test_chosen_rows():
     assert rows_of_splits(values, "dev", "a").tolist() == [False, True, False, False]
     assert rows_of_splits(pa.array(["train", "train"]), "", "a") is None
     assert rows_of_splits(pa.array([str(number) for number in range(500)]), "", "a") is None
+    assert rows_of_splits(values, "*", "a") is None
+
+
+def test_a_table_of_images_in_folders_of_splits(tmp_path):
+    """The folder chooses the split; without such folders, format csv reads the same table."""
+    rows = [(f"{split}/{number}.jpg", f"{split} {number}", split) for split in ("train", "test") for number in "12"]
+    for name, *_ in rows:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    write_csv(tmp_path, rows, header=("file_name", "text", "split"), name="metadata.csv")
+    for name, location in (("image_folder", ".#train"), ("csv", "metadata.csv#train")):
+        train = load(name, tmp_path, train=location).train
+        assert [train.captions(index) for index in range(len(train))] == [("train 1",), ("train 2",)]
+    assert len(load("csv", tmp_path, train="metadata.csv#*").train) == 4
+
+
+def test_objects_with_more_fields_than_the_first_one(tmp_path):
+    objects = [{"image": f"{number}.jpg", "caption": "a fox"} for number in range(3)]
+    write_jsonl(tmp_path, [objects[0], objects[1] | {"split": "train"}, objects[2] | {"split": "test"}])
+    assert keys(load("jsonl", tmp_path, train="pairs.jsonl#train").train) == ["1.jpg"]
+    with pytest.raises(UserError, match="holds several splits"):
+        load("jsonl", tmp_path, train="pairs.jsonl")
