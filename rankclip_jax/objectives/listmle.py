@@ -111,17 +111,13 @@ def _any_nan(reference_CB, order_CB):
 
 def _plackett_luce(ascending_CB, ends_tie_CB, rank_weights):
     """Loss [C] and its gradient [C, B] for utilities in ascending reference order, in the form that is fastest here."""
-    fast, general = (
+    on_cpu, general = (
         functools.partial(form, rank_weights=rank_weights)
         for form in (listmle_float64.plackett_luce, _with_running_maximum)
     )
     lists, items = ascending_CB.shape
     if items > FEW_LISTS * lists:
         return general(ascending_CB, ends_tie_CB)
-
-    def on_cpu(*operands):
-        return lax.cond(listmle_float64.fits(ascending_CB), fast, general, *operands)
-
     return lax.platform_dependent(ascending_CB, ends_tie_CB, cpu=on_cpu, default=general)
 
 
