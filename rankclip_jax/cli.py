@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from rankclip_jax.config.command_line import CONFIG, check_config_file, config_spec, explain, with_last_config
 from rankclip_jax.errors import NO_ACCESS, NO_ROOM, UserError, did_you_mean
 from rankclip_jax.parallel import processes
-from rankclip_jax.terminal import make_printable, printable, printable_lines
+from rankclip_jax.terminal.show import make_printable, printable, printable_lines
 
 
 def define_config(required: bool = True) -> flags.FlagHolder:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from rankclip_jax.user_cache import user_cache
+from rankclip_jax.files.user_cache import user_cache
 
 FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # read by JAX itself
 MIN_SECONDS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"

@@ -5,7 +5,7 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 T = TypeVar("T")
 

@@ -46,8 +46,8 @@ from rankclip_jax.evals.results import (
 from rankclip_jax.inference.load import find_run, is_imported, is_run, load
 from rankclip_jax.report.tables import Table, result_tables
 from rankclip_jax.run_folder import make_writable
-from rankclip_jax.terminal import show
-from rankclip_jax.text_table import text_table
+from rankclip_jax.terminal.show import show
+from rankclip_jax.terminal.tables import text_table
 from rankclip_jax.weights.formats.source import is_source
 
 Tell = Callable[[dict], None]

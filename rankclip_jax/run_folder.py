@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.json_files import misfit, regular_size
+from rankclip_jax.files.json_files import misfit, regular_size
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"

@@ -32,10 +32,10 @@ from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.models.counts import parameter_counts
 from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import put_batch
-from rankclip_jax.redact import redacted_values
 from rankclip_jax.report import write_report
 from rankclip_jax.run_folder import CHECKPOINTS, checkpoint_steps, has_progress, make_workdir
-from rankclip_jax.terminal import show
+from rankclip_jax.terminal.redact import redacted_values
+from rankclip_jax.terminal.show import show
 from rankclip_jax.training import init_from, setup
 from rankclip_jax.training.clock import Clock
 from rankclip_jax.training.metrics import MetricsWriter

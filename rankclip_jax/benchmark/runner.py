@@ -17,7 +17,7 @@ from rankclip_jax.benchmark.case import Benchmark, Row
 from rankclip_jax.benchmark.worker import InProcess, Worker
 from rankclip_jax.errors import UserError
 from rankclip_jax.parallel import processes
-from rankclip_jax.text_table import text_table
+from rankclip_jax.terminal.tables import text_table
 
 
 def define_flags(benchmark: Benchmark) -> None:

@@ -18,9 +18,9 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from rankclip_jax.errors import NO_ROOM, UserError
-from rankclip_jax.json_files import regular_size
+from rankclip_jax.files.json_files import regular_size
 from rankclip_jax.run_folder import checkpoint_steps
-from rankclip_jax.terminal import warn
+from rankclip_jax.terminal.show import warn
 
 PyTree = Any
 NOTES = "_CHECKPOINT_METADATA"

@@ -22,7 +22,7 @@ from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.parallel import processes
 from rankclip_jax.run_folder import is_step
-from rankclip_jax.terminal import warn
+from rankclip_jax.terminal.show import warn
 
 PyTree = Any
 

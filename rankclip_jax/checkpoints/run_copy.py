@@ -14,10 +14,10 @@ from rankclip_jax.config.changes import differences
 from rankclip_jax.config.record import load_run_config, to_json
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, first_few
-from rankclip_jax.json_files import misfit
+from rankclip_jax.files.json_files import misfit
 from rankclip_jax.parallel import processes
 from rankclip_jax.run_folder import CHECKPOINTS, CONFIG
-from rankclip_jax.terminal import warn
+from rankclip_jax.terminal.show import warn
 
 KEY = "run"  # in the meta of a checkpoint
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.files import replaced_file
-from rankclip_jax.json_files import EACH, read_json
-from rankclip_jax.redact import redacted_values
+from rankclip_jax.files.atomic import replaced_file
+from rankclip_jax.files.json_files import EACH, read_json
 from rankclip_jax.run_folder import CONFIG
+from rankclip_jax.terminal.redact import redacted_values
 
 PACKAGES = (
     "jax",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import short
+from rankclip_jax.terminal.show import short
 
 LOG = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from rankclip_jax.terminal import printable
+from rankclip_jax.terminal.show import printable
 
 ONE_CAPTION = "one caption for many images"
 MANY = 0.05  # fraction of the images that may have the same caption

@@ -6,7 +6,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from rankclip_jax.parallel import processes
-from rankclip_jax.terminal import printable
+from rankclip_jax.terminal.show import printable
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import numpy as np
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.text_files import decode, parse_json
+from rankclip_jax.files.text_files import decode, parse_json
 
 
 def read_quarantine(path: str) -> frozenset[str]:

@@ -16,8 +16,8 @@ from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.strings import packed, text_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
-from rankclip_jax.text_files import as_utf8, parse_json
+from rankclip_jax.files.text_files import as_utf8, parse_json
+from rankclip_jax.terminal.redact import redacted
 
 HASH_BYTES = 8
 

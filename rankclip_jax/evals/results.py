@@ -27,8 +27,8 @@ from rankclip_jax.data.images.resize import resize_and_crop
 from rankclip_jax.data.records import EvalSplit
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.embeddings import SplitEmbeddings
-from rankclip_jax.files import replaced_file
-from rankclip_jax.json_files import EACH, misfit, read_json
+from rankclip_jax.files.atomic import replaced_file
+from rankclip_jax.files.json_files import EACH, misfit, read_json
 
 EVAL_FILE = "eval.json"
 PROBE_FILE = "linear_probe.json"

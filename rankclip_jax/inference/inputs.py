@@ -12,7 +12,7 @@ from PIL import Image
 from rankclip_jax.data.images.decode import MAX_PIXELS, decode, loaded
 from rankclip_jax.data.images.types import ImageError, ImageLike
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import printable, short
+from rankclip_jax.terminal.show import printable, short
 
 FORMS = "pass a path, the bytes of a file, an open file, a PIL image or a uint8 array [H, W, 3]"
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)

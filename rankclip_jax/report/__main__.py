@@ -5,7 +5,7 @@ from absl import flags
 from rankclip_jax.cli import run
 from rankclip_jax.errors import UserError
 from rankclip_jax.report import write_report
-from rankclip_jax.terminal import show
+from rankclip_jax.terminal.show import show
 
 
 def main(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rankclip_jax.files import replaced_file
+from rankclip_jax.files.atomic import replaced_file
 from rankclip_jax.report import chart, curves, embedding_map, galleries, ranked_lists, summary, tables
 from rankclip_jax.report.neighbours import Neighbours
 from rankclip_jax.report.run_folder import Run, read_run

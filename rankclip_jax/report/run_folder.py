@@ -14,7 +14,7 @@ import numpy as np
 from rankclip_jax.checkpoints.run_copy import read_record
 from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, OTHER_FOLDER, PROBE_FILE, read_results, strings_of
-from rankclip_jax.json_files import regular_size
+from rankclip_jax.files.json_files import regular_size
 from rankclip_jax.report.sprites import Sheet
 from rankclip_jax.run_folder import CHECKPOINTS, CONFIG, METRICS, read_metrics
 

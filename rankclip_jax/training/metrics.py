@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError, install_hint
-from rankclip_jax.files import replaced_file
-from rankclip_jax.json_files import read_text
+from rankclip_jax.files.atomic import replaced_file
+from rankclip_jax.files.json_files import read_text
 from rankclip_jax.run_folder import METRICS, make_writable, valid_lines
-from rankclip_jax.terminal import warn
+from rankclip_jax.terminal.show import warn
 
 
 class MetricsWriter:

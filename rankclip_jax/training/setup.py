@@ -22,7 +22,7 @@ from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text.tokenizer import TOKENIZERS, Tokenizer
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.evals.evaluate_dataset import check_names
-from rankclip_jax.files import replaced_folder
+from rankclip_jax.files.atomic import replaced_folder
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective

@@ -17,7 +17,7 @@ from rankclip_jax import cli
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.image_size import size_text
 from rankclip_jax.models.counts import tower_counts
-from rankclip_jax.terminal import show
+from rankclip_jax.terminal.show import show
 
 
 def _import(source: str) -> None:

@@ -27,7 +27,7 @@ from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.inference.load import encoder_of, is_run, read_model
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.pixels import normalize_pixels
-from rankclip_jax.text_table import text_table
+from rankclip_jax.terminal.tables import text_table
 from rankclip_jax.weights.formats.source import locate, model_folder
 from rankclip_jax.weights.reference import ReferenceModel, open_reference
 

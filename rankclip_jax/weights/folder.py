@@ -14,7 +14,7 @@ from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.checkpoints.run_copy import copy_meta
 from rankclip_jax.config.record import run_record, write_record
 from rankclip_jax.errors import UserError
-from rankclip_jax.files import replaced_folder
+from rankclip_jax.files.atomic import replaced_folder
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.counts import tower_counts
 from rankclip_jax.run_folder import CHECKPOINTS, TOKENIZER

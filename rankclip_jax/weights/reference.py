@@ -9,7 +9,7 @@ from PIL import Image
 
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.inference.model import Model
-from rankclip_jax.terminal import short
+from rankclip_jax.terminal.show import short
 from rankclip_jax.weights.formats import huggingface, open_clip
 from rankclip_jax.weights.formats.huggingface_table import KINDS
 from rankclip_jax.weights.formats.processors import find_processor

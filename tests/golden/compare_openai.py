@@ -26,7 +26,7 @@ from rankclip_jax.models.pixels import normalize_pixels
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import RunInfo, build_objective, objective_config
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.text_table import text_table
+from rankclip_jax.terminal.tables import text_table
 from rankclip_jax.training.step import make_gradients
 from rankclip_jax.weights.formats.foreign import array_shapes
 from rankclip_jax.weights.formats.mapping import to_ours

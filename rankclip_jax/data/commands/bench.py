@@ -20,8 +20,8 @@ from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.augment import make_text_augment
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import show
-from rankclip_jax.text_table import text_table
+from rankclip_jax.terminal.show import show
+from rankclip_jax.terminal.tables import text_table
 
 Stages = dict[str, tuple[Callable[[Any], Any], Sequence]]
 ROUNDS = 3  # each round runs all stages, because the machine may be slow for a moment

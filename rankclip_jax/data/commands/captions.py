@@ -23,8 +23,8 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.text.words import STOP_WORDS, letters
 from rankclip_jax.errors import UserError, install_hint
-from rankclip_jax.terminal import printable, show
-from rankclip_jax.text_files import parse_json
+from rankclip_jax.files.text_files import parse_json
+from rankclip_jax.terminal.show import printable, show
 
 Captioner = Callable[[PairSource, Sequence[int]], list[str]]
 KEYWORDS = "keywords"

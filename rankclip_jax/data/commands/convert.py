@@ -19,7 +19,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.quarantine import read_quarantine, sound_pairs, with_prefixes
 from rankclip_jax.data.sources.array_record import encode_pair, write_records
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import printable, short, show
+from rankclip_jax.terminal.show import printable, short, show
 
 SHOWN = 3  # keys of skipped pairs
 BadPair = tuple[str, str]  # key, reason

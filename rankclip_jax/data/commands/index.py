@@ -7,7 +7,7 @@ from rankclip_jax.data.commands.sections import MakeTokenizer
 from rankclip_jax.data.sources.assemble import locations_of
 from rankclip_jax.data.sources.formats import FORMATS, files_of, module_of
 from rankclip_jax.data.sources.options import FileOptions, parse
-from rankclip_jax.terminal import show
+from rankclip_jax.terminal.show import show
 
 
 def define_flags() -> None:

@@ -12,7 +12,7 @@ from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.records import RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import printable, show
+from rankclip_jax.terminal.show import printable, show
 
 SHOWN_CAPTIONS = 5
 

@@ -20,8 +20,8 @@ from rankclip_jax.data.sources.formats import FORMATS
 from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.redact import redacted
-from rankclip_jax.terminal import printable
+from rankclip_jax.terminal.redact import redacted
+from rankclip_jax.terminal.show import printable
 
 T = TypeVar("T")
 MakeTokenizer = Callable[[ConfigDict, RecordSource], Tokenizer]  # the tokenizer of a new run

@@ -21,7 +21,7 @@ from rankclip_jax.data.images.decode import DecodedRecords, open_image
 from rankclip_jax.data.images.types import height_width
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
-from rankclip_jax.terminal import show
+from rankclip_jax.terminal.show import show
 
 STORED = "  (stored under data in the config.json of a run; docs/data.md says what it covers; --full_digest covers all)"
 BINS = 10

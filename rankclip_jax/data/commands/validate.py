@@ -24,8 +24,8 @@ from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, 
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError
-from rankclip_jax.files import replaced_file
-from rankclip_jax.terminal import printable, short, show
+from rankclip_jax.files.atomic import replaced_file
+from rankclip_jax.terminal.show import printable, short, show
 
 T = TypeVar("T")
 ORIENTATION = 0x0112  # of EXIF

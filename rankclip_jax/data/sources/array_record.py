@@ -24,7 +24,7 @@ from rankclip_jax.data.pairs import LAST_READ, PairOptions, PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.files import replaced_path
+from rankclip_jax.files.atomic import replaced_path
 
 FIELDS = ("key", "image", "captions")
 SECOND = "second_captions"

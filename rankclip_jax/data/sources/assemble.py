@@ -22,7 +22,7 @@ from rankclip_jax.data.sources.options import FileOptions
 from rankclip_jax.data.sources.selection import select
 from rankclip_jax.data.sources.splits import eval_split
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 LOG = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")

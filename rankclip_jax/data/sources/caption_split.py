@@ -16,7 +16,7 @@ from rankclip_jax.data.mixture import RedirectedPairs
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.errors import lookup
-from rankclip_jax.text_files import parse_json
+from rankclip_jax.files.text_files import parse_json
 
 NUMPY_GAP = re.compile(r"""(?<=['"])\s+(?=['"])""")  # NumPy prints no commas
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rankclip_jax.text_files import decode
+from rankclip_jax.files.text_files import decode
 
 # A missing caption in a table, as pandas, Excel, R and JavaScript write it.
 MISSING = ("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a", "undefined")

@@ -21,8 +21,8 @@ from rankclip_jax.data.sources.strings import packed_column
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, kept
 from rankclip_jax.data.storage.folders import names_below
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
-from rankclip_jax.text_files import parse_json
+from rankclip_jax.files.text_files import parse_json
+from rankclip_jax.terminal.redact import redacted
 
 
 class Cells:

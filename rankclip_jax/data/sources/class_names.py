@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from rankclip_jax.data.sources.captions import is_visible
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError, first_few
-from rankclip_jax.text_files import decode
+from rankclip_jax.files.text_files import decode
 
 LOG = logging.getLogger(__name__)
 FILE = "class_names.tsv"  # lines "CODE<TAB>NAME"

@@ -16,8 +16,8 @@ from rankclip_jax.data.sources.strings import packed
 from rankclip_jax.data.sources.table_files import read_text
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, folder_of
 from rankclip_jax.errors import UserError, lookup
-from rankclip_jax.redact import redacted
-from rankclip_jax.text_files import parse_json
+from rankclip_jax.files.text_files import parse_json
+from rankclip_jax.terminal.redact import redacted
 
 LOG = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from rankclip_jax.data.pairs import PairOptions
 from rankclip_jax.errors import UserError, did_you_mean
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 # Usual column names, the most specific first, in any letter case. "filepath" and "title" are open_clip's.
 IMAGES = (

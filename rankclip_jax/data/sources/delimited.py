@@ -26,7 +26,7 @@ from rankclip_jax.data.sources.table_files import read_text
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import short
+from rankclip_jax.terminal.show import short
 
 SEPARATORS = ("\t", ",", ";", "|")
 BLOCK = 1 << 26  # bytes parsed at a time; a longer row is an error

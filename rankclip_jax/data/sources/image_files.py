@@ -10,7 +10,7 @@ from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.columns import CAPTIONS, find_usual
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.storage.folders import walk
-from rankclip_jax.text_files import parse_json
+from rankclip_jax.files.text_files import parse_json
 
 USUAL = ("txt", "caption", "json")  # extensions of captions, the preferred one first
 READ = 10  # JSON files that are read to find out whether they hold captions

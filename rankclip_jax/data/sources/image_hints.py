@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rankclip_jax.data.sources.image_files import USUAL, ImageFile
 from rankclip_jax.data.storage import locations
 from rankclip_jax.data.storage.folders import walk
-from rankclip_jax.text_files import as_utf8
+from rankclip_jax.files.text_files import as_utf8
 
 TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
 HEAD = 1 << 16  # bytes of a table that are read

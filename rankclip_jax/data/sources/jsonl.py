@@ -18,7 +18,7 @@ from rankclip_jax.data.sources.strings import packed
 from rankclip_jax.data.sources.table_files import read_text
 from rankclip_jax.data.sources.tables import Rows, TablePairs, Texts, check_broken, folder_of, kept
 from rankclip_jax.errors import UserError
-from rankclip_jax.text_files import parse_json, parse_json_values
+from rankclip_jax.files.text_files import parse_json, parse_json_values
 
 ADVICE = "Each item must be a JSON object with an image path and a caption."
 

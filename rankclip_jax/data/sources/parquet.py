@@ -23,7 +23,7 @@ from rankclip_jax.data.sources.cells import ArrowCells, pairs_of
 from rankclip_jax.data.sources.paths import image_folder
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 LOG = logging.getLogger(__name__)
 CACHE_BYTES = 512 << 20

@@ -17,7 +17,7 @@ from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.progress import progress
 from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
-from rankclip_jax.terminal import short
+from rankclip_jax.terminal.show import short
 
 LOG = logging.getLogger(__name__)
 

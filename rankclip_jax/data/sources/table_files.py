@@ -2,7 +2,7 @@
 
 from rankclip_jax.data.storage import locations
 from rankclip_jax.errors import UserError
-from rankclip_jax.text_files import as_utf8
+from rankclip_jax.files.text_files import as_utf8
 
 BINARY = {  # first bytes of files that are no text
     b"\x1f\x8b": "compressed by gzip",

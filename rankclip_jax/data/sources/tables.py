@@ -17,7 +17,7 @@ from rankclip_jax.data.sources.captions import captions_of
 from rankclip_jax.data.sources.paths import image_folder, read_image
 from rankclip_jax.data.sources.strings import grouped, packed, packed_column, text_of, update
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 LOG = logging.getLogger(__name__)
 SECRET = "://.*[@=]"  # a URL that may hold a secret

@@ -32,8 +32,8 @@ from rankclip_jax.data.tars.headers import BLOCK, member_name
 from rankclip_jax.data.tars.report import problems, summary
 from rankclip_jax.data.tars.shard import FIRST, HEADERS, Part, key_hash, split_name
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
-from rankclip_jax.text_files import parse_json
+from rankclip_jax.files.text_files import parse_json
+from rankclip_jax.terminal.redact import redacted
 
 LOG = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

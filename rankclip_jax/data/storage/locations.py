@@ -16,7 +16,7 @@ from rankclip_jax.data.storage.folders import first_of_links
 from rankclip_jax.data.storage.ranges import RANGE, expand_braces
 from rankclip_jax.data.storage.split_names import known_split
 from rankclip_jax.errors import UserError, first_few
-from rankclip_jax.redact import is_redacted, redacted
+from rankclip_jax.terminal.redact import is_redacted, redacted
 
 LOG = logging.getLogger(__name__)
 SEPARATOR = "::"  # between several locations, as in open_clip's --train-data

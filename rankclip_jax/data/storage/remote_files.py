@@ -34,8 +34,8 @@ from urllib3.exceptions import HTTPError
 
 from rankclip_jax.data.storage.http_pools import Adapter, PatientRetry
 from rankclip_jax.errors import UserError, install_hint
-from rankclip_jax.redact import redacted
-from rankclip_jax.terminal import make_printable
+from rankclip_jax.terminal.redact import redacted
+from rankclip_jax.terminal.show import make_printable
 
 T = TypeVar("T")
 RETRIES = 8

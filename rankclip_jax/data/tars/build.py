@@ -21,7 +21,7 @@ from rankclip_jax.data.tars.index import Index, read_index, write_index
 from rankclip_jax.data.tars.location import IndexLocation
 from rankclip_jax.data.tars.shard import Entry, Part, scan
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 THREADS = 8  # for reading tars
 CONNECTIONS = 32  # for requesting the sizes of remote files

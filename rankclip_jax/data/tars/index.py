@@ -19,7 +19,7 @@ from dataclasses import asdict
 import numpy as np
 
 from rankclip_jax.data.tars.shard import Entry, Part, Shard, width
-from rankclip_jax.files import PARTIAL, replaced_file
+from rankclip_jax.files.atomic import PARTIAL, replaced_file
 
 MAGIC = b"rcjtar01"
 END = 8 + len(MAGIC)

@@ -15,7 +15,7 @@ from rankclip_jax.data.storage import locations
 from rankclip_jax.data.tars.index import Index, fresh, read_index, remove_partials
 from rankclip_jax.data.tars.shard import Part
 from rankclip_jax.errors import UserError
-from rankclip_jax.user_cache import user_cache
+from rankclip_jax.files.user_cache import user_cache
 
 LOG = logging.getLogger(__name__)
 FOLDER = "rankclip_index"

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 
 from rankclip_jax.data.tars.build import Indexed
-from rankclip_jax.redact import redacted
-from rankclip_jax.text_table import text_table
+from rankclip_jax.terminal.redact import redacted
+from rankclip_jax.terminal.tables import text_table
 
 SHOWN = 10  # names in a line
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankclip_jax.errors import UserError, first_few
-from rankclip_jax.terminal import warn
+from rankclip_jax.terminal.show import warn
 from rankclip_jax.weights.formats.inert_pickle import Inert, Tensor, code_message
 
 # Keys under which training programs store the weights in a checkpoint, in order of preference.

@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 
-from rankclip_jax.redact import redacted
+from rankclip_jax.terminal.redact import redacted
 
 # C0 and C1 controls (escape sequences begin with one), bidirectional controls, line separators, byte-order marks, and
 # halves of surrogate pairs, which cannot be encoded. Joiners (U+200C, U+200D) stay: scripts and emoji need them.

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rankclip_jax.text_files import as_utf8, decode, parse_json, parse_json_values
+from rankclip_jax.files.text_files import as_utf8, decode, parse_json, parse_json_values
 
 TEXT = "a red fox\nün renard — 狐\n"
 MARKED = {"utf-8": b"\xef\xbb\xbf", "utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.text_files import decode
+from rankclip_jax.files.text_files import decode
 
 LIMIT = 256 << 20  # bytes of a file; the largest, with the tokenizer of a large vocabulary, have tens of MiB
 EACH = "*"  # the only key of an example mapping whose keys are free: every value must fit

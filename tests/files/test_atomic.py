@@ -5,13 +5,13 @@ import stat
 
 import pytest
 
-from rankclip_jax import files
-from rankclip_jax.files import PARTIAL, replaced_file, replaced_folder, replaced_path
+from rankclip_jax.files import atomic
+from rankclip_jax.files.atomic import PARTIAL, replaced_file, replaced_folder, replaced_path
 from tests.support import processes
 
 WRITE_AND_WAIT = """
 import sys, time
-from rankclip_jax.files import replaced_file, replaced_folder, replaced_path
+from rankclip_jax.files.atomic import replaced_file, replaced_folder, replaced_path
 kind, target = sys.argv[1:]
 def wait(file):
     file.write("half")
@@ -82,7 +82,7 @@ def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path, kind):
 def calls(monkeypatch):
     """Calls of fsync and rename in their order."""
     found = []
-    fsync, replace, rename = os.fsync, os.replace, files.Path.rename
+    fsync, replace, rename = os.fsync, os.replace, atomic.Path.rename
 
     def record_fsync(handle):
         found.append("fsync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "fsync file")
@@ -98,7 +98,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "replace", record_replace)
-    monkeypatch.setattr(files.Path, "rename", record_rename)
+    monkeypatch.setattr(atomic.Path, "rename", record_rename)
     return found
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.redact import is_redacted, redacted, redacted_values
-from rankclip_jax.terminal import printable
+from rankclip_jax.terminal.redact import is_redacted, redacted, redacted_values
+from rankclip_jax.terminal.show import printable
 
 S = "s3cr3t"
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.json_files import EACH, misfit, read_json, read_text
+from rankclip_jax.files.json_files import EACH, misfit, read_json, read_text
 
 LIKE = {"step": 0, "metrics": {EACH: 0.0}, "names": [""], "on?": True, "any?": None}
 FITS = {"step": 3, "metrics": {"a": 1, "b": 0.5}, "names": ["x", "y"]}

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from rankclip_jax.terminal import make_printable, printable, printable_lines, show
+from rankclip_jax.terminal.show import make_printable, printable, printable_lines, show
 from tests.support import commands
 
 RAW = "\x1b[2J\x1b]0;title\x07 a dog\r\n\u202egod\ud83d"
