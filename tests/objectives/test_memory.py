@@ -52,4 +52,4 @@ def test_memory_grows_linearly_with_the_batch():
         batch: compiled("exact", 32).lower(*inputs(batch, 8)).compile().memory_analysis().temp_size_in_bytes
         for batch in (512, 2048)
     }
-    assert bytes_of[2048] < 4.5 * bytes_of[512]  # a square would be 16 times as large
+    assert bytes_of[2048] < 5 * bytes_of[512]  # a square would be 16 times as large
