@@ -168,7 +168,7 @@ OTHERS = {
 PADDED_ROWS = 64  # of the token embedding; the tokenizer has fewer ids
 
 
-def pictures(name: str) -> np.ndarray:
+def sample_images(name: str) -> np.ndarray:
     """uint8 [3, H, W, 3], of the size that a model of `OTHERS` reads."""
     size = OTHERS[name][1]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -215,7 +215,7 @@ def other_open_clip(name: str) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
     tokens = library.get_tokenizer(f"local-dir:{folder}")(list(TEXTS))
     mean, std = PIXELS["clip"]
-    pixels = torch.tensor((pictures(name) / 255 - mean) / std).float().permute(0, 3, 1, 2)
+    pixels = torch.tensor((sample_images(name) / 255 - mean) / std).float().permute(0, 3, 1, 2)
     with torch.no_grad():
         image, embeds = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
     _keep(folder, tokens, image, embeds, model.logit_scale.exp().detach() * image @ embeds.T)

@@ -13,7 +13,7 @@ from rankclip_jax.inference.load import encoder_of, load, read_model, read_model
 from rankclip_jax.weights.export import export
 from rankclip_jax.weights.folder import write_imported
 from rankclip_jax.weights.formats.source import read_source
-from tests.golden.make_weights import FOLDER, TEXTS, images, pictures
+from tests.golden.make_weights import FOLDER, TEXTS, images, sample_images
 from tests.support import commands, processes
 
 pytestmark = pytest.mark.xdist_group("weights")
@@ -75,7 +75,7 @@ def test_images_that_are_not_square(tmp_path):
         for folder in (FOLDER / "worldwide", tmp_path / "imported", tmp_path / "exported"):
             model = read_model(folder)
             assert tuple(model.config.image.image_size) == (24, 16)
-            found = encoder_of(model).encode_image(pictures("worldwide"))
+            found = encoder_of(model).encode_image(sample_images("worldwide"))
             np.testing.assert_allclose(found, expected["image_embeds"], atol=1e-5)
             if folder == FOLDER / "worldwide":
                 write_imported(model, tmp_path / "imported")

@@ -16,7 +16,7 @@ from rankclip_jax.weights.export import export
 from rankclip_jax.weights.formats.source import read_source
 from rankclip_jax.weights.formats.tokenizer_files import read_tokenizer
 from rankclip_jax.weights.formats.vocabulary import fits
-from tests.golden.make_weights import FOLDER, OTHERS, PADDED_ROWS, TEXTS, pictures
+from tests.golden.make_weights import FOLDER, OTHERS, PADDED_ROWS, TEXTS, sample_images
 from tests.weights.test_import import assert_same
 
 pytestmark = pytest.mark.xdist_group("weights")
@@ -35,7 +35,7 @@ def test_open_clip_computes_the_same(name):
     with np.load(FOLDER / name / "expected.npz") as expected:
         tokens = model.tokenizer(TEXTS)
         np.testing.assert_array_equal(tokens, expected["tokens"])
-        image, text = embeddings(model, pictures(name), tokens)
+        image, text = embeddings(model, sample_images(name), tokens)
         np.testing.assert_allclose(image, expected["image_embeds"], atol=1e-5)
         np.testing.assert_allclose(text, expected["text_embeds"], atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_a_lone_tower(tmp_path, side):
     encoder = load(folder)
     if side == "text":
         np.testing.assert_array_equal(encoder.encode_text("a cat"), load(FOLDER / "clipa").encode_text("a cat"))
-        call = lambda: encoder.encode_image(pictures("clipa"))  # noqa: E731
+        call = lambda: encoder.encode_image(sample_images("clipa"))  # noqa: E731
     else:
         proj = model.weights.params["towers"]["image"]["proj"]
         np.testing.assert_array_equal(proj, whole.weights.params["towers"]["image"]["proj"])
