@@ -30,8 +30,8 @@ from rankclip_jax.weights.formats.source import read_source
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "weights.md"
 START, END = "<!-- open_clip: start -->", "<!-- open_clip: end -->"
 LIMIT = 1e-5
-# These models are built completely. The others have FEW_LAYERS layers (blocks in each stage of a ResNet), and FEW_IDS ids
-# unless they have CLIP's vocabulary: complete, each would take minutes.
+# These models are built completely. The others have FEW_LAYERS layers (blocks in each stage of a ResNet), and FEW_IDS
+# ids unless they have CLIP's vocabulary: complete, each would take minutes.
 COMPLETE = ("ViT-S-*", "ViT-M-*", "ViT-B-32", "ViT-B-32-quickgelu", "RN50", "RN50-quickgelu")
 FEW_LAYERS, FEW_IDS = 2, 1000
 
