@@ -97,10 +97,8 @@ def evaluate(
       UserError: the run, the checkpoint or a split does not exist, the data have changed, or the folder for the results
         is not writable or holds another run.
     """
-    target = _target(path, config, out, splits)
-    if target.config.get("compilation_cache", True):
-        compilation_cache.enable()
-    dataset, chosen, names = target.dataset, _chosen(target.dataset, splits), target.config.eval.metrics
+    target, chosen = _begin(path, config, out, splits)
+    dataset, names = target.dataset, target.config.eval.metrics
     encoder = load(path, step)
     metrics, embeds = evaluate_splits(encoder, dataset, chosen, names)
     other = target.other if target.has_own_data else ""
@@ -129,10 +127,8 @@ def probe(
 
     Arguments, result and errors are those of `evaluate`.
     """
-    target = _target(path, config, out, splits)
-    chosen, config = _chosen(target.dataset, splits), target.config
-    if config.get("compilation_cache", True):
-        compilation_cache.enable()
+    target, chosen = _begin(path, config, out, splits)
+    config = target.config
     encoder = load(path, step)
     found = linear_probe(encoder, target.dataset, chosen, config.eval.linear_probe, config.data)
     results = _named(target.other, encoder.step, *(found[part] for part in PARTS))
@@ -155,6 +151,17 @@ def _chosen(dataset: Dataset, splits: Sequence[str]) -> Sequence[str]:
     for name in splits:
         lookup(dataset.evals, name, "evaluation split")
     return splits or tuple(dataset.evals)
+
+
+def _begin(
+    path: str | Path, config: ConfigDict | None, out: str | Path | None, splits: Sequence[str]
+) -> tuple[Target, Sequence[str]]:
+    """Return what to evaluate on and the names of the splits. Enable the compilation cache if the config says so."""
+    target = _target(path, config, out, splits)
+    chosen = _chosen(target.dataset, splits)
+    if target.config.get("compilation_cache", True):
+        compilation_cache.enable()
+    return target, chosen
 
 
 def _target(path: str | Path, config: ConfigDict | None, out: str | Path | None, splits: Sequence[str]) -> Target:
