@@ -15,6 +15,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
+SKIPPED = "skipped"  # batches of skipped steps
 LONGEST_LINE = 1 << 20  # characters of a line of `metrics.jsonl`; a longer one is invalid
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # of `metrics.jsonl`: JSON has no such numbers
 

@@ -40,6 +40,7 @@ from rankclip_jax.training import init_from, setup
 from rankclip_jax.training.clock import Clock
 from rankclip_jax.training.metrics import MetricsWriter
 from rankclip_jax.training.setup import Setup
+from rankclip_jax.training.skipping import CONTINUE, SkippedSteps
 from rankclip_jax.training.startup_card import devices, start_up_card
 from rankclip_jax.training.step import abstract_state, create_state, make_init
 
@@ -88,7 +89,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     state = init_from.begin(state, initial) if initial else state
 
     # Loop. A finished run is only evaluated again.
-    loop = _Loop(parts, writer, checkpoints, restored, copy_meta(record, parts.tokenizer))
+    loop = _Loop(parts, workdir, writer, checkpoints, restored, copy_meta(record, parts.tokenizer))
     try:
         state = loop.run(state) if start < config.duration else state
     except UserError:
@@ -111,12 +112,14 @@ class _Loop:
     def __init__(
         self,
         parts: Setup,
+        workdir: str,
         writer: MetricsWriter,
         checkpoints: Checkpoints,
         restored: Restored | None,
         copy: Mapping[str, Any],
     ):
-        self.parts, self.config, self.writer, self.checkpoints = parts, parts.config, writer, checkpoints
+        self.parts, self.config, self.workdir = parts, parts.config, workdir
+        self.writer, self.checkpoints = writer, checkpoints
         self.copy = copy  # of the run's files, for every checkpoint
         self.start = restored.step if restored else 0
         self.writer.truncate_after(self.start)
@@ -138,6 +141,7 @@ class _Loop:
         train_step = setup.train_step(parts, state)
         diagnose = setup.diagnostics(parts)
         with Loader(parts.dataset.train, parts.tokenizer, parts.loader_options, self.start) as loader:
+            skipped = SkippedSteps(self.workdir, config.skip.stop_after, lambda step: loader.records(step - 1))
             for step in range(self.start + 1, config.duration + 1):
                 with self.clock.waiting_for_data():
                     batch = next(loader)
@@ -147,10 +151,11 @@ class _Loop:
                     measured = diagnose(state, batch) if is_logged else {}  # before the step consumes the state
                 state, metrics = train_step(state, batch)
                 self.clock.tick(step, config.batch_size, metrics)
+                skipped.add(step, metrics)
                 self._flush()  # the previous log line: fetching it does not stall the step just started
                 if is_logged:
                     self.pending = (step, metrics | measured)
-                self._evaluate_and_save(step, state, metrics)
+                self._evaluate_and_save(step, state, skipped)
         self._flush()
         return state
 
@@ -178,20 +183,20 @@ class _Loop:
             return
         (step, metrics), self.pending = self.pending, None
         values = {name: float(value) for name, value in metrics.items()}
-        # Only the step's own metrics, not the diagnostics.
-        check_finite(step, {name: value for name, value in values.items() if "/" not in name})
-        values["learning_rate"] = float(self.parts.learning_rate(step - 1))
+        skipped_before = int(values["skipped_steps"]) - (values.pop("skipped_in_row") > 0)
+        # A skipped step does not move the schedule on.
+        values["learning_rate"] = float(self.parts.learning_rate(step - 1 - skipped_before))
         rates = self.clock.report()
         line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
         self.writer.write(step, line)
         self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step)
 
-    def _evaluate_and_save(self, step: int, state: dict, train_metrics: dict[str, Any]) -> None:
+    def _evaluate_and_save(self, step: int, state: dict, skipped: SkippedSteps) -> None:
         config = self.config
         saving = self._is_due(step, config.checkpoint.every)
         if saving:  # saved diverged states would replace the intact checkpoints
-            norm = parameter_norm(state["params"])
-            check_finite(step, {"loss": train_metrics["loss"], "norm of the parameters": norm})
+            skipped.finish()
+            check_finite(step, parameter_norm(state["params"]))
         # To find the best checkpoint, every checkpoint must be evaluated.
         evaluating = self._is_due(step, config.eval.every) or (saving and bool(config.checkpoint.best_metric))
         metrics = self._evaluate(step, state) if evaluating else {}
@@ -225,18 +230,14 @@ def make_encoder(parts: Setup, state: dict, compiled: Encoder | None = None) -> 
 parameter_norm = jax.jit(optax.tree.norm)
 
 
-def check_finite(step: int, values: Mapping[str, Any]) -> None:
-    """Stop a run that has diverged; its earlier checkpoints are kept.
+def check_finite(step: int, norm: jax.Array) -> None:
+    """Stop a run whose parameters have overflowed, which a finite gradient can do; its earlier checkpoints are kept.
 
     Raises:
-      UserError: a value is NaN or infinite.
+      UserError: the norm of the parameters is NaN or infinite.
     """
-    for name, value in values.items():
-        if not math.isfinite(float(value)):
-            raise UserError(
-                f"the {name} is {float(value)} at step {step}: the run has diverged. Its earlier checkpoints are kept; "
-                "begin another --workdir with a lower config.optimizer.learning_rate or a longer warm-up."
-            )
+    if not math.isfinite(norm):
+        raise UserError(f"the norm of the parameters is {float(norm)} at step {step}: the run has diverged. {CONTINUE}")
 
 
 def main(argv: list[str]) -> None:

@@ -84,6 +84,13 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 "freeze": "",
                 "ema_decay": 0.0,  # decay of a moving average of the weights, which is then evaluated; 0 for no average
             },
+            # A step whose loss or gradient is not finite changes nothing: see docs/runs.md.
+            "skip": {
+                "stop_after": 10,  # number of skipped steps in a row after which the run stops
+                # Steps are also skipped if the norm of their gradient is above this multiple of the median of the last
+                # 100 steps, such as 10.0; 0 for no limit.
+                "median_factor": 0.0,
+            },
             # Whether compiled programs are kept for later runs, in ~/.cache/rankclip_jax/compiled; the variable
             # JAX_COMPILATION_CACHE_DIR names another folder.
             "compilation_cache": True,

@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "eval.*",
     "log.*",
     "mesh.*",
+    "skip.stop_after",
 )
 
 

@@ -132,6 +132,11 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             for line in warnings_of("train", [*captions.values()]):
                 LOG.warning("%s", line)
 
+    def records(self, step: int) -> list[tuple[int, str]]:
+        """(index, key) of each record of the global batch of `step`, before bad records were replaced."""
+        indices = [self._plan.record(step, row) for row in range(self._options.batch_size)]
+        return [(index, self._source.key(index)) for index in indices]
+
     def close(self) -> None:
         """Stop the threads; the loader returns no more batches."""
         self._chunks.close()

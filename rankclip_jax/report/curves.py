@@ -42,6 +42,7 @@ FAMILIES = (
 )
 # Constant counts, and times.
 UNPLOTTED = re.compile(r"_queries$|^train/(eta|elapsed)_seconds$")
+RARE = ("train/skipped_steps",)  # plotted unless always 0
 WEIGHTS = re.compile(r"^train/weight_(\w+)$")
 MAX_LINES = 6
 
@@ -113,7 +114,9 @@ def _family(metric: str) -> tuple[str, str, dict]:
 
 
 def _names(history: History) -> list[str]:
-    names = dict.fromkeys(name for row in history for name in row if name not in ("step", "time"))
+    names = dict.fromkeys(
+        name for row in history for name in row if name not in ("step", "time") and (name not in RARE or row[name])
+    )
     return [name for name in names if not UNPLOTTED.search(name)]
 
 

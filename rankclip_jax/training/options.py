@@ -14,6 +14,7 @@ class StepOptions:
       seed: seed of the towers' random numbers (patch dropout).
       frozen: tree of bools like the parameters, from `optimizer.frozen_mask`; None if all are trained.
       ema_decay: decay of the moving average of the weights; 0 for no average.
+      skip_median_factor: see `skipping.judge`; 0 skips only steps that are not finite.
     """
 
     block_rows: int = 0
@@ -21,6 +22,7 @@ class StepOptions:
     seed: int = 0
     frozen: Any = None
     ema_decay: float = 0.0
+    skip_median_factor: float = 0.0
 
     @property
     def frozen_towers(self) -> Any:

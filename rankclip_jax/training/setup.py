@@ -30,6 +30,7 @@ from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER
 from rankclip_jax.schedules import Schedule
+from rankclip_jax.training import skipping
 from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.training.gradcache import check_micro_batches
 from rankclip_jax.training.init_from import check_vocabulary, read_initial
@@ -102,6 +103,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
             seed=config.seed,
             frozen=frozen,
             ema_decay=config.optimizer.ema_decay,
+            skip_median_factor=config.skip.median_factor,
         ),
         initial=initial,
     )
@@ -130,6 +132,7 @@ def check_step(config: ConfigDict, mesh: Mesh) -> None:
     """Reject invalid options of the train step now, before parameters and a run folder exist."""
     check_micro_batches(config.micro_batches, config.batch_size // mesh.size)
     check_ema_decay(config.optimizer.ema_decay)
+    skipping.check_options(config.skip.stop_after, config.skip.median_factor)
 
 
 def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) -> dict | None:

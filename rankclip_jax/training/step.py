@@ -8,6 +8,7 @@ The state is a plain dict:
     objective    running statistics of the objective, or {}
     model_state  mutable collections of the towers, such as a ResNet's {"batch_stats"}, or {}
     ema          moving averages of {"params", "model_state"}, or {}; if present, evaluation uses them
+    skips        counters of skipped steps, see `skipping`
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rankclip_jax.image_size import height_width_of
 from rankclip_jax.objectives.objective import Objective
 from rankclip_jax.objectives.rows import LossAndGradients, loss_and_gradients
 from rankclip_jax.parallel.mesh import batch_sharding, state_shardings
+from rankclip_jax.training import skipping
 from rankclip_jax.training.gradcache import make_forward
 from rankclip_jax.training.options import DEFAULT, StepOptions
 
@@ -46,6 +48,7 @@ def make_init(
             "objective": objective.initial_state(),
             "model_state": model_state,
             "ema": {"params": params, "model_state": model_state} if ema_decay else {},
+            "skips": skipping.initial_counters(),
         }
 
     return init
@@ -124,7 +127,8 @@ def make_train_step(
 
     `batch` is {"images": uint8 [B, S, S, 3], "tokens": int32 [B, L]} and the other keys that `inputs.batch_keys` names,
     split over the mesh. Metrics are float32 scalars of this step: `loss`, each term (unweighted), `weight_<term>` for
-    each term but CLIP's, `temperature_scale` = exp(logit_scale), other learned scalars, and `grad_norm`.
+    each term but CLIP's, `temperature_scale` = exp(logit_scale), other learned scalars, `grad_norm`, `skipped_steps`
+    (of the run) and `skipped_in_row`. A skipped step (see `skipping`) leaves all but `step` and `skips` as it is.
     """
     gradients = make_gradients(towers, objective, mesh, options)
 
@@ -132,6 +136,8 @@ def make_train_step(
         params, step = state["params"], state["step"]
         weights = objective.weights(step)
         result, grads, model_state = gradients(params, batch, weights, state["objective"], step, state["model_state"])
+        grad_norm = optax.tree.norm(grads)
+        sound, skips = skipping.judge(state["skips"], step, result.loss, grad_norm, options.skip_median_factor)
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         params = clamp_scalars(optax.apply_updates(params, updates), objective)
         scalars = dict(params["scalars"])
@@ -141,12 +147,15 @@ def make_train_step(
             **{f"weight_{name}": value for name, value in weights.items() if name != "clip"},
             **({"temperature_scale": jnp.exp(scalars.pop("logit_scale"))} if "logit_scale" in scalars else {}),
             **scalars,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
+            "skipped_steps": skips["total"].astype(jnp.float32),
+            "skipped_in_row": skips["in_row"].astype(jnp.float32),
         }
         model = {"params": params, "model_state": model_state}
         ema = moved_average(state["ema"], model, options.ema_decay, step) if options.ema_decay else {}
-        rest = {"step": step + 1, "opt_state": opt_state, "objective": result.state, "ema": ema}
-        return model | rest, metrics
+        new = model | {"opt_state": opt_state, "objective": result.state, "ema": ema}
+        kept = skipping.select(sound, new, {name: state[name] for name in new})
+        return kept | {"step": step + 1, "skips": skips}, metrics
 
     return train_step
 

@@ -55,6 +55,8 @@ MISTAKES = [
         "unknown config.checkpoint.best_metric 'val/image_to_text_R1'. Did you mean 'val/image_to_text_R@1'?",
     ),
     ({"checkpoint.best_metric": "test_style/image_to_text_R@1"}, "unknown config.checkpoint.best_metric 'test_style/"),
+    ({"skip.stop_after": 0}, "config.skip.stop_after=0 must be at least 1"),
+    ({"skip.median_factor": 0.5}, "config.skip.median_factor=0.5 must be 0 (no limit) or more than 1"),
     ({"mesh.fsdp": 2}, "config.mesh.fsdp=2 does not divide the 1 devices found"),
     ({"log.wandb": True}, "wandb is not installed"),
 ]
