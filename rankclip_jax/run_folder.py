@@ -16,6 +16,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 SKIPPED = "skipped"  # batches of skipped steps
+ABANDONED = "abandoned"  # branches of a run that went back to an earlier checkpoint
 LONGEST_LINE = 1 << 20  # characters of a line of `metrics.jsonl`; a longer one is invalid
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # of `metrics.jsonl`: JSON has no such numbers
 

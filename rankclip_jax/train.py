@@ -2,9 +2,9 @@
 
     python -m rankclip_jax.train --config=configs/emoji.py --workdir=runs/emoji [--config.KEY=VALUE ...]
 
-After an interruption, the same command continues from the newest intact checkpoint and ends with the same bits. A run
-folder holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``tokenizer/``, ``eval.json``,
-``embeddings.npz`` and ``report.html``.
+After an interruption, the same command continues from the newest intact checkpoint and ends with the same bits. The
+flag --resume_from continues a run with another config. A run folder holds ``config.json``, ``metrics.jsonl``,
+``tensorboard/``, ``checkpoints/``, ``tokenizer/``, ``eval.json``, ``embeddings.npz`` and ``report.html``.
 """
 
 import contextlib
@@ -21,9 +21,8 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import cli, compilation_cache
 from rankclip_jax.checkpoints.manager import Checkpoints, Restored
-from rankclip_jax.checkpoints.run_copy import copied_record, copy_meta, read_record
+from rankclip_jax.checkpoints.run_copy import copy_meta
 from rankclip_jax.checkpoints.weights import Weights
-from rankclip_jax.config.changes import check_same_run
 from rankclip_jax.config.record import run_record, write_record
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
@@ -36,7 +35,7 @@ from rankclip_jax.report import write_report
 from rankclip_jax.run_folder import CHECKPOINTS, checkpoint_steps, has_progress, make_workdir
 from rankclip_jax.terminal.redact import redacted_values
 from rankclip_jax.terminal.show import show
-from rankclip_jax.training import init_from, setup
+from rankclip_jax.training import init_from, resume, setup
 from rankclip_jax.training.clock import Clock
 from rankclip_jax.training.metrics import MetricsWriter
 from rankclip_jax.training.setup import Setup
@@ -45,8 +44,10 @@ from rankclip_jax.training.startup_card import devices, start_up_card
 from rankclip_jax.training.step import abstract_state, create_state, make_init
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str, resume_from: str | None = None) -> dict[str, float]:
     """Train, or continue, the run of `config` in `workdir`; return the final metrics of all splits.
+
+    With `resume_from`, "latest" or a step, a run of another config is changed and continues there: see `resume`.
 
     Raises:
       UserError: a mistake in the config, the data or the folder, a full disk, or a run that diverges.
@@ -57,8 +58,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     data = {"name": dataset.name, "digest": dataset.digest, "counts": dict(dataset.counts)}
     make_workdir(workdir)
     resuming = has_progress(workdir)
-    if resuming:
-        check_same_run(workdir, read_record(workdir), config, data)
+    plan = resume.plan(workdir, config, data, resume_from, resuming)
     processes.check_same("checkpoints", hashlib.sha256(repr(checkpoint_steps(folder)).encode()).hexdigest())
     writer = MetricsWriter(
         workdir,
@@ -74,13 +74,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     key = jax.random.key(config.seed)
     abstract = abstract_state(init, key, parts.mesh)
     checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
-    restored = checkpoints.restore(abstract) if resuming else None
-    if restored:
-        check_same_run(f"{folder}/{restored.step}", copied_record(restored.meta), config, data)
+    restored = checkpoints.restore(abstract, plan.step) if resuming else None
+    changes = resume.begin(plan, checkpoints, restored, parts.learning_rate)
     start = restored.step if restored else 0
     initial = parts.initial if restored is None else None
     beginning = init_from.describe(abstract, initial) if initial else ""
-    record = run_record(config, data, devices(parts), parameter_counts(abstract), parts.objective.equation)
+    counts, equation = parameter_counts(abstract), parts.objective.equation
+    record = run_record(config, data, devices(parts), counts, equation, changes=changes)
     if processes.is_main():
         write_record(workdir, record)
         setup.save_tokenizer(parts.tokenizer, workdir)
@@ -242,18 +242,21 @@ def check_finite(step: int, norm: jax.Array) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    start(CONFIG.value, WORKDIR.value)
+    start(CONFIG.value, WORKDIR.value, RESUME_FROM.value)
 
 
-def start(config: ConfigDict, workdir: str) -> None:
+def start(config: ConfigDict, workdir: str, resume_from: str | None = None) -> None:
     """Prepare this process for JAX, and `train`."""
     processes.initialize()  # before any other use of jax
     if config.compilation_cache:
         compilation_cache.enable()
-    train(config, workdir)
+    train(config, workdir, resume_from)
 
 
 if __name__ == "__main__":
     CONFIG = cli.define_config()
     WORKDIR = flags.DEFINE_string("workdir", None, "run folder; created if missing", required=True)
+    RESUME_FROM = flags.DEFINE_string(
+        "resume_from", None, '"latest" or the step of a checkpoint: continue a run there although the config differs'
+    )
     cli.run(main)

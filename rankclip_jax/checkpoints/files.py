@@ -17,7 +17,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from rankclip_jax.errors import NO_ROOM, UserError
+from rankclip_jax.checkpoints.digests import altered, mismatches
+from rankclip_jax.errors import NO_ROOM, UserError, first_few
 from rankclip_jax.files.json_files import regular_size
 from rankclip_jax.run_folder import checkpoint_steps
 from rankclip_jax.terminal.show import warn
@@ -140,6 +141,16 @@ def read_numpy(folder: epath.Path, step: int, arrays: Sequence[Mapping[str, Any]
         node[entry["path"][-1]] = jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return _restore(folder, step, ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True))
+
+
+def check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
+    """Raise `Damaged` unless the arrays of `state` are those of the manifest `saved`, bit by bit."""
+    are_arrays = all(isinstance(leaf, np.ndarray | np.generic | jax.Array) for leaf in jax.tree.leaves(state))
+    if not are_arrays or mismatches(saved, state):  # Orbax leaves placeholders where its notes are damaged
+        raise Damaged("its arrays have other names, shapes or dtypes than the saved ones")
+    wrong = altered(saved, state)
+    if wrong:
+        raise Damaged(f"the digest differs from the saved one in {first_few(wrong)}")
 
 
 def _is_news(record: logging.LogRecord) -> bool:

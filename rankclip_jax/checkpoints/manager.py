@@ -11,18 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from rankclip_jax.checkpoints import files
-from rankclip_jax.checkpoints.digests import altered, manifest, mismatches
+from rankclip_jax.checkpoints.digests import manifest, mismatches
 from rankclip_jax.checkpoints.files import Damaged
-from rankclip_jax.checkpoints.weights import Weights
 from rankclip_jax.errors import UserError, first_few
 from rankclip_jax.parallel import processes
 from rankclip_jax.run_folder import is_step
-from rankclip_jax.terminal.show import warn
 
 PyTree = Any
 
@@ -134,23 +130,34 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def restore(self, abstract_state: PyTree) -> Restored | None:
-        """Restore the newest intact step; return None if there are no steps.
+    def restore(self, abstract_state: PyTree, step: int | None = None) -> Restored | None:
+        """Restore `step`, or the newest intact step if it is None; return None if there are no steps.
 
         Newer damaged steps are renamed to ``STEP.damaged``, with one line each on stderr. `abstract_state` is a pytree
         of `jax.ShapeDtypeStruct` with shardings of any mesh; the first local device holds leaves without sharding.
 
         Raises:
-          UserError: paths, shapes or dtypes differ from the checkpoint; or all steps are damaged (then nothing is
-            renamed).
+          UserError: paths, shapes or dtypes differ from the checkpoint; `step` is damaged; or all steps are (then
+            nothing is renamed).
         """
         self.wait()
-        return self._first_intact(files.steps(self._folder), abstract_state)
+        if step is None:
+            return self._first_intact(files.steps(self._folder), abstract_state)
+        try:
+            return self._read(step, abstract_state)
+        except Damaged as error:
+            raise UserError(f"checkpoint {step} in {self._folder} is damaged ({error}): use another one") from None
 
     def restore_best(self, abstract_state: PyTree) -> Restored | None:
         """Restore the best intact step by `best_metric`; return None if no step has that metric."""
         self.wait()
         return self._first_intact(files.best_first(self._folder, self._best), abstract_state)
+
+    def reload(self) -> None:
+        """Read the steps in the folder again, after steps were moved away."""
+        self._manager.reload()
+        for step in self._scores.keys() - files.steps(self._folder):
+            del self._scores[step]
 
     def _first_intact(self, steps: Sequence[int], abstract_state: PyTree) -> Restored | None:
         damaged: dict[int, str] = {}
@@ -179,7 +186,7 @@ class Checkpoints:
             problem = str(error)
         if not processes.all_agree(not problem):
             raise Damaged(problem or "another process cannot read it")
-        _check_digests(record["arrays"], state)
+        files.check_digests(record["arrays"], state)
         return Restored(step, state, record["meta"])
 
     def _check_fits(self, step: int, differing: Sequence[str]) -> None:
@@ -235,60 +242,3 @@ class Checkpoints:
                 f"no room to save in {self._folder} ({reason}); earlier checkpoints are intact: free some "
                 "disk space and run the same command again"
             ) from error
-
-
-def load_model(folder: str, step: int | str | None = None) -> tuple[Weights, dict[str, Any]]:
-    """Read the weights for evaluation, on any machine, without a model and without writing to the folder.
-
-    Args:
-      folder: as passed to `Checkpoints`. States have "params", perhaps "model_state", and perhaps "ema", a moving
-        average of both. The average is read if there is one.
-      step: a step number; None for the newest intact step; "best" for the best by the metric of the run.
-
-    Returns (weights as numpy arrays, meta as given to `save` plus its "step").
-
-    Raises:
-      UserError: no such checkpoint, or it is damaged.
-    """
-    path = files.absolute(folder)
-    problems = []
-    for candidate in _candidates(path, step):
-        try:
-            record = files.read_record(path, candidate)
-            parts = ("ema",) if _of(record["arrays"], "ema") else ("params", "model_state")
-            arrays = _of(record["arrays"], *parts)
-            state = files.read_numpy(path, candidate, arrays)
-            _check_digests(arrays, state)
-        except Damaged as error:
-            problems.append(f"{candidate}: {error}")
-            continue
-        for problem in problems:
-            warn(f"damaged checkpoint skipped: {problem}")
-        return Weights.of_state(state), record["meta"] | {"step": candidate}
-    wanted = "checkpoint" if step is None else f"checkpoint {step!r}"
-    raise UserError(f"no intact {wanted} in {path}{': ' * bool(problems)}{'; '.join(problems)}")
-
-
-def _of(arrays: Sequence[Mapping[str, Any]], *parts: str) -> list[Mapping[str, Any]]:
-    """Return the entries that belong to the given top-level parts of the state."""
-    return [entry for entry in arrays if entry["path"][0] in parts]
-
-
-def _candidates(folder: Any, step: int | str | None) -> list[int]:
-    """Return the steps to try, in order."""
-    if step is None:
-        return files.steps(folder)
-    if step == "best":
-        return files.best_first(folder)
-    if not str(step).isdigit():
-        raise UserError(f"step {step!r} is neither a number nor 'best'")
-    return [int(step)]
-
-
-def _check_digests(saved: Sequence[Mapping[str, Any]], state: PyTree) -> None:
-    are_arrays = all(isinstance(leaf, np.ndarray | np.generic | jax.Array) for leaf in jax.tree.leaves(state))
-    if not are_arrays or mismatches(saved, state):  # Orbax leaves placeholders where its notes are damaged
-        raise Damaged("its arrays have other names, shapes or dtypes than the saved ones")
-    wrong = altered(saved, state)
-    if wrong:
-        raise Damaged(f"the digest differs from the saved one in {first_few(wrong)}")

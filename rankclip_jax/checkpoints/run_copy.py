@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rankclip_jax.checkpoints import files
 from rankclip_jax.config.changes import differences
+from rankclip_jax.config.history import history_of, undone
 from rankclip_jax.config.record import load_run_config, to_json
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, first_few
@@ -58,10 +59,20 @@ def warn_of_another_run(workdir: str | Path, copy: RunCopy) -> None:
         record = load_run_config(workdir)
     except UserError:
         return  # the copy is used instead
-    changes = differences(record["config"], copy.record["config"]) if record else []
+    then = undone(record, len(history_of(copy.record)))["config"] if record else {}
+    changes = differences(then, copy.record["config"]) if record else []
     if changes and processes.is_main():
         path = Path(workdir) / CHECKPOINTS / str(copy.step)
         warn(f"{path} has another config than {CONFIG} ({first_few(changes)}): it is of another run, or one was edited")
+
+
+def record_in(workdir: str | Path, step: int) -> dict[str, Any] | None:
+    """Return the copy of the record in one checkpoint; None if it is damaged or has none."""
+    try:
+        meta = files.read_record(files.absolute(str(Path(workdir) / CHECKPOINTS)), step)["meta"]
+    except files.Damaged:
+        return None
+    return copied_record(meta)
 
 
 def newest_copy(workdir: str | Path) -> RunCopy | None:
@@ -80,8 +91,8 @@ def newest_copy(workdir: str | Path) -> RunCopy | None:
 def read_record(workdir: str | Path) -> dict[str, Any] | None:
     """Return the content of a run's ``config.json``; None if there is neither this file nor a checkpoint.
 
-    If the file is missing, damaged, or of other types than the copy in the newest checkpoint, the copy is returned, and
-    the main process prints one line.
+    If the file is missing, damaged, of other types than the copy in the newest checkpoint, or lacks a change of the run
+    that the copy has, the copy is returned, and the main process prints one line.
 
     Raises:
       UserError: the file is damaged, and there is no copy.
@@ -97,7 +108,10 @@ def read_record(workdir: str | Path) -> dict[str, Any] | None:
         return record
     if record is None:
         return _instead(copy, f"{path} is missing")
-    problem = misfit(record, copy.record)
+    newer = len(history_of(record)) - len(history_of(copy.record))
+    if newer < 0:
+        return _instead(copy, f"{path} is older than the newest checkpoint")
+    problem = "" if newer else misfit(record, copy.record)  # a change may add and remove keys
     return _instead(copy, f"{path} is damaged ({problem})") if problem else record
 
 

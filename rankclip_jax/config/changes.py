@@ -39,7 +39,10 @@ MAY_CHANGE = (
 
 
 def check_same_run(
-    workdir: str | Path, saved: Mapping[str, Any] | None, config: ConfigDict, data: Mapping[str, Any] | None = None
+    workdir: str | Path,
+    saved: Mapping[str, Any] | None,
+    config: ConfigDict | Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Check that `workdir` holds this run and can continue it. Keys that match `MAY_CHANGE` may differ.
 
@@ -61,7 +64,8 @@ def check_same_run(
     if changes:
         raise UserError(
             f"{workdir} holds a run of another config: {first_few(changes)}. "
-            "Use another --workdir, or the old values to continue that run"
+            "Use another --workdir, or the old values to continue that run; to change it on purpose, add "
+            "--resume_from=latest (or an earlier checkpoint's step)"
         )
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ LIKE = {
     "params?": {EACH: 0},
     "versions?": {EACH: ""},
     "objective_equation?": "",
+    "changes?": [{"step": 0, "changed": {EACH: {}}}],  # see `history`
 }
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_SECONDS = 10
@@ -53,6 +54,11 @@ def to_json(config: ConfigDict | Mapping) -> str:
     """Return `config` as JSON text, sorted and indented; tuples become lists. It has no secrets of URLs."""
     plain = config.to_dict() if isinstance(config, ConfigDict) else config
     return json.dumps(redacted_values(plain), indent=2, sort_keys=True, default=_plain)
+
+
+def as_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `record` as ``config.json`` represents it; values are plain, and `ConfigDict`s are not allowed."""
+    return json.loads(to_json(record))
 
 
 def _plain(value: Any) -> Any:
@@ -93,6 +99,7 @@ def run_record(
     params: Mapping[str, Any],
     objective_equation: str | None = None,
     imported: Mapping[str, Any] | None = None,
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the record of how a run or an imported folder was made, the content of ``config.json``.
 
@@ -103,9 +110,10 @@ def run_record(
       params: parameter counts per tower.
       objective_equation: `Objective.equation`; None for imported weights.
       imported: source of foreign weights; None for a run.
+      changes: history of a run that was changed on purpose, see `history`.
     """
     record = {"config": config.to_dict(), "versions": versions(), "data": data, "devices": devices, "params": params}
-    optional = {"objective_equation": objective_equation, "imported": imported}
+    optional = {"objective_equation": objective_equation, "imported": imported, "changes": list(changes)}
     return record | {key: value for key, value in optional.items() if value}
 
 

@@ -10,8 +10,8 @@ from typing import Any, SupportsIndex
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.checkpoints.manager import load_model
 from rankclip_jax.checkpoints.run_copy import copy_in, newest_copy, warn_of_another_run
+from rankclip_jax.checkpoints.weights import load_model
 from rankclip_jax.errors import UserError
 from rankclip_jax.inference.encoder import Encoder
 from rankclip_jax.inference.model import Model

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from rankclip_jax.config.history import describe, history_of
 from rankclip_jax.report.run_folder import Run
 
 IDLE_SECONDS = 600.0  # a longer gap between two rows of metrics means that the run was stopped
@@ -12,7 +13,7 @@ IDLE_SECONDS = 600.0  # a longer gap between two rows of metrics means that the 
 def facts(run: Run) -> list[tuple[str, str, str]]:
     """Return (heading, value, detail) for each known fact about the run."""
     found = [_towers(run), _data(run), _training(run), _time(run), _hardware(run)]
-    return [fact for fact in found if fact is not None]
+    return [fact for fact in found if fact is not None] + _changes(run)
 
 
 def seconds_trained(run: Run) -> float | None:
@@ -59,6 +60,12 @@ def _training(run: Run) -> tuple[str, str, str] | None:
     value = f"{done:,}" if not planned or done >= planned else f"{done:,} of {planned:,}"
     batch = run.config.get("batch_size")
     return "Steps", value, f"batches of {batch:,}" if batch else ""
+
+
+def _changes(run: Run) -> list[tuple[str, str, str]]:
+    """Return one fact for each change of the config on purpose."""
+    changes = history_of(run.record)
+    return [("Changed", f"at step {change['step']:,}", describe(change["changed"])) for change in changes]
 
 
 def _time(run: Run) -> tuple[str, str, str] | None:

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from rankclip_jax.checkpoints.digests import tree_digests
-from rankclip_jax.checkpoints.manager import Checkpoints, load_model
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.checkpoints.weights import load_model
 from rankclip_jax.errors import UserError
 from tests.support import processes
 

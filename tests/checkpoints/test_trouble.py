@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rankclip_jax.checkpoints.digests import tree_digests
-from rankclip_jax.checkpoints.manager import Checkpoints, load_model
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.checkpoints.weights import load_model
 from tests.checkpoints.test_manager import biggest_file, steps_in
 from tests.support import processes
 

@@ -11,7 +11,8 @@ import pytest
 
 from configs import emoji
 from rankclip_jax.checkpoints.digests import tree_digests
-from rankclip_jax.checkpoints.manager import Checkpoints, load_model
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.checkpoints.weights import load_model
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.batch_norm import BatchNorm
 from rankclip_jax.models.two_towers import TwoTowers
