@@ -122,7 +122,7 @@ class _Loop:
         self.writer, self.checkpoints = writer, checkpoints
         self.copy = copy  # of the run's files, for every checkpoint
         self.start = restored.step if restored else 0
-        self.writer.truncate_after(self.start)
+        self.writer.restart(self.start, restored.meta.get("log") if restored else None)
         self.clock = Clock(
             self.config.duration,
             start_step=self.start,
@@ -201,10 +201,10 @@ class _Loop:
         evaluating = self._is_due(step, config.eval.every) or (saving and bool(config.checkpoint.best_metric))
         metrics = self._evaluate(step, state) if evaluating else {}
         if saving:
-            self._flush()  # a restart cuts the log at this step: all lines up to it must be written
-            self.writer.sync()
+            self._flush()  # a restart begins the log at this step: all lines up to it must be written
             with self.clock.paused():
-                self.checkpoints.save(step, state, {"clock": self.clock.state_dict(), **self.copy}, metrics)
+                meta = {"clock": self.clock.state_dict(), "log": self.writer.packed(), **self.copy}
+                self.checkpoints.save(step, state, meta, metrics)
 
     def _evaluate(self, step: int, state: dict) -> dict[str, float]:
         with self.clock.paused():

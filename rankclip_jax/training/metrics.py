@@ -8,18 +8,16 @@ infinities, so they are the strings "NaN", "Infinity" and "-Infinity", which Pyt
 import json
 import math
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files.atomic import replaced_file
 from rankclip_jax.files.json_files import read_text
-from rankclip_jax.run_folder import METRICS, make_writable, valid_lines
-from rankclip_jax.terminal.show import warn
+from rankclip_jax.run_folder import make_writable
+from rankclip_jax.training.metrics_log import MetricsLog
 
 
 class MetricsWriter:
@@ -34,7 +32,7 @@ class MetricsWriter:
         process_index: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Store the options. Files are opened at the first write, after a possible `truncate_after`.
+        """Store the options. Files are opened at the first write, after a possible `restart`.
 
         Args:
           workdir: run folder, made if missing.
@@ -49,15 +47,15 @@ class MetricsWriter:
         self._active = process_index == 0
         self._workdir, self._config = workdir, config
         self._want_tensorboard, self._want_wandb = tensorboard, wandb
-        self._jsonl = self._tensorboard = self._wandb = None
+        self._log = MetricsLog(workdir)
+        self._is_open = False
+        self._tensorboard = self._wandb = None
         self._purge_step: int | None = None
         if self._active and wandb:
             self._wandb_module = _import_wandb()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line for `step` and flush it: a kill loses at most the line that is being written.
-
-        Only `sync` waits for the disk: a loss of power may lose lines after the last `sync`, or cut one short.
 
         Args:
           step: number of training steps done.
@@ -66,13 +64,12 @@ class MetricsWriter:
         """
         if not self._active:
             return
-        if self._jsonl is None:
+        if not self._is_open:
             self._open()
         numbers = {name: value if type(value) is int else float(value) for name, value in values.items()}
         line = {"step": int(step), "time": round(time.time(), 3)}
         line |= {name: _encode(number) for name, number in numbers.items()}
-        self._jsonl.write(json.dumps(line, allow_nan=False) + "\n")
-        self._jsonl.flush()
+        self._log.append(json.dumps(line, allow_nan=False))
         if self._tensorboard is not None:
             for name, number in numbers.items():
                 if math.isfinite(number):  # TensorBoard cannot draw others, and tensorboardX warns each time
@@ -80,42 +77,30 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
 
-    def sync(self) -> None:
-        """Flush the lines to disk, before a checkpoint is saved: a resumed run continues the log at that step."""
-        if self._jsonl is not None:
-            os.fsync(self._jsonl.fileno())
+    def restart(self, step: int, packed: str | None = None) -> None:
+        """Begin with the lines up to `step`, see `MetricsLog.restart`; call it before the first write."""
+        if self._active:
+            self.close()
+            self._purge_step = step + 1
+            self._log.restart(step, packed)
 
-    def truncate_after(self, step: int) -> None:
-        """Drop invalid lines and lines after `step`; otherwise steps would appear twice after a resume.
-
-        Call it before the first write of a resumed run. The file is replaced atomically. If it has invalid lines, other
-        than a last one that was cut short, it is copied to ``metrics.jsonl.damaged`` before.
-        """
-        path = os.path.join(self._workdir, METRICS)
-        if not self._active or not os.path.exists(path):
-            return
-        self.close()
-        self._purge_step = step + 1
-        lines = list(valid_lines(path))
-        if Path(path).read_bytes().count(b"\n") > len(lines):
-            shutil.copy(path, f"{path}.damaged")
-            warn(f"{path} has invalid lines; {METRICS}.damaged is a copy of it")
-        with replaced_file(path) as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
+    def packed(self) -> str:
+        """Return the copy of all lines for a checkpoint; "" in all processes but 0."""
+        return self._log.packed() if self._active else ""
 
     def close(self) -> None:
         """Flush and close all files; a later write opens them again."""
-        if self._jsonl is not None:
-            self._jsonl.close()
+        self._log.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
-        self._jsonl = self._tensorboard = self._wandb = None
+        self._tensorboard = self._wandb = None
+        self._is_open = False
 
     def _open(self) -> None:
         os.makedirs(self._workdir, exist_ok=True)
-        self._jsonl = open(os.path.join(self._workdir, METRICS), "a")  # noqa: SIM115 (open as long as the run)
+        self._is_open = True
         if self._want_tensorboard:
             from tensorboardX import SummaryWriter  # here, because it takes a second to import
 

@@ -19,6 +19,13 @@ def truncate(path: Path, rng: np.random.Generator) -> None:
     os.truncate(path, rng.integers(max(1, path.stat().st_size)))
 
 
+def zero_end(path: Path, rng: np.random.Generator) -> None:
+    """The last blocks of the file are zeros, or all of it: what a loss of power leaves."""
+    size = path.stat().st_size
+    first = int(rng.integers(-(size // -512))) * 512 if size else 0
+    path.write_bytes(path.read_bytes()[:first] + bytes(size - first))
+
+
 def flip(path: Path, rng: np.random.Generator) -> None:
     content = bytearray(path.read_bytes())
     for at in rng.integers(len(content), size=rng.integers(1, 5)) if content else ():
@@ -98,6 +105,7 @@ def doubled(path: Path, rng: np.random.Generator) -> None:
 DAMAGES: tuple[Callable[[Path, np.random.Generator], None], ...] = (
     empty,
     truncate,
+    zero_end,
     flip,
     garbage,
     other_encoding,

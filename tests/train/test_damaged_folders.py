@@ -106,6 +106,14 @@ def outcomes(folder, config):
     return found
 
 
+def check_log(folder, original):
+    """After a start that succeeded, the log has all lines up to the checkpoint that was restored."""
+    lines, found = (path.joinpath("metrics.jsonl").read_text().splitlines() for path in (original, folder))
+    assert found == lines[: len(found)]
+    left = [json.loads(line)["step"] for line in lines[len(found) :]]
+    assert not left or min(left) - 1 in (0, 5, 10, 15)
+
+
 @pytest.mark.parametrize("trials", [10, pytest.param(400, marks=pytest.mark.slow)])
 def test_every_damage_is_one_line_or_repaired(short_run, tmp_path, config, trials):
     limits = Limits()
@@ -122,7 +130,9 @@ def test_every_damage_is_one_line_or_repaired(short_run, tmp_path, config, trial
                 done.append((name, spoil.__name__))
         try:
             with limits.of((trial, done)):
-                outcomes(folder, config)
+                found = outcomes(folder, config)
+            if not found["train"]:
+                check_log(folder, short_run)
         except Exception as error:
             raise AssertionError(f"trial {trial}: {done}") from error
         shutil.rmtree(folder)
@@ -178,6 +188,18 @@ def test_folders_and_files_in_each_others_place(run, config, damaged):
     path.mkdir() if damaged == "metrics.jsonl" else path.write_text("x")
     found = outcomes(run, config)
     assert damaged in found["train"] and "move it away" in found["train"]
+
+
+@pytest.mark.parametrize("spoil", damage.DAMAGES, ids=lambda spoil: spoil.__name__)
+def test_a_damaged_log_is_written_again(run, config, short_run, spoil, capsys):
+    spoil(run / "metrics.jsonl", np.random.default_rng(7))
+    if spoil in (damage.folder_instead, damage.link_to_itself):
+        with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(.*\): restore it, or move it away"):
+            training.train(config, str(run))
+        return
+    training.train(config, str(run))
+    assert (run / "metrics.jsonl").read_bytes() == (short_run / "metrics.jsonl").read_bytes()
+    assert "lines up to step 20 are restored" in capsys.readouterr().err
 
 
 def test_half_a_line_of_metrics_is_dropped_and_written_again(run, config):

@@ -52,7 +52,7 @@ def test_nan_and_infinity_stay_valid_json(tmp_path):
 def test_a_resumed_run_has_one_curve(tmp_path):
     write(tmp_path, range(1, 7)).close()
     writer = MetricsWriter(tmp_path, tensorboard=False)
-    writer.truncate_after(3)
+    writer.restart(3)
     for step in (4, 5):
         writer.write(step, {"loss": 0.0})
     assert steps(tmp_path) == [1, 2, 3, 4, 5]
@@ -65,27 +65,27 @@ def test_a_line_cut_short_is_dropped(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert steps(tmp_path) == [1, 2]
-    MetricsWriter(tmp_path).truncate_after(10)
+    MetricsWriter(tmp_path).restart(10)
     assert len(lines(tmp_path)) == 2
     write(tmp_path, [3])
     assert steps(tmp_path) == [1, 2, 3]
 
 
 def test_truncating_nothing(tmp_path):
-    MetricsWriter(tmp_path / "new").truncate_after(3)
+    MetricsWriter(tmp_path / "new").restart(3)
     assert read_metrics(tmp_path / "new") == []
 
 
 def test_writing_continues_after_truncating_an_open_file(tmp_path):
     writer = write(tmp_path, [1, 2, 3])
-    writer.truncate_after(1)
+    writer.restart(1)
     writer.write(2, {"loss": 9})
     assert steps(tmp_path) == [1, 2]
 
 
 def test_only_process_0_writes(tmp_path):
     writer = write(tmp_path / "run", [1], process_index=1)
-    writer.truncate_after(0)
+    writer.restart(0)
     writer.close()
     assert not (tmp_path / "run").exists()
 
@@ -149,23 +149,12 @@ def test_invalid_lines_are_kept_in_a_copy(tmp_path, capsys):
     write(tmp_path, range(1, 4)).close()
     whole = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 4, "lo')  # cut short: nothing to keep
-    MetricsWriter(tmp_path, tensorboard=False).truncate_after(9)
+    MetricsWriter(tmp_path, tensorboard=False).restart(9)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"] and capsys.readouterr().err == ""
     (tmp_path / "metrics.jsonl").write_text(edited := whole.replace('"step": 2', '"step": two'))
-    MetricsWriter(tmp_path, tensorboard=False).truncate_after(9)
+    MetricsWriter(tmp_path, tensorboard=False).restart(9)
     assert steps(tmp_path) == [1, 3] and (tmp_path / "metrics.jsonl.damaged").read_text() == edited
-    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}/metrics.jsonl has invalid lines; ")
-
-
-def test_sync_flushes_to_disk(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr("os.fsync", synced.append)
-    writer = MetricsWriter(tmp_path, tensorboard=False)
-    writer.sync()  # nothing is open
-    writer.write(1, {"loss": 1.0})
-    assert synced == []
-    writer.sync()
-    assert synced == [writer._jsonl.fileno()]
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}/metrics.jsonl is damaged; the lines up to step 9")
 
 
 def test_a_file_in_place_of_the_tensorboard_folder(tmp_path):
