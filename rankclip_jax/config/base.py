@@ -71,12 +71,16 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
             # Name and options of an objective: see docs/objectives.md and its file in objectives/.
             "objective": objective_config(named or objective),
             "optimizer": {
+                # "adamw", "lion", "adafactor" or "muon": see training/update_rules.py and docs/towers.md.
+                "name": "adamw",
                 "learning_rate": 5e-4,  # after the warm-up
                 "schedule": "cosine",  # "cosine" falls to 0 at the end, "constant" does not
                 "warmup": "5%",  # duration of the linear rise of the learning rate
-                "b1": 0.9,  # Adam: decay of the gradients' average
-                "b2": 0.98,  # Adam: decay of the squared gradients' average
-                "eps": 1e-6,  # Adam: added to the denominator
+                "b1": 0.9,  # decay of the gradients' average
+                "b2": 0.98,  # adamw, muon: decay of the squared gradients' average; lion: of the moment
+                "eps": 1e-6,  # adamw, muon: added to the denominator
+                "muon_beta": 0.95,  # muon: decay of the gradients' average of matrices
+                "moments_dtype": "float32",  # of the gradients' average: "float32" or "bfloat16"
                 "weight_decay": 0.1,  # on matrices and embeddings only
                 "clip_norm": 0.0,  # gradients are scaled down to this global norm; 0 for no clipping
                 # Parameters that are not trained: a regular expression that matches whole paths; "" for none.

@@ -1,4 +1,4 @@
-"""AdamW as CLIP uses it: weight decay on matrices and embeddings only, optional clipping by global norm.
+"""The optimizer: an update rule, AdamW by default as in CLIP, with weight decay on matrices and embeddings only.
 
 Parameters may be frozen (LiT, Zhai et al. 2022, arXiv 2111.07991): none of their bits changes, and the optimizer has no
 moments for them. A tower whose parameters are all frozen is locked: it runs as in evaluation, and a ResNet's running
@@ -16,7 +16,10 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.schedules import SCHEDULES, Schedule
+from rankclip_jax.training.update_rules import UPDATE_RULES
 from rankclip_jax.trees import leaves_with_path, name_of, path_of
+
+MOMENTS = ("float32", "bfloat16")
 
 
 def learning_rate_schedule(config: ConfigDict, total_steps: int) -> Schedule:
@@ -87,15 +90,16 @@ def _compiled(pattern: str) -> re.Pattern:
 
 
 def make_optimizer(config: ConfigDict, learning_rate: Schedule, frozen: Any = None) -> optax.GradientTransformation:
-    """AdamW for the parameters that are trained.
+    """The update rule `config.name` for the parameters that are trained.
 
     Args:
       config: `config.optimizer`; `clip_norm` = 0 leaves gradients unclipped, as CLIP, CyCLIP and RankCLIP do.
       frozen: result of `frozen_mask`. Gradients of frozen parameters are ignored and excluded from the clipping norm.
     """
-    options = {name: config[name] for name in ("b1", "b2", "eps", "weight_decay")}
-    adamw = optax.adamw(learning_rate, **options, mask=decay_mask)
-    trained = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    if config.moments_dtype not in MOMENTS:
+        raise UserError(f"config.optimizer.moments_dtype={config.moments_dtype!r} must be {' or '.join(MOMENTS)}")
+    rule = lookup(UPDATE_RULES, config.name, "config.optimizer.name")(config, learning_rate, decay_mask)
+    trained = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
     if frozen is None:
         return trained
     labels = jax.tree.map(lambda held: "frozen" if held else "trained", frozen)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from rankclip_jax.config.base import get_config
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.training.optimizer import decay_mask, make_optimizer
@@ -43,7 +43,7 @@ def test_decay_spares_the_bias_of_a_projection():
 
 def test_decay_is_applied_as_the_mask_says():
     """Without a gradient AdamW only decays: by learning rate times 0.1."""
-    config = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0})
+    config = get_config("mu").optimizer
     optimizer = make_optimizer(config, lambda step: 0.5)
     params = {"towers": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "scalars": {"logit_scale": jnp.ones(())}}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
