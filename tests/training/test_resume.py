@@ -85,6 +85,7 @@ def test_back_to_an_earlier_step_with_another_learning_rate_and_then_longer(run,
     assert all(any(np.array_equal(leaf, other) for other in state.values()) for leaf in jax.tree.leaves(expected))
 
     assert rankclip_jax.load(run, 15).step == 15 and "warning" not in capsys.readouterr().err  # of another config
+    assert rankclip_jax.load(run / "abandoned" / "1").step == 20
     assert ("Changed", "at step 15", "config.optimizer.learning_rate 0.003 -> 0.001") in facts(read_run(run))
 
     log = (run / "metrics.jsonl").read_bytes()
