@@ -15,9 +15,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.benchmark.case import Benchmark, Case, Row
-from rankclip_jax.benchmark.flops import train_flops
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.image_size import height_width_of
+from rankclip_jax.models.flops import train_flops
 from rankclip_jax.models.presets import PRESETS, get_preset
 
 FRAMEWORKS = ("jax", "torch")

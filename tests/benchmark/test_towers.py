@@ -5,8 +5,8 @@ import math
 import pytest
 
 from rankclip_jax.benchmark import towers
-from rankclip_jax.benchmark.flops import train_flops
 from rankclip_jax.benchmark.timed_run import timed_run
+from rankclip_jax.models.flops import train_flops
 from rankclip_jax.models.presets import get_preset
 
 
