@@ -94,7 +94,7 @@ def train(config: ConfigDict, workdir: str, resume_from: str | None = None) -> d
     loop = _Loop(parts, workdir, writer, checkpoints, restored, copy_meta(record, parts.tokenizer), usage)
     try:
         state = loop.run(state) if start < config.duration else state
-    except UserError:
+    except (UserError, OSError):
         loop.finish_saving()
         raise
     loop.close()

@@ -59,11 +59,6 @@ def test_a_damaged_index_is_ignored(tmp_path):
     ]
     changes = {b'"pairs":[30': b'"pairs":[31', b'"pairs"': b'"pears"', b'{"parts"': b'["parts"'}
     changes |= {b'"extensions":[0': b'"extensions":[9'}
-        b'"pairs":[30': b'"pairs":[31',
-        b'"pairs"': b'"pears"',
-        b'{"parts"': b'["parts"',
-        b'"extensions":[0': b'"extensions":[9',
-    }
     damaged += [whole.replace(old, new) for old, new in changes.items()]
     for data in damaged:
         assert data != whole
