@@ -94,7 +94,7 @@ def test_a_missing_compiler_names_its_extra(capsys, monkeypatch):
     "message",
     [
         "Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G.",
-        "Ran out of memory on HBM, the total memory required for HLO temporaries (24.50G) exceeds available HBM (15.75G).",
+        "Ran out of memory on HBM, the memory required for HLO temporaries (24.50G) exceeds available HBM (15.75G).",
     ],
 )
 def test_the_bytes_of_a_program_that_does_not_fit(message):
