@@ -98,6 +98,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
             # Whether compiled programs are kept for later runs, in ~/.cache/rankclip_jax/compiled; the variable
             # JAX_COMPILATION_CACHE_DIR names another folder.
             "compilation_cache": True,
+            "allow_cpu": False,  # whether to train on the CPU if JAX does not find the GPUs or TPUs of the machine
             "mesh": {"fsdp": 1},  # number of devices that share one copy of the parameters
             "log": {
                 "every": "20 steps",  # between two lines of metrics.jsonl

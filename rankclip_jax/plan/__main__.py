@@ -9,6 +9,7 @@ compiled program: see docs/scaling.md. It needs neither the devices nor the data
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rankclip_jax.plan.progress import elapsed
 from rankclip_jax.plan.result import Result, result_of
 from rankclip_jax.plan.step import build, compile_step
 from rankclip_jax.plan.topology import KNOWN, Machine, open_machine
+from rankclip_jax.run_folder import make_writable
 from rankclip_jax.terminal.show import show
 
 # Without --pairs the length of an epoch is not known. It sets the schedule's constants only, which cost nothing.
@@ -64,7 +66,6 @@ def plan(config: ConfigDict, machine: Machine, pairs: int = 0, vocab_size: int =
     with elapsed(f"compiling {name}"):
         compiled = compile_step(parts)
     if hlo:
-        Path(hlo).mkdir(parents=True, exist_ok=True)
         (Path(hlo) / f"{re.sub(r'[^A-Za-z0-9]+', '_', name)}.txt").write_text(compiled.text)
     return result_of(parts, machine, compiled) | {"pairs_known": bool(pairs)}
 
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     jax.config.update("jax_platforms", "cpu")  # an accelerator of this machine has nothing to do with the plan
     chosen = list(cases(given.config, given.objectives, **{flag: given[flag].value for flag in KEYS}))
+    for folder in filter(None, [given.out and os.path.dirname(os.path.abspath(given.out)), given.hlo]):
+        make_writable(folder, folder, "give another")  # before minutes of compiling
     machine, results = open_machine(given.topology), []
     for case in chosen:
         results.append(plan(case, machine, given.pairs, given.vocab_size, given.hlo))

@@ -31,7 +31,7 @@ def _memory(result: Result) -> str:
     has = f" of {result['hbm_bytes'] / GiB:.1f} GiB" if result["hbm_bytes"] else ""
     verdict = ("fits" if result["fits"] else "DOES NOT FIT") if has else "per device"
     if "memory_bytes" not in result:
-        return f"{result['needed_bytes'] / GiB:.1f}{has}: {verdict}"
+        return f"at least {result['needed_bytes'] / GiB:.1f}{has}: {verdict}"
     parts = {name: f"{size / GiB:.2f}" for name, size in result["memory_bytes"].items()}
     return (
         f"{parts['total']} GiB{has}: {verdict} (arguments {parts['arguments']}, outputs {parts['outputs']} of which "

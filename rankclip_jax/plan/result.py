@@ -13,6 +13,7 @@ from rankclip_jax.plan.topology import Machine
 from rankclip_jax.training.setup import StepParts
 
 Result = dict[str, Any]
+LIGHTER_REMAT = {"none": "dots", "dots": "block"}  # the next policy, which keeps fewer activations
 LARGEST = 5  # arrays that are named
 
 
@@ -98,8 +99,8 @@ def advice(parts: StepParts, machine: Machine, needed: int) -> str:
         divisors = [n for n in range(fsdp + 1, parts.mesh.size + 1) if parts.mesh.size % n == 0]
         options.append(f"config.mesh.fsdp={next((n for n in divisors if n >= 4 * fsdp), divisors[-1])}")
     for side in ("image", "text"):
-        if config.model[side].get("remat") == "none":
-            options.append(f"config.model.{side}.remat=dots")
+        lighter = LIGHTER_REMAT.get(config.model[side].get("remat"))
+        options += [f"config.model.{side}.remat={lighter}"] if lighter else []
     # A micro-batch needs about its share of the temporaries, which are nearly all of what is too much.
     factor = config.micro_batches * math.ceil(needed / machine.peaks.hbm_bytes + 1)
     micro = next((n for n in range(factor, local + 1) if local % n == 0), local)

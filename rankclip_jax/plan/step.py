@@ -20,6 +20,11 @@ from rankclip_jax.training.step import abstract_state, make_init
 
 # Tokenizers with a vocabulary of their own; the others have `config.tokenizer.vocab_size` tokens.
 VOCABULARY_SIZES = {"clip": 49_408}
+# The compiler's messages that a program does not fit: all of it, or its temporaries alone.
+NO_ROOM = (
+    r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm",
+    r"required for [^(]*\(([\d.]+)([KMGT]?)\) exceeds available HBM",
+)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 
 
@@ -114,13 +119,13 @@ def abstract_batch(parts: StepParts) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def bytes_needed(message: str) -> int:
-    """The bytes in the compiler's message that a program does not fit the memory of the device.
+    """The bytes in the compiler's message that a program does not fit the memory of the device; it may need more.
 
     Raises:
       UserError: the compiler failed for another reason.
     """
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
-    if not found:
+    found = next(filter(None, (re.search(form, message) for form in NO_ROOM)), None)
+    if found is None:
         lines = [line for line in message.splitlines() if line.strip()]
         raise UserError(f"the compiler failed: {' '.join(lines)[:400]}")
     return int(float(found[1]) * UNITS[found[2]])

@@ -20,11 +20,13 @@ NO_GPU = (
     "XLA compiles GPU programs only with NVIDIA's plugin on a machine with a GPU; without one it also chooses a slower "
     "sort. Run python -m rankclip_jax.benchmark step on the GPU instead"
 )
-# Without these, libtpu asks a metadata server what machine this is, and complains.
+# Without the first three, libtpu asks a metadata server what machine this is, and complains. The last allows several
+# plans at a time: libtpu guards the TPU of this machine, which a plan does not use.
 TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 

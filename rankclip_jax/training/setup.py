@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from rankclip_jax.checkpoints.run_copy import newest_copy
 from rankclip_jax.config.changes import comparable
 from rankclip_jax.config.resolve import check_batch, resolve, with_value
+from rankclip_jax.data.in_parallel import READERS, in_parallel
 from rankclip_jax.data.loader_options import LoaderOptions, loader_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
@@ -26,7 +27,7 @@ from rankclip_jax.files.atomic import replaced_folder
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective
-from rankclip_jax.parallel import processes
+from rankclip_jax.parallel import accelerators, processes
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER
 from rankclip_jax.schedules import Schedule
@@ -85,6 +86,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
       UserError: anything in the config, the data or the machine that does not fit together.
     """
     processes.check_same("config", comparable(config))
+    accelerators.check(config.allow_cpu)
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = _read_data(config)
@@ -204,11 +206,14 @@ def build_tokenizer(
         if initial is None:
             raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: set it to the weights.")
         return initial.tokenizer
-    captions = (
-        caption
-        for i in range(min(len(train), TOKENIZER_RECORDS))
-        for caption in captions_for_vocabulary(train, i, inputs)
+    records = range(min(len(train), TOKENIZER_RECORDS))
+    chunks = in_parallel(
+        lambda some: [caption for i in some for caption in captions_for_vocabulary(train, i, inputs)],
+        records,
+        READERS,
+        "captions of the vocabulary",
     )
+    captions = (caption for chunk in chunks for caption in chunk)  # read if the tokenizer asks for them
     tokenizer = make(captions, config.tokenizer.vocab_size, config.model.text.context_length)
     if initial is not None:
         check_vocabulary(initial, tokenizer)

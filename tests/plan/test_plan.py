@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rankclip_jax.errors import UserError
 from rankclip_jax.models.flops import train_flops
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.plan.hlo import parse
@@ -89,6 +90,17 @@ def test_a_missing_compiler_names_its_extra(capsys, monkeypatch):
     )
 
 
-def test_the_bytes_of_a_program_that_does_not_fit():
-    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded by 8.75G."
-    assert bytes_needed(message) == 24.5 * 2**30
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G.",
+        "Ran out of memory on HBM, the memory required for HLO temporaries (24.50G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_the_bytes_of_a_program_that_does_not_fit(message):
+    assert bytes_needed(f"RESOURCE_EXHAUSTED: {message}") == 24.5 * 2**30
+
+
+def test_another_failure_of_the_compiler_is_one_line():
+    with pytest.raises(UserError, match="the compiler failed: INTERNAL: no such instruction"):
+        bytes_needed("INTERNAL: no such instruction\n\nat line 3")
