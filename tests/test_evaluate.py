@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rankclip_jax import evaluate as module
+from rankclip_jax.config.base import get_config
 from rankclip_jax.data.records import Dataset, EvalSplit, RecordSource
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.data.text.tokenizer import TOKENIZERS
@@ -26,7 +27,7 @@ from tests.support import commands, processes
 from tests.support.run_folders import write_run
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one run folder for all
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
+OPTIMIZER = get_config("mu").optimizer
 CONCEPTS = 12
 
 
@@ -67,7 +68,7 @@ def run_folder(tmp_path_factory):
     towers = build_towers(model, tokenizer.vocab_size, tokenizer.eot_id)
     objective = build_objective(objective_config("clip"), RunInfo(20, 5))
     mesh = make_mesh(jax.devices()[:1])
-    init = make_init(towers, objective, make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3))
+    init = make_init(towers, objective, make_optimizer(OPTIMIZER, lambda step: 1e-3))
     scores = {10: 0.9, 20: 0.1}
     states = {step: (create_state(init, jax.random.key(step), mesh), score) for step, score in scores.items()}
     data = {"name": "tiny", "digest": config.data.digest, "counts": {}}

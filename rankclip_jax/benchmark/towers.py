@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.benchmark.case import Benchmark, Case, Row
+from rankclip_jax.config.base import get_config
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.image_size import height_width_of
 from rankclip_jax.models.flops import train_flops
@@ -23,7 +24,7 @@ from rankclip_jax.models.presets import PRESETS, get_preset
 FRAMEWORKS = ("jax", "torch")
 VOCABULARY = 49_408
 EOT = VOCABULARY - 1
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
+OPTIMIZER = get_config("mu").optimizer  # AdamW as in CLIP
 
 
 def define_flags() -> None:
@@ -88,7 +89,7 @@ def jax_case(case: Row) -> Case:
     model.dtype = case["dtype"]
     mesh, towers = make_mesh(), build_towers(model, VOCABULARY, EOT)
     objective = build_objective(objective_config("clip"), RunInfo(1000, 100))
-    optimizer = make_optimizer(ConfigDict(OPTIMIZER), optax.constant_schedule(1e-5))
+    optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(1e-5))
     state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), mesh)
     facts = {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"}
     peaks = peaks_of(mesh.devices.flat[0].device_kind)

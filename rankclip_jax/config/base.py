@@ -99,7 +99,9 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
             # JAX_COMPILATION_CACHE_DIR names another folder.
             "compilation_cache": True,
             "allow_cpu": False,  # whether to train on the CPU if JAX does not find the GPUs or TPUs of the machine
-            "mesh": {"fsdp": 1},  # number of devices that share one copy of the parameters
+            # Devices: `replica` copies of the parameters, each in `fsdp` parts. The product is the number of devices;
+            # one of the two may be -1, for the rest. A batch is split over all devices in any case.
+            "mesh": {"replica": -1, "fsdp": 1},
             "log": {
                 "every": "20 steps",  # between two lines of metrics.jsonl
                 "tensorboard": True,  # also log to tensorboard/ in the run folder

@@ -9,39 +9,65 @@ all parameters at once. Peak memory is therefore that of ZeRO-1: the optimizer s
 memory for a whole copy of the parameters. (FSDP2 and ZeRO-3 gather one block of the model at a time.)
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.errors import UserError
 
-BATCH = P(("replica", "fsdp"))
+AXES = ("replica", "fsdp")
+BATCH = P(AXES)
+REST = -1  # size of an axis that takes the rest of the devices
 # Arrays with fewer elements are replicated: communication would cost more than the saved memory is worth.
 SMALLEST_SHARDED = 2**16
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
-    """Return a mesh of shape (len(devices) / fsdp, fsdp) with axes ("replica", "fsdp").
+def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1, replica: int = REST) -> Mesh:
+    """Return a mesh of shape (replica, fsdp) over all `devices`.
+
+    JAX chooses the order of the devices, so that neighbours on an axis are neighbours in the machine. On several TPU
+    slices, or other groups of devices with a `slice_index`, each fsdp group is inside one slice: gathering parameters
+    then does not cross the slower network between slices.
 
     Args:
       devices: all devices by default.
-      fsdp: number of parts of the parameters and the optimizer state, each on another device.
+      fsdp: number of parts of the parameters and the optimizer state, each on another device; -1 for the rest.
+      replica: number of copies of them; -1 for the rest.
 
     Raises:
-      UserError: `fsdp` does not divide the number of devices.
+      UserError: the sizes do not fit the number of devices, or of devices in a slice.
     """
     devices = list(jax.devices() if devices is None else devices)
-    if fsdp < 1 or len(devices) % fsdp:
+    replica, fsdp = _sizes(len(devices), replica, fsdp)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        # Auto: the compiler propagates shardings through the towers. (The default of `jax.make_mesh` is Explicit.)
+        return jax.make_mesh((replica, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    if replica % slices:
         raise UserError(
-            f"config.mesh.fsdp={fsdp} does not divide the {len(devices)} devices found: "
-            f"set it to a divisor of {len(devices)}."
+            f"config.mesh.fsdp={fsdp} does not divide the {len(devices) // slices} devices of each of the {slices} "
+            "slices: a copy of the parameters must be inside one slice."
         )
-    shape = (len(devices) // fsdp, fsdp)
-    # Auto: the compiler propagates shardings through the towers. (The default of `jax.make_mesh` is Explicit.)
-    return jax.make_mesh(shape, ("replica", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    ordered = create_hybrid_device_mesh((replica // slices, fsdp), (slices, 1), devices)
+    return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _sizes(count: int, replica: int, fsdp: int) -> tuple[int, int]:
+    """The sizes of both axes, with the rest in place of -1."""
+    sizes, key = {"replica": replica, "fsdp": fsdp}, f"config.mesh.replica={replica}, config.mesh.fsdp={fsdp}"
+    if any(size != REST and size < 1 for size in sizes.values()) or list(sizes.values()) == [REST, REST]:
+        raise UserError(f"{key}: sizes must be at least 1, and one of them may be -1 for the rest.")
+    known = math.prod(size for size in sizes.values() if size != REST)
+    if count % known or (REST not in sizes.values() and known != count):
+        name = " x ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size != REST)
+        verb = "does not divide" if REST in sizes.values() else "is not"
+        raise UserError(f"{name} {verb} the {count} devices found: set it to a divisor of {count}, or -1 for the rest.")
+    return tuple(count // known if size == REST else size for size in sizes.values())
 
 
 def state_shardings(abstract_state, mesh: Mesh):

@@ -60,7 +60,7 @@ def plan(config: ConfigDict, machine: Machine, pairs: int = 0, vocab_size: int =
     Raises:
       UserError: anything in the config that does not fit together or to the machine.
     """
-    mesh = make_mesh(machine.devices, fsdp=config.mesh.fsdp)
+    mesh = make_mesh(machine.devices, fsdp=config.mesh.fsdp, replica=config.mesh.replica)
     parts = build(config, mesh, pairs or NOMINAL_PAIRS, vocab_size)
     name = f"{config.model.name} {config.objective.name} {config.batch_size} on {machine.name}, fsdp {config.mesh.fsdp}"
     with elapsed(f"compiling {name}"):

@@ -87,7 +87,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     """
     processes.check_same("config", comparable(config))
     accelerators.check(config.allow_cpu)
-    mesh = make_mesh(fsdp=config.mesh.fsdp)
+    mesh = make_mesh(fsdp=config.mesh.fsdp, replica=config.mesh.replica)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = _read_data(config)
     config, objective = resolve_objective(config, dataset.train)

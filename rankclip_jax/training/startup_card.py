@@ -1,6 +1,7 @@
 """The start-up card: a summary of the run, printed before the first step."""
 
 import math
+from collections.abc import Callable
 
 import jax
 
@@ -50,6 +51,7 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning:
         "optimizer": _optimizer(setup),
         "chance": f"the contrastive loss of a random model is ln {config.batch_size} = "
         f"{math.log(config.batch_size):.2f}",
+        "sharding": _sharding(setup, state),
         "state": _beginning(setup, start_step, beginning),
     }
     return "\n".join(f"  {name:<10} {value}" for name, value in rows.items() if value)
@@ -85,9 +87,24 @@ def _optimizer(setup: Setup) -> str:
     config = setup.config.optimizer
     average = f"; evaluates an average with decay {config.ema_decay:g}" if config.ema_decay else ""
     return (
-        f"AdamW, learning rate {config.learning_rate:g} after {config.warmup} steps, {config.schedule}, "
+        f"{config.name}, learning rate {config.learning_rate:g} after {config.warmup} steps, {config.schedule}, "
         f"weight decay {config.weight_decay:g}{average}"
     )
+
+
+def _sharding(setup: Setup, state) -> str:
+    """Bytes of the state on each device; "" if nothing is split."""
+    if setup.mesh.shape["fsdp"] == 1:
+        return ""
+    own = _gib(state, lambda leaf: leaf.sharding.shard_shape(leaf.shape))
+    return (
+        f"parameters, moments and averages in {setup.mesh.shape['fsdp']} parts, {setup.mesh.shape['replica']} copies: "
+        f"{own:,.2f} of {_gib(state, lambda leaf: leaf.shape):,.2f} GiB on each device"
+    )
+
+
+def _gib(state, shape_of: Callable) -> float:
+    return sum(math.prod(shape_of(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 2**30
 
 
 def _beginning(setup: Setup, start_step: int, beginning: str) -> str:

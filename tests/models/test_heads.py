@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import rankclip_jax
 from rankclip_jax.checkpoints.digests import tree_digests
+from rankclip_jax.config.base import get_config
 from rankclip_jax.errors import UserError
 from rankclip_jax.models.heads import DistributionHead
 from rankclip_jax.models.presets import PRESETS, get_preset
@@ -92,7 +93,7 @@ def test_heads_exist_only_for_objectives_that_need_them_and_leave_the_towers_unc
     assert set(towers["image_head"]) == {"hidden0", "norm0", "hidden1", "norm1", "prototypes", "norm_out"}
 
 
-OPTIMIZER = ConfigDict({"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""})
+OPTIMIZER = get_config("mu").optimizer
 
 
 def test_both_towers_exist_for_an_objective_that_reads_one():

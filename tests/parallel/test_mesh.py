@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rankclip_jax.errors import UserError
-from rankclip_jax.parallel.mesh import block_if_cpu_collectives, make_mesh, state_shardings
+from rankclip_jax.parallel.mesh import _sizes, block_if_cpu_collectives, make_mesh, state_shardings
 from tests.support import processes
 from tests.support.gradients import OBJECTIVES
 
@@ -126,10 +126,9 @@ def test_placement_of_arrays():
     ]
 
 
-@pytest.mark.parametrize("fsdp", [0, 2, -1])
-def test_fsdp_must_divide_the_devices(fsdp):
-    with pytest.raises(UserError, match=rf"config\.mesh\.fsdp={fsdp} does not divide the 1 devices found"):
-        make_mesh(jax.devices()[:1], fsdp=fsdp)
+def test_fsdp_must_divide_the_devices():
+    with pytest.raises(UserError, match=r"config\.mesh\.fsdp=2 does not divide the 1 devices found"):
+        make_mesh(jax.devices()[:1], fsdp=2)
 
 
 def test_one_device_shards_nothing():
@@ -137,3 +136,45 @@ def test_one_device_shards_nothing():
     found = state_shardings({"w": jax.ShapeDtypeStruct((1024, 1024), np.float32)}, mesh)
     assert found["w"].spec == P(None, None)
     assert block_if_cpu_collectives({"x": jax.numpy.ones(3)})["x"].sum() == 3
+
+
+class Device:
+    """What `make_mesh` reads of a device of a TPU slice."""
+
+    platform, device_kind, process_index = "cpu", "cpu", 0
+
+    def __init__(self, number: int, slice_index: int):
+        self.id, self.slice_index = number, slice_index
+
+
+@pytest.mark.parametrize(
+    "replica, fsdp, shape", [(-1, 1, (1, 1)), (1, -1, (1, 1)), (1, 1, (1, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4))]
+)
+def test_sizes_of_the_mesh(replica, fsdp, shape):
+    count = int(np.prod(shape))
+    assert _sizes(count, replica, fsdp) == shape
+
+
+@pytest.mark.parametrize(
+    "replica, fsdp, message",
+    [
+        (-1, 3, "config.mesh.fsdp=3 does not divide the 8 devices found: set it to a divisor of 8"),
+        (3, -1, "config.mesh.replica=3 does not divide the 8 devices found"),
+        (2, 2, "config.mesh.replica=2 x config.mesh.fsdp=2 is not the 8 devices found"),
+        (-1, -1, "one of them may be -1"),
+        (0, 1, "must be at least 1"),
+        (1, -2, "must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit(replica, fsdp, message):
+    with pytest.raises(UserError, match=message):
+        _sizes(8, replica, fsdp)
+
+
+def test_parameters_are_gathered_inside_a_slice():
+    devices = [Device(number, number // 4) for number in range(8)]
+    mesh = make_mesh(devices, fsdp=2)
+    assert mesh.shape == {"replica": 4, "fsdp": 2}
+    assert all(len({device.slice_index for device in row}) == 1 for row in mesh.devices)
+    with pytest.raises(UserError, match=r"config\.mesh\.fsdp=8 does not divide the 4 devices of each of the 2 slices"):
+        make_mesh(devices, fsdp=8)

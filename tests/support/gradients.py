@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from rankclip_jax.checkpoints.digests import tree_digests
+from rankclip_jax.config.base import get_config
 from rankclip_jax.models.presets import get_preset
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import RunInfo, build_objective, objective_config
@@ -30,7 +30,7 @@ OBJECTIVES = {
     "exact": {"name": "rankclip", "arithmetic": "exact"},
     "released": {"name": "rankclip", "arithmetic": "released"},
 }
-OPTIMIZER = {"b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 0.0, "freeze": ""}
+OPTIMIZER = get_config("mu").optimizer
 
 
 def make_batch(image_size: int, context_length: int) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def parts(objective: str):
     options = objective_config(OBJECTIVES[objective]["name"])
     if "ramp" in options:
         options.update(OBJECTIVES[objective], ramp="none")
-    optimizer = make_optimizer(ConfigDict(OPTIMIZER), lambda step: 1e-3)
+    optimizer = make_optimizer(OPTIMIZER, lambda step: 1e-3)
     return build_towers(model, VOCAB, VOCAB - 1), build_objective(options, RunInfo(100, 10)), optimizer
 
 
