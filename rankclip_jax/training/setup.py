@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from rankclip_jax.checkpoints.run_copy import newest_copy
 from rankclip_jax.config.changes import comparable
+from rankclip_jax.config.record import code_digest, versions
 from rankclip_jax.config.resolve import check_batch, resolve, with_value
 from rankclip_jax.data.loader_options import LoaderOptions, loader_options
 from rankclip_jax.data.records import Dataset, RecordSource
@@ -27,10 +28,11 @@ from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective
 from rankclip_jax.parallel import processes
+from rankclip_jax.parallel.agreement import check_same
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER
 from rankclip_jax.schedules import Schedule
-from rankclip_jax.training import skipping
+from rankclip_jax.training import guard, skipping
 from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.training.gradcache import check_micro_batches
 from rankclip_jax.training.init_from import check_vocabulary, read_initial
@@ -72,7 +74,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     Raises:
       UserError: anything in the config, the data or the machine that does not fit together.
     """
-    processes.check_same("config", comparable(config))
+    check_same("version", versions() | {"code": code_digest()})
+    check_same("config", comparable(config))
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = _read_data(config)
@@ -83,7 +86,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     loader = loader_options(config, batch_keys(objective.inputs), **process)
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.inputs, initial)
-    processes.check_same("tokenizer", tokenizer.vocabulary)
+    check_same("tokenizer", tokenizer.vocabulary)
     towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
     frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
@@ -115,7 +118,7 @@ def _read_data(config: ConfigDict) -> Dataset:
     if not len(dataset.train):
         raise UserError("there are no training pairs: set config.data.train to their location.")
     # Each machine may read its own disks. With different data, each process would train on wrong rows.
-    processes.check_same("data", dataset.digest)
+    check_same("data", dataset.digest)
     return dataset
 
 
@@ -152,7 +155,7 @@ def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) ->
 def train_step(parts: Setup, state_like: dict) -> Callable:
     """The compiled update of a run, (state, batch) -> (state, metrics); `state_like` has the state's shapes."""
     update = make_train_step(parts.towers, parts.objective, parts.optimizer, parts.mesh, parts.step_options)
-    return jit_train_step(update, state_like, parts.mesh)
+    return jit_train_step(guard.agreeing(update), state_like, parts.mesh)
 
 
 def diagnostics(parts: Setup) -> Callable[[dict, dict], dict[str, jax.Array]]:
