@@ -123,7 +123,8 @@ def _advice(error: OSError) -> str:
 def _print_traceback(error: BaseException) -> int:
     """Print the traceback of a bug; for the loss of another process one line, and the exit code asks for a restart."""
     if peers.is_lost(error):
-        return _print_error(peers.cause_of(error), peers.RESTART)
+        _print_error(peers.cause_of(error), peers.RESTART)
+        peers.leave(peers.RESTART)  # JAX aborts this process soon
     print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
     peers.announce(f"a bug: {traceback.format_exception_only(error)[-1].strip()}", 1)
     return 1

@@ -11,6 +11,7 @@ from rankclip_jax.terminal.show import short
 LOG = logging.getLogger(__name__)
 
 MAX_LOGGED = 100  # 1 % of 12 million records would hide every other line of the log
+MAX_KNOWN = 1 << 20  # indices of bad records in memory; of billions of records, many more may be bad
 SHOWN = 10  # bad records in the error message
 
 
@@ -35,7 +36,8 @@ class BadRecords:
         self._num_records = num_records
         self._max_fraction = max_fraction
         self._drawn = 0
-        self._by_index: dict[int, BadRecord] = {}
+        self._known: set[int] = set()
+        self._first: list[BadRecord] = []
         self.count = 0
 
     def add(self, drawn: int, failures: Iterable[BadRecord]) -> None:
@@ -43,14 +45,16 @@ class BadRecords:
         self._drawn += drawn
         for failure in failures:
             self.count += 1
-            if failure.index not in self._by_index:
-                self._by_index[failure.index] = failure
+            if failure.index not in self._known and len(self._known) < MAX_KNOWN:
+                self._known.add(failure.index)
                 self._log(failure)
         if self._too_many():
             raise UserError(self._message())
 
     def _log(self, failure: BadRecord) -> None:
-        known = len(self._by_index)
+        known = len(self._known)
+        if known <= SHOWN:
+            self._first.append(failure)
         if known <= MAX_LOGGED:
             LOG.warning("bad record %s replaced: %s", failure.key, short(failure.reason))
         if known == MAX_LOGGED:
@@ -58,12 +62,15 @@ class BadRecords:
 
     def _too_many(self) -> bool:
         expected = self._max_fraction * self._drawn
-        many_known = len(self._by_index) > self._max_fraction * self._num_records
+        many_known = len(self._known) > self._max_fraction * self._num_records
         return many_known or self.count > expected + 6 * math.sqrt(expected) + 10
 
+    def _at_least(self) -> str:
+        return f"{len(self._known):,}" if len(self._known) < MAX_KNOWN else f"more than {MAX_KNOWN:,}"
+
     def _message(self) -> str:
-        first = "; ".join(f"{bad.key} ({short(bad.reason)})" for bad in list(self._by_index.values())[:SHOWN])
+        first = "; ".join(f"{bad.key} ({short(bad.reason)})" for bad in self._first)
         return (
-            f"{len(self._by_index)} bad records among {self._drawn} drawn, above max_bad_fraction="
+            f"{self._at_least()} bad records among {self._drawn} drawn, above max_bad_fraction="
             f"{self._max_fraction:g}. First: {first}. Repair or remove them, or raise max_bad_fraction."
         )

@@ -85,7 +85,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         caption_tokens    int32 [b, L], one of the image's second captions
         augmented_images  uint8 [b, S, S, 3], a second view of the same image
         augmented_tokens  int32 [b, L], a second view of the same caption
-        index             int32 [b], indices of the records
+        index             int64 [b], indices of the records
 
     A record that cannot be read is replaced by the record `STRIDE` positions later, counted and logged. The replacement
     depends on the record only, so batches are the same for any number of processes.

@@ -103,7 +103,7 @@ def loader_options(config: ConfigDict, keys: Sequence[str] = PLAIN, **changes: A
 def example_arrays(options: LoaderOptions, context_length: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of one example in each array of a batch, with L = `context_length`."""
     image, text = ((*height_width_of(options.image_size), 3), np.uint8), ((context_length,), np.int32)
-    known = {"images": image, "augmented_images": image, "index": ((), np.int32)}
+    known = {"images": image, "augmented_images": image, "index": ((), np.int64)}
     known |= {"tokens": text, "caption_tokens": text, "augmented_tokens": text}
     return {key: known[key] for key in options.keys}
 

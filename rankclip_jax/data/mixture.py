@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from rankclip_jax.data.indices import Indices
 from rankclip_jax.data.pairs import PairSource
 
 
@@ -40,9 +41,9 @@ class RedirectedPairs(PairSource):
 
 
 class Subset(RedirectedPairs):
-    """The pairs of a source at `indices`, int [n], in this order."""
+    """The pairs of a source at `indices`, in this order."""
 
-    def __init__(self, pairs: PairSource, indices: np.ndarray):
+    def __init__(self, pairs: PairSource, indices: Indices):
         self._pairs, self._indices = pairs, indices
         self.has_second_captions, self.class_names = pairs.has_second_captions, pairs.class_names
 
@@ -127,7 +128,8 @@ class Mixture(RedirectedPairs):
     def _locate(self, index: int) -> tuple[PairSource, int]:
         part = self._part(index)
         position = int(index - self._starts[part])
-        return self._parts[part], int(position * self._sizes[part] // self._counts[part])
+        # Python's integers, because the product of two numbers of pairs may exceed 64 bits.
+        return self._parts[part], position * int(self._sizes[part]) // int(self._counts[part])
 
 
 def _joined_classes(of_parts: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[int]]]:

@@ -60,7 +60,6 @@ def digest_of(keys: frozenset[str]) -> str:
     return hashlib.sha256(repr(sorted(keys)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def sound_pairs(pairs: PairSource, keys: frozenset[str]) -> np.ndarray:
-    """int [n], ascending: indices of the pairs whose key is not in `keys`. Keys that match no pair are ignored."""
-    indices = np.arange(len(pairs))
-    return np.delete(indices, pairs.find(keys)) if keys else indices
+def find_quarantined(pairs: PairSource, keys: frozenset[str]) -> np.ndarray:
+    """int [q], ascending: indices of the pairs whose key is in `keys`. Keys that match no pair are ignored."""
+    return pairs.find(keys) if keys else np.zeros(0, np.int64)

@@ -83,7 +83,7 @@ def _unreadable(split: EvalSplit) -> dict[str, float]:
     if not isinstance(split.images, LazyImages):
         return {}
     # Each process decodes its own part of every batch.
-    count = len(processes.union(split.images.unreadable, len(split.images)))
+    count = len(processes.union(split.images.unreadable))
     return {f"{split.name}/unreadable_images": float(count)} if count else {}
 
 

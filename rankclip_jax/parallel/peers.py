@@ -25,7 +25,7 @@ from rankclip_jax.terminal.show import printable, short, warn
 
 CAUSE = "rankclip/cause"
 STATUS = "rankclip/status"
-BEAT_SECONDS = 3  # between two signs of life of a process
+BEAT_SECONDS = 2  # between two signs of life of a process
 SILENT_SECONDS = 8  # without them, process 0 warns
 LAST_SECONDS = 2  # process 0 ends later than the others by this: the store ends with it
 RESTART = 75  # exit code of a run that continues when it is started again (EX_TEMPFAIL of sysexits.h)

@@ -187,15 +187,19 @@ def all_agree(yes: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.int32(yes)).all())
 
 
-def union(indices: Iterable[int], size: int) -> set[int]:
-    """Return the union over all processes of their `indices`, each below `size`. All must call this together."""
+def union(indices: Iterable[int]) -> set[int]:
+    """Return the union over all processes of their non-negative `indices`. All processes must call this together."""
+    own = np.array(sorted(indices), np.int64)
     if not is_multi_process():
-        return set(indices)
+        return set(own.tolist())
     from jax.experimental import multihost_utils
 
-    mask = np.zeros(size, bool)
-    mask[list(indices)] = True
-    return set(np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist())
+    # All processes gather arrays of one length, padded with -1; as two halves, because JAX has no 64-bit integers here.
+    length = int(multihost_utils.process_allgather(np.int32(len(own))).max())
+    if not length:
+        return set()
+    padded = np.pad(own, (0, length - len(own)), constant_values=-1).view(np.int32)
+    return set(np.ascontiguousarray(multihost_utils.process_allgather(padded)).view(np.int64).ravel().tolist()) - {-1}
 
 
 def barrier(name: str, timeout: int = 300) -> None:

@@ -52,6 +52,18 @@ TOKENIZER_RECORDS = 100_000
 FROM_WEIGHTS = "from_weights"
 
 
+class StepParts(NamedTuple):
+    """The parts of a run that its train step is made of, which need no data."""
+
+    config: FrozenConfigDict  # resolved: checked, every duration in steps, `model.embeds` chosen
+    mesh: Mesh
+    towers: nn.Module
+    objective: Objective
+    learning_rate: Schedule
+    optimizer: optax.GradientTransformation
+    step_options: StepOptions
+
+
 class Setup(NamedTuple):
     """The parts of a run."""
 
@@ -79,7 +91,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = _read_data(config)
-    config, objective = _resolve(config, dataset.train)
+    config, objective = resolve_objective(config, dataset.train)
     check_step(config, mesh)
     check_names(config, dataset)
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -87,19 +99,22 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.inputs, initial)
     check_same("tokenizer", tokenizer.vocabulary)
-    towers = build_towers(config.model, tokenizer.vocab_size, tokenizer.eot_id, mesh.size)
+    step = step_parts(config, objective, mesh, tokenizer.vocab_size, tokenizer.eot_id)
+    return Setup(**step._asdict(), dataset=dataset, tokenizer=tokenizer, loader_options=loader, initial=initial)
+
+
+def step_parts(config: FrozenConfigDict, objective: Objective, mesh: Mesh, vocab_size: int, eot_id: int) -> StepParts:
+    """Build what the train step is made of; `config` is resolved. `build_towers` describes the other arguments."""
+    towers = build_towers(config.model, vocab_size, eot_id, mesh.size)
     frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
-    return Setup(
+    return StepParts(
         config=config,
         mesh=mesh,
-        dataset=dataset,
-        tokenizer=tokenizer,
         towers=towers,
         objective=objective,
         learning_rate=learning_rate,
         optimizer=make_optimizer(config.optimizer, learning_rate, frozen),
-        loader_options=loader,
         step_options=StepOptions(
             block_rows=config.objective.block_rows,
             micro_batches=config.micro_batches,
@@ -108,7 +123,6 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
             ema_decay=config.optimizer.ema_decay,
             skip_median_factor=config.skip.median_factor,
         ),
-        initial=initial,
     )
 
 
@@ -122,7 +136,7 @@ def _read_data(config: ConfigDict) -> Dataset:
     return dataset
 
 
-def _resolve(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
+def resolve_objective(config: ConfigDict, train: RecordSource) -> tuple[FrozenConfigDict, Objective]:
     """The resolved config and its objective, which determines `model.embeds` if the config leaves it empty."""
     config = resolve(config, examples=len(train))
     run = RunInfo(config.duration, len(train) // config.batch_size, config.seed)
@@ -152,7 +166,7 @@ def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) ->
     return frozen
 
 
-def train_step(parts: Setup, state_like: dict) -> Callable:
+def train_step(parts: Setup | StepParts, state_like: dict) -> Callable:
     """The compiled update of a run, (state, batch) -> (state, metrics); `state_like` has the state's shapes."""
     update = make_train_step(parts.towers, parts.objective, parts.optimizer, parts.mesh, parts.step_options)
     return jit_train_step(guard.agreeing(update), state_like, parts.mesh)

@@ -71,7 +71,7 @@ def test_batches_have_their_shapes_and_belong_together(tokenizer):
     batch = take(make(tokenizer, augment="none"), 1)
     assert batch["images"].shape == (1, 24, 12, 12, 3) and batch["images"].dtype == np.uint8
     assert batch["tokens"].shape == (1, 24, 24) and batch["tokens"].dtype == np.int32
-    assert batch["index"].shape == (1, 24) and batch["index"].dtype == np.int32
+    assert batch["index"].shape == (1, 24) and batch["index"].dtype == np.int64
     for image, tokens, index in zip(*(batch[key][0] for key in KEYS), strict=True):
         np.testing.assert_array_equal(image, source[index].image)
         assert tokenizer.decode(tokens) in source.captions(index)

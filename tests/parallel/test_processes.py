@@ -20,7 +20,7 @@ def test_without_variables_there_is_one_process():
     assert distributed.is_main() and not distributed.is_multi_process()
     assert distributed.process_label() == ""
     assert distributed.all_agree(True) and not distributed.all_agree(False)
-    assert distributed.union([3, 1, 3], 5) == {1, 3}
+    assert distributed.union([3, 1, 3]) == {1, 3}
     distributed.barrier("alone")
 
 
@@ -55,7 +55,7 @@ def main(argv):
     peers.watch(lambda: "testing")
     main_one = distributed.is_main()
     print(distributed.process_label(), main_one, distributed.all_agree(True), distributed.all_agree(main_one))
-    print("together", sorted(distributed.union([1, 4] if main_one else [2, 4], 6)))
+    print("together", sorted(distributed.union([1, 4, 5_000_000_000] if main_one else [2, 4])), distributed.union(()))
     for _ in range(2):
         distributed.barrier("again", timeout=20)
     if argv[1] == "fail" and main_one:
@@ -73,7 +73,7 @@ def test_two_processes_connect_agree_and_end():
     for index, (code, out, err) in enumerate(results):
         assert code == 0, err
         assert f"[process {index} of 2]  {index == 0} True False\n" in out and "done" in out
-        assert "together [1, 2, 4]\n" in out
+        assert "together [1, 2, 4, 5000000000] set()\n" in out
         assert f"process {index} of 2, coordinator localhost:" in err and "waiting up to 300 s" in err
 
 

@@ -39,7 +39,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     num_pairs, max_threads, loader_seconds = flags.FLAGS.pairs, flags.FLAGS.threads, flags.FLAGS.seconds
     train = training_set(config).train
     tokenizer = make_tokenizer(config, train)
-    indices = [index for index in sample(len(train), num_pairs).tolist() if _is_readable(train, index)]
+    indices = [index for index in sample(len(train), num_pairs) if _is_readable(train, index)]
     if not indices:
         raise UserError("none of the pairs can be read: see python -m rankclip_jax.data validate.")
     seconds = _timed(_stages(config, train, indices, tokenizer))

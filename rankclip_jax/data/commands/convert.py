@@ -6,17 +6,17 @@ skipped.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sections_of
+from rankclip_jax.data.indices import Complement, Indices
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.quarantine import read_quarantine, sound_pairs, with_prefixes
+from rankclip_jax.data.quarantine import find_quarantined, read_quarantine, with_prefixes
 from rankclip_jax.data.sources.array_record import encode_pair, write_records
 from rankclip_jax.errors import UserError
 from rankclip_jax.terminal.show import printable, short, show
@@ -44,15 +44,17 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     sections = [section for section in found if section.name.split()[0] == "train"]
     for number, section in enumerate(sections, 1):
         name = "train" if len(sections) == 1 else f"train_{number}"
-        _convert(section.pairs, sound_pairs(section.pairs, quarantined), out / name, shard_pairs, threads)
+        sound = Complement(len(section.pairs), find_quarantined(section.pairs, quarantined))
+        _convert(section.pairs, sound, out / name, shard_pairs, threads)
 
 
-def _convert(pairs: PairSource, indices: np.ndarray, out: Path, shard_pairs: int, threads: int) -> None:
+def _convert(pairs: PairSource, indices: Indices, out: Path, shard_pairs: int, threads: int) -> None:
     """Write the pairs at `indices` to files whose names begin with `out`; print the config options that read them."""
     bad, shards, written = [], 0, 0
     for start in range(0, len(indices), shard_pairs):
+        part = [indices[i] for i in range(start, min(start + shard_pairs, len(indices)))]
         title = f"{out.name} {start:,} of {len(indices):,}"
-        records = _sound(in_parallel(partial(_read, pairs), indices[start:][:shard_pairs], threads, title), bad)
+        records = _sound(in_parallel(partial(_read, pairs), part, threads, title), bad)
         written += write_records(out.with_name(f"{out.name}-{shards:05d}.array_record"), records)
         shards += 1
     for key, reason in bad[:SHOWN]:
@@ -70,8 +72,8 @@ def _sound(chunks: Iterable[list[bytes | BadPair]], bad: list[BadPair]) -> Itera
         yield from (item for item in chunk if isinstance(item, bytes))
 
 
-def _read(pairs: PairSource, indices: np.ndarray) -> list[bytes | BadPair]:
-    return [_read_one(pairs, index) for index in indices.tolist()]
+def _read(pairs: PairSource, indices: Sequence[int]) -> list[bytes | BadPair]:
+    return [_read_one(pairs, index) for index in indices]
 
 
 def _read_one(pairs: PairSource, index: int) -> bytes | BadPair:

@@ -1,9 +1,8 @@
 """A digest of everything in the pairs, for `stats --full_digest`. Training stores a faster one, which covers less."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
-
-import numpy as np
 
 from rankclip_jax.data.commands.sections import Section, in_parallel
 from rankclip_jax.data.pairs import PairSource
@@ -17,17 +16,17 @@ def full_digest(section: Section, threads: int) -> tuple[str, int]:
       with an unreadable part, which is covered as unreadable.
     """
     sha, bad = hashlib.sha256(), 0
-    work, indices = partial(_digests, section.pairs, section.prefix), np.arange(len(section.pairs))
+    work, indices = partial(_digests, section.pairs, section.prefix), range(len(section.pairs))
     for digests, unreadable in in_parallel(work, indices, threads, f"reading {section.name}"):
         sha.update(digests)
         bad += unreadable
     return sha.hexdigest(), bad
 
 
-def _digests(pairs: PairSource, prefix: str, indices: np.ndarray) -> tuple[bytes, int]:
+def _digests(pairs: PairSource, prefix: str, indices: Sequence[int]) -> tuple[bytes, int]:
     """The digests of some pairs, joined, and the number of pairs with an unreadable part."""
     found, unreadable = [], 0
-    for index in indices.tolist():
+    for index in indices:
         parts = [_read(partial(read, index)) for read in (pairs.captions, pairs.second_captions, pairs.label)]
         image = _read(partial(pairs.image_bytes, index))
         unreadable += None in (*parts, image)

@@ -1,11 +1,12 @@
 """Common functions of the commands: the pairs of a config, the loader, and work in threads with a progress bar."""
 
 import io
-from collections.abc import Callable, Iterator
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -87,26 +88,26 @@ def make_loader(config: ConfigDict, train: RecordSource, tokenizer: Tokenizer, *
     return Loader(train, tokenizer, options)
 
 
-def sample(count: int, size: int) -> np.ndarray:
-    """int [size], ascending: indices below `count`, drawn with a fixed seed; all of them if `size` is 0."""
+def sample(count: int, size: int) -> Sequence[int]:
+    """`size` indices below `count`, ascending, drawn with a fixed seed; all of them if `size` is 0."""
     if not size or size >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(SAMPLE_SEED).choice(count, size, replace=False))
+        return range(count)
+    return sorted(random.Random(SAMPLE_SEED).sample(range(count), size))
 
 
-def in_parallel(work: Callable[[np.ndarray], T], indices: np.ndarray, threads: int, title: str) -> Iterator[T]:
+def in_parallel(work: Callable[[Sequence[int]], T], indices: Sequence[int], threads: int, title: str) -> Iterator[T]:
     """Yield `work(chunk)` for consecutive chunks of `indices`, in their order, with a progress bar.
 
-    At most 4 results per thread wait in memory.
+    At most 4 results per thread wait in memory, so `indices` may be a range of any length.
     """
-    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
     bar = tqdm(total=len(indices), desc=printable(title), unit="pair", leave=False, delay=1)
     with ThreadPoolExecutor(threads) as pool, bar:
-        waiting: list[tuple[int, Future]] = []
-        for chunk in chunks:
+        waiting: deque[tuple[int, Future]] = deque()
+        for start in range(0, len(indices), CHUNK):
+            chunk = indices[start : start + CHUNK]
             waiting.append((len(chunk), pool.submit(work, chunk)))
             if len(waiting) > 4 * threads:
-                yield _finished(*waiting.pop(0), bar)
+                yield _finished(*waiting.popleft(), bar)
         for job in waiting:
             yield _finished(*job, bar)
 

@@ -1,12 +1,12 @@
 """`stats`: prints counts, image sizes and caption lengths of a data set.
 
 All captions are read. Image headers and numbers of tokens are read for a fixed sample of ``--pairs`` pairs. With
-``--full_digest`` all images are read too.
+``--full_digest`` all images are read too. Memory does not depend on the number of pairs.
 """
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.full_digest import full_digest
+from rankclip_jax.data.commands.repeats import Repeats
 from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, sections_of, training_set
 from rankclip_jax.data.images.decode import DecodedRecords, open_image
 from rankclip_jax.data.images.types import height_width
@@ -36,7 +37,7 @@ class Captions(NamedTuple):
     """
 
     counts: list[int]
-    hashes: list[int]
+    hashes: np.ndarray  # int64
     unreadable: int
     check: CaptionCheck
 
@@ -64,8 +65,7 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     dataset = training_set(config)
     train, tokenizer = dataset.train, make_tokenizer(config, dataset.train)
     show(_counts(dataset))
-    chunks = in_parallel(partial(_read_captions, train), np.arange(len(train)), threads, "captions of train")
-    show(_captions(list(chunks)))
+    show(_captions(in_parallel(partial(_read_captions, train), range(len(train)), threads, "captions of train")))
     indices = sample(len(train), num_pairs)
     chunks = in_parallel(partial(_read_details, train, tokenizer), indices, threads, "images and tokens of train")
     show(_details(list(chunks), tokenizer.context_length))
@@ -80,9 +80,9 @@ def _counts(dataset: Dataset) -> str:
     return "\n".join([f"digest {dataset.digest}", STORED, *rows, *texts])
 
 
-def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:
+def _read_captions(train: RecordSource, indices: Sequence[int]) -> Captions:
     counts, hashes, check = [], [], CaptionCheck()
-    for index in indices.tolist():
+    for index in indices:
         try:
             captions = train.captions(index)
         except Exception:  # `validate` reports the pair and the reason
@@ -91,30 +91,31 @@ def _read_captions(train: RecordSource, indices: np.ndarray) -> Captions:
         hashes.extend(map(hash, captions))
         if not train.classes:
             check.add(captions)
-    return Captions(counts, hashes, len(indices) - len(counts), check)
+    return Captions(counts, np.array(hashes, np.int64), len(indices) - len(counts), check)
 
 
-def _captions(chunks: Sequence[Captions]) -> str:
-    hashes = np.concatenate([np.array(chunk.hashes, np.int64) for chunk in chunks])
-    counts = np.concatenate([np.array(chunk.counts, np.int64) for chunk in chunks])
-    unreadable = sum(chunk.unreadable for chunk in chunks)
-    if not len(hashes):
-        return "captions: none can be read; see `validate`"
-    repeats = len(hashes) - len(np.unique(hashes))
-    check = CaptionCheck()
+def _captions(chunks: Iterable[Captions]) -> str:
+    repeats, check, pairs, most, unreadable = Repeats(), CaptionCheck(), 0, 0, 0
     for chunk in chunks:
+        repeats.add(chunk.hashes)
         check.merge(chunk.check)
+        pairs += len(chunk.counts)
+        most = max(most, *chunk.counts, 0)
+        unreadable += chunk.unreadable
+    if not repeats.total:
+        return "captions: none can be read; see `validate`"
+    again, about = repeats.repeats(), "" if repeats.is_exact else "about "
     lines = [
-        f"captions: {len(hashes):,}, {counts.mean():.2f} per image (at most {counts.max()})",
-        f"repeated captions: {repeats / len(hashes):.2%} ({repeats:,} equal the caption of another pair)",
+        f"captions: {repeats.total:,}, {repeats.total / pairs:.2f} per image (at most {most})",
+        f"repeated captions: {about}{again / repeats.total:.2%} ({about}{again:,} equal the caption of another pair)",
     ]
     lines += [f"unreadable captions: {unreadable:,}; see `validate`"] if unreadable else []
     return "\n".join([*lines, *section(check)])
 
 
-def _read_details(train: RecordSource, tokenizer: Tokenizer, indices: np.ndarray) -> Details:
+def _read_details(train: RecordSource, tokenizer: Tokenizer, indices: Sequence[int]) -> Details:
     lengths, sizes, formats = [], [], Counter()
-    for index in indices.tolist():
+    for index in indices:
         try:
             name, size = _header(train, index)
             lengths.extend(tokenizer.lengths(train.captions(index)))

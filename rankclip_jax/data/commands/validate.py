@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rankclip_jax.data.caption_check import CaptionCheck, section
+from rankclip_jax.data.commands.repeats import Repeats
 from rankclip_jax.data.commands.sections import EncodedRecords, MakeTokenizer, in_parallel, sections_of
 from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, open_image
 from rankclip_jax.data.pairs import PairSource
@@ -65,6 +66,30 @@ class Report(NamedTuple):
     check: CaptionCheck
 
 
+class _Bad:
+    """Counts findings by kind, and keeps the first keys of each kind. `count` is the number of findings."""
+
+    def __init__(self):
+        self.count = 0
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self.count += 1
+            self._counts[finding.kind] += 1
+            first = self._first.setdefault(finding.kind, [])
+            if len(first) < SHOWN:
+                first.append(printable(finding.key))
+
+    def lines(self) -> list[str]:
+        """One line for each kind, the most frequent one first."""
+        return [
+            f"  {count:>12,} {kind}: {', '.join(self._first[kind])}" + (", ..." if count > SHOWN else "")
+            for kind, count in self._counts.most_common()
+        ]
+
+
 def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("out", "quarantine.jsonl", "file to write")
@@ -79,29 +104,29 @@ def run(config: ConfigDict, make_tokenizer: MakeTokenizer) -> None:
     min_side, strict = flags.FLAGS.min_side, flags.FLAGS.strict
     sections = sections_of(config)
     tokenizer = make_tokenizer(config, DecodedRecords(sections[0].pairs))
-    bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
+    bad, unusual, repeats, check = _Bad(), Counter(), Repeats(), CaptionCheck()
     try:
         with replaced_file(out) as file:
             for name, pairs, _ in sections:
                 work = partial(_report, pairs, tokenizer, min_side, strict)
-                for report in in_parallel(work, np.arange(len(pairs)), threads, f"validating {name}"):
-                    bad += report.bad
+                for report in in_parallel(work, range(len(pairs)), threads, f"validating {name}"):
+                    bad.add(report.bad)
                     unusual += report.unusual
-                    hashes.append(report.hashes)
+                    repeats.add(report.hashes)
                     check.merge(report.check)
                     file.writelines(_line(finding) for finding in report.bad)
     except OSError as error:
         raise UserError(f"cannot write --out={out} ({error.strerror}): name a file in an existing folder.") from None
-    unusual[REPEATED] = int((np.unique(np.concatenate(hashes), return_counts=True)[1] > 1).sum())
-    show(f"{sum(len(section.pairs) for section in sections):,} pairs, {len(bad):,} of them bad")
-    show("\n".join([*_by_kind(bad), *_handled(unusual), *section(check), f"list: {out}"]))
-    if bad and not isinstance(sections[0].pairs, EncodedRecords):
+    unusual[REPEATED] = repeats.repeated()
+    show(f"{sum(len(section.pairs) for section in sections):,} pairs, {bad.count:,} of them bad")
+    show("\n".join([*bad.lines(), *_handled(unusual), *section(check), f"list: {out}"]))
+    if bad.count and not isinstance(sections[0].pairs, EncodedRecords):
         show(f"train without them: --config.data.quarantine={out}")
 
 
-def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool, indices: np.ndarray) -> Report:
+def _report(pairs: PairSource, tokenizer: Tokenizer, min_side: int, strict: bool, indices: Sequence[int]) -> Report:
     bad, unusual, hashes, check = [], Counter(), [], CaptionCheck()
-    for index in indices.tolist():
+    for index in indices:
         key = pairs.key(index)
         hashes.append(hash(key))
         reasons, found = examine(pairs, index, tokenizer, min_side, check)
@@ -180,14 +205,6 @@ def _from_header(read: Callable[[], T], damaged: T) -> T:
 
 def _line(finding: Finding) -> str:
     return json.dumps({"key": finding.key, "reason": finding.reason}, ensure_ascii=False) + "\n"
-
-
-def _by_kind(bad: Sequence[Finding]) -> list[str]:
-    lines = []
-    for kind, count in Counter(finding.kind for finding in bad).most_common():
-        keys = [printable(finding.key) for finding in bad if finding.kind == kind][:SHOWN]
-        lines.append(f"  {count:>12,} {kind}: {', '.join(keys)}" + (", ..." if count > SHOWN else ""))
-    return lines
 
 
 def _handled(unusual: Counter) -> list[str]:

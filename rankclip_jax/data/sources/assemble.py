@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rankclip_jax.data.class_records import records_of
+from rankclip_jax.data.indices import Complement, Indices
 from rankclip_jax.data.mixture import Located, Mixture, Subset
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.quarantine import digest_of, read_quarantine, sound_pairs, with_prefixes
+from rankclip_jax.data.quarantine import digest_of, find_quarantined, read_quarantine, with_prefixes
 from rankclip_jax.data.records import Dataset
 from rankclip_jax.data.sources.formats import Location, open_location, parse_locations
 from rankclip_jax.data.sources.options import FileOptions
-from rankclip_jax.data.sources.selection import select
+from rankclip_jax.data.sources.selection import ORDER, select
 from rankclip_jax.data.sources.splits import eval_split
 from rankclip_jax.errors import UserError
 from rankclip_jax.terminal.redact import redacted
@@ -39,14 +40,14 @@ class Part(NamedTuple):
 def load(options: FileOptions) -> Dataset:
     """Build the data set; `UserError` if the pairs of a location cannot be opened, or too few are left."""
     parts = _with_second_captions(open_parts(options), options)
-    quarantined, sound = _quarantined(parts, options)
-    sizes, of_train = [len(part.pairs) for part in parts["train"]], [sound[part.prefix] for part in parts["train"]]
+    quarantined, bad = _quarantined(parts, options)
+    sizes, of_train = [len(part.pairs) for part in parts["train"]], [bad[part.prefix] for part in parts["train"]]
     held_out, kept = select(sizes, of_train, options.val_pairs, options.train_limit)
     weights = [part.location.weight for part in parts["train"] if part.location.weight is not None]
     train = records_of(_together(parts["train"], kept, weights) if parts["train"] else Mixture([]))
     found = {"val": _together(parts["train"], held_out)} if options.val_pairs and parts["train"] else {}
     for name, part in (_named("val", parts["val"]) | _named("test", parts["test"])).items():
-        found[name] = _together([part], [sound[part.prefix]])
+        found[name] = _together([part], [Complement(len(part.pairs), bad[part.prefix])])
     evals = {name: eval_split(name, pairs, options.templates) for name, pairs in found.items()}
     return Dataset(
         name=options.name,
@@ -60,13 +61,13 @@ def load(options: FileOptions) -> Dataset:
 def _quarantined(
     parts: Mapping[str, Sequence[Part]], options: FileOptions
 ) -> tuple[frozenset[str], dict[str, np.ndarray]]:
-    """The keys to leave out, and int [n] for each prefix: indices of the other pairs."""
+    """The keys to leave out, and int [q] for each prefix: indices of the pairs that have them, ascending."""
     sources = {part.prefix: part.pairs for name in SPLITS for part in parts[name]}
     keys = with_prefixes(read_quarantine(options.quarantine), sources)
-    sound = {prefix: sound_pairs(pairs, keys) for prefix, pairs in sources.items()}
-    if keys and all(len(sound[prefix]) == len(pairs) for prefix, pairs in sources.items()):
+    bad = {prefix: find_quarantined(pairs, keys) for prefix, pairs in sources.items()}
+    if keys and not any(map(len, bad.values())):
         LOG.warning("no pair has a key of %s: were the data moved or renamed?", redacted(options.quarantine))
-    return keys, sound
+    return keys, bad
 
 
 def open_parts(options: FileOptions) -> dict[str, list[Part]]:
@@ -126,7 +127,7 @@ def _named(split: str, parts: Sequence[Part]) -> dict[str, Part]:
     return dict(zip(names, parts, strict=True))
 
 
-def _together(parts: Sequence[Part], kept: Sequence[np.ndarray], weights: Sequence[float] = ()) -> PairSource:
+def _together(parts: Sequence[Part], kept: Sequence[Indices], weights: Sequence[float] = ()) -> PairSource:
     """The kept pairs of all parts as one source."""
     subsets = []
     for part, own in zip(parts, kept, strict=True):
@@ -142,5 +143,6 @@ def _together(parts: Sequence[Part], kept: Sequence[np.ndarray], weights: Sequen
 def _digest(parts: Mapping[str, Sequence[Part]], options: FileOptions, quarantined: frozenset[str]) -> str:
     """sha256 hex of the digests of all sources and of the options that choose pairs."""
     sources = {name: [(part.location.weight, part.pairs.digest()) for part in parts[name]] for name in SPLITS}
-    chosen = options.val_pairs, options.train_limit, digest_of(quarantined)
+    order = ORDER if options.val_pairs or options.train_limit else 0
+    chosen = options.val_pairs, options.train_limit, order, digest_of(quarantined)
     return hashlib.sha256(repr((sources, chosen)).encode()).hexdigest()

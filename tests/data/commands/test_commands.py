@@ -4,7 +4,6 @@ import io
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from configs import emoji
@@ -117,11 +116,14 @@ def test_index_builds_once_and_again_on_rebuild(run_data, tmp_path):
 
 
 def test_parallel_work_keeps_its_order():
-    indices = np.arange(1000)
-    found = list(in_parallel(lambda chunk: chunk * 2, indices, 3, "x"))
-    np.testing.assert_array_equal(np.concatenate(found), indices * 2)
-    assert list(in_parallel(len, np.arange(0), 2, "x")) == []
-    assert len(sample(10, 0)) == 10 == len(sample(10, 20)) and len(set(sample(1000, 50).tolist())) == 50
+    found = in_parallel(lambda chunk: [2 * index for index in chunk], range(1000), 3, "x")
+    assert [double for chunk in found for double in chunk] == [*range(0, 2000, 2)]
+    endless = in_parallel(len, range(5_000_000_000), 2, "x")  # a list of its chunks would not fit into memory
+    assert next(endless) == 64
+    endless.close()
+    assert list(in_parallel(len, range(0), 2, "x")) == []
+    assert len(sample(10, 0)) == 10 == len(sample(10, 20)) and len({*sample(1000, 50)}) == 50
+    assert len({*sample(5_000_000_000, 50)}) == 50
 
 
 def test_the_command_line(capsys, pairs_folder):

@@ -100,8 +100,8 @@ def test_a_smaller_limit_is_part_of_a_larger_one(folder):
     held_out = {text.removeprefix("caption of ") for text in held_out.pop()}
     assert len(held_out) == 20 and not held_out & sets[2] and len(held_out | sets[2]) == 130
     assert 0 < sum(key.startswith("b") for key in sets[1]) < 30  # drawn from both
-    order = keys(load(folder, train="a.csv", train_limit=50).train)
-    assert order == sorted(order, key=lambda key: int(key[1:])) and order[:5] != [f"a{i}" for i in range(5)]
+    numbers = [int(key[1:]) for key in keys(load(folder, train="a.csv", train_limit=50).train)]
+    assert min(numbers) < 10 and max(numbers) >= 90 and numbers != sorted(numbers)  # drawn from all pairs
 
 
 @pytest.mark.parametrize(
