@@ -105,7 +105,7 @@ def _train(parts: Setup, workdir: str, resume_from: str | None, guard: Guard) ->
     loop = Loop(parts, workdir, writer, checkpoints, restored, copy, guard)
     try:
         state = loop.run(state) if start < config.duration else state
-    except UserError:
+    except (UserError, OSError):
         loop.finish_saving()
         raise
     loop.close()

@@ -1,12 +1,13 @@
 """Benchmarks by name. A new benchmark is a module here with a `Benchmark`, and a line in this dict."""
 
-from rankclip_jax.benchmark import data, encode, evaluate, objectives, start, step, towers
+from rankclip_jax.benchmark import data, encode, evaluate, objectives, save, start, step, towers
 
 BENCHMARKS = {
     "data": data.BENCHMARK,
     "encode": encode.BENCHMARK,
     "evaluate": evaluate.BENCHMARK,
     "objectives": objectives.BENCHMARK,
+    "save": save.BENCHMARK,
     "start": start.BENCHMARK,
     "step": step.BENCHMARK,
     "towers": towers.BENCHMARK,

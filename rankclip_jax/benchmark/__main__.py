@@ -4,6 +4,7 @@ data          batches from tars, compared with the webdataset library and PyTorc
 encode        one image, one caption, and many, compared with open_clip
 evaluate      the metrics of an evaluation, by group, compared with dense NumPy
 objectives    loss and gradients alone, by batch size, compared with the released arithmetic in PyTorch
+save          what logging and checkpoints add to the time of training
 start         the seconds from the training command to its first step, by phase
 step          the training step of one config with several objectives
 towers        the training step of a model preset, compared with transformers' CLIP in PyTorch

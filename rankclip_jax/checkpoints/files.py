@@ -3,6 +3,7 @@
 Any problem of a checkpoint raises `Damaged`. Lack of memory or permission is no such problem and raises its own error.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -18,13 +19,20 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from rankclip_jax.checkpoints.digests import altered, mismatches
-from rankclip_jax.errors import NO_ROOM, UserError, first_few
+from rankclip_jax.errors import NO_ACCESS, NO_ROOM, UserError, first_few
 from rankclip_jax.files.json_files import regular_size
 from rankclip_jax.run_folder import checkpoint_steps
 from rankclip_jax.terminal.show import warn
 
 PyTree = Any
 NOTES = "_CHECKPOINT_METADATA"
+LOST = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENOTCONN,
+)  # disks and network folders that went away
 
 
 class Damaged(Exception):
@@ -187,6 +195,18 @@ def no_room(error: BaseException) -> str | None:
         message = os.strerror(number)  # libraries often keep only this text
         if any(getattr(e, "errno", None) == number or message in str(e) for e in _chain(error)):
             return message
+    return None
+
+
+def no_access(error: BaseException) -> str | None:
+    """Return the system's message if an error, or its stated cause, means that a folder cannot be used, else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno)
+        found = next((os.strerror(n) for n in (*NO_ACCESS, *LOST) if os.strerror(n) in str(error)), None)
+        if found:  # libraries often keep only this text
+            return found
+        error = error.__cause__
     return None
 
 

@@ -231,14 +231,20 @@ class Checkpoints:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn the error of a full disk, from any of Orbax's threads, into a `UserError`."""
+        """Turn an error of the file system, from any of Orbax's threads, into a `UserError`."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
-            reason = files.no_room(error)
-            if reason is None:
-                raise
-            raise UserError(
-                f"no room to save in {self._folder} ({reason}); earlier checkpoints are intact: free some "
-                "disk space and run the same command again"
-            ) from error
+            full, lost = files.no_room(error), files.no_access(error)
+            if full:
+                raise UserError(
+                    f"no room to save in {self._folder} ({full}); earlier checkpoints are intact: free some "
+                    "disk space and run the same command again"
+                ) from error
+            if lost:
+                raise UserError(
+                    f"cannot save in {self._folder} ({lost}): make it writable again, and run the same command again"
+                ) from error
+            raise

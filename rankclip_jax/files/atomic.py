@@ -37,12 +37,10 @@ def replaced_path(path: str | Path, partial: str | Path | None = None) -> Iterat
         raise UserError(f"{path} is a folder, and a file is to be written there: move it away")
     partial = Path(partial or path.with_name(path.name + PARTIAL))
     try:
-        yield partial
-        _sync(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write has none
-        raise
+        with errors_of(path):
+            yield partial
+            _sync(partial)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -88,6 +86,16 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """Give an `OSError` of the block the name of the file, for the message: a failed write has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sync_folder(folder: str | Path) -> None:

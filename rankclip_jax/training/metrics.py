@@ -16,8 +16,8 @@ from typing import Any
 from rankclip_jax.errors import UserError, install_hint
 from rankclip_jax.files.atomic import replaced_file
 from rankclip_jax.files.json_files import read_text
-from rankclip_jax.run_folder import make_writable
 from rankclip_jax.training.metrics_log import MetricsLog
+from rankclip_jax.training.tensorboard import TensorBoardFile
 
 
 class MetricsWriter:
@@ -71,9 +71,7 @@ class MetricsWriter:
         line |= {name: _encode(number) for name, number in numbers.items()}
         self._log.append(json.dumps(line, allow_nan=False))
         if self._tensorboard is not None:
-            for name, number in numbers.items():
-                if math.isfinite(number):  # TensorBoard cannot draw others, and tensorboardX warns each time
-                    self._tensorboard.add_scalar(name, number, int(step))
+            self._tensorboard.write(int(step), numbers)
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
 
@@ -102,11 +100,7 @@ class MetricsWriter:
         os.makedirs(self._workdir, exist_ok=True)
         self._is_open = True
         if self._want_tensorboard:
-            from tensorboardX import SummaryWriter  # here, because it takes a second to import
-
-            folder = os.path.join(self._workdir, "tensorboard")
-            make_writable(folder, folder, "move it away, or set config.log.tensorboard=False")
-            self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=10)
+            self._tensorboard = TensorBoardFile(self._workdir, self._purge_step)
         if self._want_wandb:
             self._wandb = self._open_wandb()
 

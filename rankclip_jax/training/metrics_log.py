@@ -11,7 +11,7 @@ import shutil
 import zlib
 from pathlib import Path
 
-from rankclip_jax.files.atomic import replaced_file
+from rankclip_jax.files.atomic import errors_of, replaced_file
 from rankclip_jax.run_folder import METRICS, valid_lines
 from rankclip_jax.terminal.show import warn
 
@@ -27,11 +27,12 @@ class MetricsLog:
 
     def append(self, line: str) -> None:
         """Add one line, and flush it: a kill loses at most the line that is being written, a loss of power more."""
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
-        self._file.write(line + "\n")
-        self._file.flush()
+        with errors_of(self._path):
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
+            self._file.write(line + "\n")
+            self._file.flush()
         self._copy.add(line + "\n")
 
     def packed(self) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints: restored is what was saved, or an earlier step, or there is an error of one line."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from rankclip_jax.checkpoints import files
 from rankclip_jax.checkpoints.digests import tree_digests
 from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.checkpoints.weights import load_model
@@ -74,6 +76,7 @@ ON_EIGHT = """
 import sys, jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.checkpoints import files
 from rankclip_jax.checkpoints.digests import tree_digests
 from tests.checkpoints.test_manager import make_state
 mesh = jax.make_mesh((2, 4), ("replica", "fsdp"), axis_types=(AxisType.Auto,) * 2)
@@ -236,3 +239,34 @@ def test_load_model_skips_damaged_steps_and_writes_nothing(tmp_path, capfd):
         load_model(tmp_path, 4)
     with pytest.raises(UserError, match="neither a number nor 'best'"):
         load_model(tmp_path, "newest")
+
+
+def bytes_read() -> int:
+    return int(next(line for line in open("/proc/self/io") if line.startswith("rchar")).split()[1])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/io", os.R_OK), reason="counts bytes with Linux's /proc")
+def test_the_optimizers_state_is_not_read_for_evaluation(tmp_path):
+    noise = jax.random.normal(jax.random.key(0), (3, 1_000_000))  # cannot be compressed
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"params": {"w": noise[0]}, "opt_state": {"mu": noise[1], "nu": noise[2]}})
+    checkpoints.close()
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    before = bytes_read()
+    weights, _ = load_model(tmp_path)
+    assert weights.params["w"].nbytes * 0.8 < bytes_read() - before < size / 2
+    np.testing.assert_array_equal(weights.params["w"], noise[0])
+
+
+def test_a_damaged_optimizer_state_does_not_matter_for_evaluation(tmp_path):
+    """Only what is read is verified; training refuses the same checkpoint."""
+    save_steps(tmp_path, range(1, 2))
+    state = make_state(1)
+    record = files.read_record(files.absolute(tmp_path), 1)
+    for entry in record["arrays"]:
+        if entry["path"][0] == "opt":
+            entry["digest"] = "0" * 16
+    (tmp_path / "1" / "meta" / "metadata").write_text(json.dumps(files.seal(record)))
+    assert tree_digests(load_model(tmp_path)[0].params) == tree_digests(state["params"])
+    with pytest.raises(UserError, match="the digest differs from the saved one in opt/"):
+        Checkpoints(tmp_path).restore(abstract(state))

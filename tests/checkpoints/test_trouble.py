@@ -1,5 +1,6 @@
 """Checkpoints in trouble: disk full, kills while saving, damage that only one process notices."""
 
+import errno
 import os
 import shutil
 import time
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rankclip_jax.checkpoints import files
 from rankclip_jax.checkpoints.digests import tree_digests
 from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.checkpoints.weights import load_model
-from tests.checkpoints.test_manager import biggest_file, steps_in
+from rankclip_jax.errors import UserError
+from tests.checkpoints.test_manager import abstract, biggest_file, make_state, save_steps, steps_in
 from tests.support import processes
 
 DISK_FULL = """
@@ -44,6 +47,42 @@ def test_a_full_disk_is_one_line_and_harms_no_earlier_step(tmp_path):
     checkpoints.save(2, {"params": {"w": jnp.ones(3)}})
     checkpoints.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]  # the partial one is gone
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOENT, errno.EDQUOT])
+def test_a_folder_that_fails_is_one_line(tmp_path, monkeypatch, number):
+    """Where Orbax makes the folder of a step: real permissions do not stop root."""
+    save_steps(tmp_path, range(1, 2))
+    checkpoints, mkdir = Checkpoints(tmp_path), os.mkdir
+
+    def fails(path, *args, **options):
+        if "orbax-checkpoint-tmp" in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return mkdir(path, *args, **options)
+
+    monkeypatch.setattr(os, "mkdir", fails)
+    with pytest.raises(UserError) as caught:
+        checkpoints.save(2, make_state(2))
+        checkpoints.close()
+    line = (
+        f"({os.strerror(number)}); earlier checkpoints are intact: free some disk space and run the same command again"
+    )
+    if number != errno.EDQUOT:
+        line = f"({os.strerror(number)}): make it writable again, and run the same command again"
+    assert str(caught.value).endswith(line) and "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).restore(abstract(make_state())).step == 1
+
+
+def test_other_errors_of_a_save_are_no_users_mistakes():
+    assert files.no_access(ValueError("a bug")) is None and files.no_access(TypeError()) is None
+    try:
+        try:
+            raise FileNotFoundError(errno.ENOENT, "handled")
+        except OSError:
+            raise ValueError("a bug while an error was handled")  # noqa: B904
+    except ValueError as error:
+        assert files.no_access(error) is None
 
 
 SAVE_FOREVER = """
@@ -103,8 +142,12 @@ cli.run(main, positional=True)
 
 
 def test_processes_agree_if_only_one_of_them_notices_the_damage(tmp_path):
+    one = Checkpoints(tmp_path)
+    one.save(0, {"params": {"w": jnp.sin(jnp.arange(400_000.0))}})
+    one.close()
     first = processes.run_together(TWO_PROCESSES, tmp_path, count=2, devices=2)
     assert [code for code, _, _ in first] == [0, 0], first
+    assert all(f"restored 0 {tree_digests(jnp.sin(jnp.arange(400_000.0)))[0]}" in out for _, out, _ in first)
     expected = tree_digests(2 + jnp.sin(jnp.arange(400_000.0)))[0]
     assert all(f"digest {expected}" in out for _, out, _ in first)
     shutil.copytree(tmp_path / "2", tmp_path / "3")  # a newer step that process 1 cannot read
@@ -114,6 +157,9 @@ def test_processes_agree_if_only_one_of_them_notices_the_damage(tmp_path):
     assert [code for code, _, _ in second] == [0, 0], second
     assert all(f"restored 2 {expected}" in out for _, out, _ in second)
     assert (tmp_path / "3.damaged").exists() and steps_in(tmp_path) == [2, 3, 4]
+    restored = Checkpoints(tmp_path).restore({"params": {"w": jax.ShapeDtypeStruct((400_000,), jnp.float32)}})
+    assert restored.step == 4  # one process continues what two saved
+    assert tree_digests(restored.state["params"]["w"]) == tree_digests(4 + jnp.sin(jnp.arange(400_000.0)))
     assert sum(err.count("is damaged") for _, _, err in second) == 1
     model, _ = load_model(tmp_path, 2)  # and one process reads what two wrote
     assert tree_digests(model.params["w"]) == [expected]

@@ -11,6 +11,7 @@ import pytest
 from rankclip_jax.errors import UserError
 from rankclip_jax.run_folder import read_metrics
 from rankclip_jax.training.metrics import MetricsWriter
+from tests.support import processes
 
 
 def lines(workdir) -> list[str]:
@@ -161,3 +162,24 @@ def test_a_file_in_place_of_the_tensorboard_folder(tmp_path):
     (tmp_path / "tensorboard").write_text("x")
     with pytest.raises(UserError, match=r"tensorboard \(File exists\): move it away, or set config.log.tensorboard"):
         MetricsWriter(tmp_path).write(1, {"loss": 1.0})
+
+
+FULL_DISK = """
+import resource, sys
+from rankclip_jax import cli
+from rankclip_jax.training.metrics import MetricsWriter
+def main(argv):
+    writer = MetricsWriter(argv[1], tensorboard=argv[2] == "tensorboard")
+    writer.restart(0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    for step in range(10_000):
+        writer.write(step, {f"metric_{i}": 0.5 for i in range(10)})
+cli.run(main, positional=True)
+"""
+
+
+@pytest.mark.parametrize("what, file", [("tensorboard", "tensorboard"), ("lines", "metrics.jsonl")])
+def test_a_full_disk_is_one_line(tmp_path, what, file):
+    """With tensorboardX's own writer, training waits for ever."""
+    code, _, err = processes.run(FULL_DISK, tmp_path, what)
+    assert code == 2 and err == f"error: no disk space left for {tmp_path}/{file}; free some and run again\n"

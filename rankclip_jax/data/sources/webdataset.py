@@ -133,7 +133,7 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
     Raises:
       UserError: a file is compressed or not a tar, or no sample has both image and caption.
     """
-    tars, parts, captions = _open(files, options, rebuild=False)
+    tars, parts, captions = _open(files, options)
     for line in problems(tars):
         LOG.warning("%s", line)
     return WebDataset(tars, parts, captions)
@@ -142,12 +142,12 @@ def open_pairs(files: Sequence[str], options: PairOptions) -> WebDataset:
 def index(files: Sequence[str], options: PairOptions, rebuild: bool = False) -> str:
     """Index tars and return a summary. With `rebuild`, tars that have an index are indexed again."""
     began = time.monotonic()
-    tars, _, _ = _open(files, options, rebuild)
+    tars, _, _ = _open(files, options, rebuild, check_all=True)
     return summary(tars, time.monotonic() - began)
 
 
 def _open(
-    files: Sequence[str], options: PairOptions, rebuild: bool
+    files: Sequence[str], options: PairOptions, rebuild: bool = False, check_all: bool = False
 ) -> tuple[list[Indexed], list[Part], list[CaptionKey]]:
     compressed = [file for file in files if file.lower().endswith(COMPRESSED)]
     if compressed:
@@ -157,7 +157,7 @@ def _open(
         captions.append(parse_key(options.second_caption_key))
     images = (options.image_key.lower().lstrip("."),) if options.image_key else EXTENSIONS
     parts = [images, *dict.fromkeys((caption.extension,) for caption in captions)]
-    tars = open_indexes(files, parts, os.path.expanduser(options.index_dir), rebuild)
+    tars = open_indexes(files, parts, os.path.expanduser(options.index_dir), rebuild, check_all)
     if not any(tar.entry.pairs for tar in tars):
         raise UserError(_no_pairs(tars, parts))
     return tars, parts, captions

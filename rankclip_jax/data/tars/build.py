@@ -4,6 +4,7 @@ Several processes may start at once. If the file system has locks, one process b
 Otherwise each process builds it, and the last file replaces the others.
 """
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -17,14 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from rankclip_jax.data.storage import local_files, locations
-from rankclip_jax.data.tars.index import Index, read_index, write_index
+from rankclip_jax.data.tars.index import Index, fresh, read_index, segments_of, write_index, write_segment
 from rankclip_jax.data.tars.location import IndexLocation
 from rankclip_jax.data.tars.shard import Entry, Part, scan
+from rankclip_jax.data.tars.stamps import stamps_of
 from rankclip_jax.errors import UserError
 from rankclip_jax.terminal.redact import redacted
 
 THREADS = 8  # for reading tars
-CONNECTIONS = 32  # for requesting the sizes of remote files
 CHUNK, REMOTE_CHUNK = 1 << 20, 1 << 23  # bytes read at a time
 COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # first bytes of gzip, bzip2, xz, zstd
 SAVE_SECONDS = 60  # between saves: a killed process loses at most this much work
@@ -40,7 +41,7 @@ class Indexed(NamedTuple):
 
 
 def open_indexes(
-    files: Sequence[str], parts: Sequence[Part], index_dir: str = "", rebuild: bool = False
+    files: Sequence[str], parts: Sequence[Part], index_dir: str = "", rebuild: bool = False, check_all: bool = False
 ) -> list[Indexed]:
     """Return the index of every file, in the order of `files`; build missing indexes.
 
@@ -49,30 +50,38 @@ def open_indexes(
       parts: extensions of each part of a sample; the image is the first.
       index_dir: folder for the index files; "" for a folder beside the tars.
       rebuild: whether to build all indexes again.
+      check_all: whether to look for changes in all tars, also in thousands of remote ones: `stamps_of`.
 
     Raises:
       UserError: a file is missing or not a tar, or no index file can be written.
     """
-    stamps = dict(zip(files, _stamps(files), strict=True))
-    folders = {}
-    for file in stamps:
+    folders: dict[str, list[str]] = {}
+    for file in dict.fromkeys(files):
         folders.setdefault(os.path.dirname(redacted(file)), []).append(file)
     done = {}
     for folder, inside in folders.items():
-        location = IndexLocation(folder, parts, index_dir)
-        names = _names(inside)
-        wanted = {names[file]: stamps[file] for file in inside}
-        index, path = ({}, "") if rebuild else location.read(wanted)
-        if len(index) < len(wanted):
+        location, names = IndexLocation(folder, parts, index_dir), _names(inside)
+        index, path = ({}, "") if rebuild else _best(location, names, check_all)
+        if len(index) < len(inside):
             with location.locked() as path:
                 # Another process may have written the file in the meantime. Its other shards are kept.
-                known = {} if rebuild else location.read(wanted)[0]
-                index = {} if rebuild else read_index(path, parts) | known
-                missing = {name: stamp for name, stamp in wanted.items() if name not in known}
+                known = {} if rebuild else _best(location, names, check_all)[0]
+                index = {} if rebuild else location.shards(path) | known
+                missing = [file for file in inside if names[file] not in known]
                 if missing:
-                    index = _Build({names[file]: file for file in inside}, parts, path, index).run(missing)
+                    stamps = dict(zip((names[file] for file in missing), stamps_of(missing, {}), strict=True))
+                    index = _Build({names[file]: file for file in inside}, parts, path, index).run(stamps)
         done |= {file: Indexed(file, *index[names[file]], path) for file in inside}
     return [done[file] for file in files]
+
+
+def _best(location: IndexLocation, names: Mapping[str, str], check_all: bool) -> tuple[Index, str]:
+    """The index file that has most of the tars in `names` (by file) as they are now: these shards, and its path."""
+    found = location.read()
+    old = max((index for index, _ in found), key=lambda index: len(index.keys() & names.values()))
+    known = {file: (old[name].entry.size, old[name].entry.stamp) for file, name in names.items() if name in old}
+    stamps = dict(zip(names.values(), stamps_of([*names], known, check_all), strict=True))
+    return max(((fresh(index, stamps), path) for index, path in found), key=lambda pair: len(pair[0]))
 
 
 def _names(files: Sequence[str]) -> dict[str, str]:
@@ -84,11 +93,13 @@ def _names(files: Sequence[str]) -> dict[str, str]:
 
 
 class _Build:
-    """Adds shards to one index in threads, and saves it from time to time."""
+    """Adds shards to one index in threads, and saves them from time to time: memory does not grow with the index."""
 
     def __init__(self, files: Mapping[str, str], parts: Sequence[Part], path: str, index: Index):
         """Take the tars by their names in the index, and the path and content of the index."""
         self._files, self._parts, self._path, self._index = files, parts, path, dict(index)
+        self._new: Index = {}  # not saved yet
+        self._num_segments = len(segments_of(path))
         self._stop = threading.Event()
         self._refused = []
 
@@ -102,7 +113,7 @@ class _Build:
             finally:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
-                write_index(self._path, self._index, self._parts)
+                self._finish()
         if self._refused:
             raise UserError(_refusal(self._refused))
         return read_index(self._path, self._parts)  # mapped, so the arrays in memory can be freed
@@ -113,9 +124,23 @@ class _Build:
             done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
-            if time.monotonic() - saved > SAVE_SECONDS:
-                write_index(self._path, dict(self._index), self._parts)
+            if self._new and time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
                 saved = time.monotonic()
+
+    def _save(self) -> None:
+        """Move the new shards from memory to a mapped segment."""
+        new = dict(self._new)  # other threads add shards meanwhile
+        self._index |= write_segment(self._path, self._num_segments, new, self._parts)
+        self._num_segments += 1
+        for name in new:
+            del self._new[name]
+
+    def _finish(self) -> None:
+        write_index(self._path, self._index | self._new, self._parts)
+        for segment in segments_of(self._path):
+            with contextlib.suppress(FileNotFoundError):  # without locks another process may have removed it
+                os.remove(segment)
 
     def _scan(self, name: str, stamp: tuple[int, str], bar: tqdm) -> None:
         file = self._files[name]
@@ -137,7 +162,7 @@ class _Build:
         if shard.entry.problem and not shard.entry.members and stamp[0]:
             self._refused.append(file)
         else:
-            self._index[name] = shard
+            self._new[name] = shard
 
 
 class SharedProgress:
@@ -161,20 +186,3 @@ def _refusal(files: list[str]) -> str:
     if compressed:
         return f"{len(compressed)} files are compressed and have no random access: decompress them. First: {first}."
     return f"{len(files)} files are not tars: download them again, or leave them out. First: {first}."
-
-
-def _stamps(files: Sequence[str]) -> list[tuple[int, str]]:
-    """Size and stamp of each file; URLs are requested in parallel."""
-    if not any(map(locations.is_url, files)):
-        return [_stamp(file) for file in files]
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        return list(pool.map(_stamp, files))
-
-
-def _stamp(file: str) -> tuple[int, str]:
-    try:
-        return locations.stamp(file)
-    except FileNotFoundError as error:
-        raise UserError(f"no tar at {file}: check the location, or leave it out of the range ({error}).") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error}): check the location and your permissions.") from None

@@ -9,10 +9,10 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rankclip_jax.data.storage import locations
-from rankclip_jax.data.tars.index import Index, fresh, read_index, remove_partials
+from rankclip_jax.data.tars.index import Index, read_index, remove_partials, segments_of
 from rankclip_jax.data.tars.shard import Part
 from rankclip_jax.errors import UserError
 from rankclip_jax.files.user_cache import user_cache
@@ -36,10 +36,16 @@ class IndexLocation:
         chosen = os.path.join(os.path.abspath(os.path.expanduser(index_dir)), name)
         self._paths = [chosen] if index_dir else [*beside, os.path.join(str(user_cache("tars")), name)]
 
-    def read(self, wanted: Mapping[str, tuple[int, str]]) -> tuple[Index, str]:
-        """The unchanged shards among the wanted ones, from the index file that has most of them; and its path."""
-        found = [(fresh(read_index(path, self._parts), wanted), path) for path in self._paths]
-        return max(found, key=lambda pair: len(pair[0]))
+    def read(self) -> list[tuple[Index, str]]:
+        """The shards in each index file and its segments, and its path. The tars may have changed since."""
+        return [(self.shards(path), path) for path in self._paths]
+
+    def shards(self, path: str) -> Index:
+        """The shards in the index file at `path` and its segments."""
+        found = read_index(path, self._parts)
+        for segment in segments_of(path):  # left by a killed process, or written by one that is not finished
+            found |= read_index(segment, self._parts)
+        return found
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[str]:

@@ -7,7 +7,6 @@ members have the same name, here the first one is used.
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +20,7 @@ MAX_SIZE = 1 << 32
 HEADERS, FIRST = 2, 3  # columns of a row
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Facts about one tar.
 
     Attributes:

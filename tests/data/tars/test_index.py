@@ -56,10 +56,12 @@ def test_a_damaged_index_is_ignored(tmp_path):
         b"",
         MAGIC,
         bytes(100),
-        whole.replace(b'"pairs":30', b'"pairs":31'),
     ]
-    damaged += [whole.replace(b'"pairs":30', b'"pears":30'), whole.replace(b'{"parts"', b'["parts"')]
+    changes = {b'"pairs":[30': b'"pairs":[31', b'"pairs"': b'"pears"', b'{"parts"': b'["parts"'}
+    changes |= {b'"extensions":[0': b'"extensions":[9'}
+    damaged += [whole.replace(old, new) for old, new in changes.items()]
     for data in damaged:
+        assert data != whole
         path.write_bytes(data)
         assert read_index(str(path), PARTS) == {}
     path.write_bytes(whole)

@@ -79,9 +79,15 @@ KILLS = {
     """,
     "with some shards saved": """
         build.SAVE_SECONDS, build.THREADS, writes = 0, 1, []
-        scan, write = build.scan, build.write_index
+        scan, write = build.scan, build.write_segment
         build.scan = lambda *args: (time.sleep(0.2), scan(*args))[1]
-        build.write_index = lambda *args: (write(*args), writes.append(0), len(writes) == 2 and os.kill(os.getpid(), 9))
+        def save(*args):
+            saved = write(*args)
+            writes.append(0)
+            if len(writes) == 2:
+                os.kill(os.getpid(), 9)
+            return saved
+        build.write_segment = save
     """,
 }
 
@@ -95,6 +101,15 @@ def test_killed_while_building(tmp_path, when, scans):
     assert opened(files) == [(os.path.basename(file), 20) for file in files]
     assert sorted(os.listdir(tmp_path / FOLDER)) == ["image+txt.index", "lock"], "no temporary file stays"
     assert len(scans) == (2 if "saved" in when else 4)
+
+
+def test_saved_shards_of_a_killed_process_are_kept_by_a_build_of_others(tmp_path, scans):
+    """Its segments are merged into the index before they are removed."""
+    files, others = write_shards(tmp_path, [20] * 4), write_shards(tmp_path, [5] * 2, first=7)
+    assert start(files, "import os\n" + textwrap.dedent(KILLS["with some shards saved"])).wait(timeout=60) == -9
+    assert len(list((tmp_path / FOLDER).glob("*.segment"))) == 2
+    assert len(opened(others)) == 2 and len(opened(files)) == 4
+    assert len(scans) == 4 and sorted(os.listdir(tmp_path / FOLDER)) == ["image+txt.index", "lock"]
 
 
 def test_interrupted_while_building(tmp_path, scans):

@@ -3,7 +3,6 @@
 import os
 import tarfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ def synthetic(folder, num_shards, num_pairs):
     for name in names[1:]:
         os.link(first, folder / name)
     size, stamp = locations.stamp(first)
-    entry = replace(tar.entry, pairs=each, size=size, stamp=stamp)
+    entry = tar.entry._replace(pairs=each, size=size, stamp=stamp)
     rows = np.resize(tar.rows, (each, tar.rows.shape[1]))
     write_index(tar.index, dict.fromkeys(names, Shard(entry, rows)), PARTS)
     return Path(tar.index), each * num_shards
