@@ -15,6 +15,7 @@ def get_config(variant: str = "rankclip") -> ConfigDict:
     size, _, objective = variant.rpartition(",") if variant != "mu" else ("mu", "", "rankclip")
     config = base.get_config(size or "emoji", objective)
     config.duration = "800 steps"
+    config.allow_cpu = True  # the model is small enough
     config.data.augment = "affine|recolor"  # test_style has a drawing style that is not in training
     config.eval.report_split = "test_style"
     config.tokenizer = {"name": "bpe", "vocab_size": 2048}

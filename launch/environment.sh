@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launchers. Makes a virtual environment in .venv with this package and the tested versions of others.
 # Runs again after a change of requirements*.txt, constraints.txt or pyproject.toml.
 

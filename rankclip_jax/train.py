@@ -36,6 +36,7 @@ from rankclip_jax.training.metrics import MetricsWriter
 from rankclip_jax.training.setup import Setup
 from rankclip_jax.training.startup_card import devices, start_up_card
 from rankclip_jax.training.step import abstract_state, create_state, make_init
+from rankclip_jax.training.utilization import utilization
 
 
 def train(
@@ -93,16 +94,17 @@ def _train(parts: Setup, workdir: str, resume_from: str | None, guard: Guard) ->
     beginning = init_from.describe(abstract, initial) if initial else ""
     counts, equation = parameter_counts(abstract), parts.objective.equation
     record = run_record(config, data, devices(parts), counts, equation, changes=changes)
+    usage = utilization(parts)
     if processes.is_main():
         write_record(workdir, record)
         setup.save_tokenizer(parts.tokenizer, workdir)
-        show(start_up_card(parts, abstract, workdir, start, beginning))
+        show(start_up_card(parts, abstract, workdir, start, beginning, usage.describe()))
     state = restored.state if restored else create_state(init, key, parts.mesh)
     state = init_from.begin(state, initial) if initial else state
 
     # Loop. A finished run is only evaluated again.
     copy = copy_meta(record, parts.tokenizer)
-    loop = Loop(parts, workdir, writer, checkpoints, restored, copy, guard)
+    loop = Loop(parts, workdir, writer, checkpoints, restored, copy, guard, usage)
     try:
         state = loop.run(state) if start < config.duration else state
     except (UserError, OSError):

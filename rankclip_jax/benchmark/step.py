@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
 from rankclip_jax import cli
 from rankclip_jax.benchmark.case import Benchmark, Case, Row
 from rankclip_jax.data.loader import Loader
 from rankclip_jax.errors import UserError
-from rankclip_jax.objectives import objective_config
 from rankclip_jax.parallel import processes
 from rankclip_jax.parallel.mesh import put_batch
+from rankclip_jax.plan.cases import with_objective
 from rankclip_jax.training import setup
 from rankclip_jax.training.setup import Setup
 from rankclip_jax.training.step import create_state, make_init
@@ -38,7 +37,7 @@ def groups(chosen: flags.FlagValues) -> Iterator[list[Row]]:
 
 def build(case: Row) -> Case:
     """Build the model, the objective and one batch; a run is one training step."""
-    parts = setup.build(_with_objective(case["config"], case["objective"]))
+    parts = setup.build(with_objective(case["config"], case["objective"]))
     config = parts.config
     columns = {
         "framework": "jax",
@@ -51,15 +50,6 @@ def build(case: Row) -> Case:
         "devices": parts.mesh.size,
     }
     return Case(_training_step(parts, _one_batch(parts)), columns)
-
-
-def _with_objective(config: ConfigDict, name: str) -> ConfigDict:
-    """Return the config with the objective `name` and its default options; the config's own objective is unchanged."""
-    config = config.copy_and_resolve_references()
-    if name != config.objective.name:
-        with config.unlocked():
-            config.objective = objective_config(name)
-    return config
 
 
 def _one_batch(parts: Setup) -> dict[str, jax.Array]:

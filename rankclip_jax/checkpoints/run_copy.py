@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rankclip_jax.checkpoints import files
 from rankclip_jax.config.changes import differences
+from rankclip_jax.config.history import KEY as HISTORY
 from rankclip_jax.config.history import history_of, undone
 from rankclip_jax.config.record import load_run_config, to_json
 from rankclip_jax.data.text.tokenizer import Tokenizer
@@ -111,7 +112,8 @@ def read_record(workdir: str | Path) -> dict[str, Any] | None:
     newer = len(history_of(record)) - len(history_of(copy.record))
     if newer < 0:
         return _instead(copy, f"{path} is older than the newest checkpoint")
-    problem = "" if newer else misfit(record, copy.record)  # a change may add and remove keys
+    like = {name: value for name, value in copy.record.items() if name != HISTORY}
+    problem = "" if newer else misfit(record, like)  # a change may add and remove keys
     return _instead(copy, f"{path} is damaged ({problem})") if problem else record
 
 

@@ -101,6 +101,7 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
             # Several processes: "auto" finds them by the variables RANKCLIP_*, or as JAX does (TPU, SLURM, GKE, MPI);
             # "env" by the variables only; "single" for none.
             "processes": "auto",
+            "allow_cpu": False,  # whether to train on the CPU if JAX does not find the GPUs or TPUs of the machine
             "mesh": {"fsdp": 1},  # number of devices that share one copy of the parameters
             "log": {
                 "every": "20 steps",  # between two lines of metrics.jsonl

@@ -16,6 +16,7 @@ from rankclip_jax.trees import flatten
 # Keys that a restart of the same run may change: none of them affects a weight or a batch. (Another mesh or machine
 # changes the order of sums: the run continues, but its weights are not equal to the bit.)
 MAY_CHANGE = (
+    "allow_cpu",
     "checkpoint.*",
     "compilation_cache",
     "data.max_bad_fraction",

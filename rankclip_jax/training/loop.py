@@ -23,6 +23,7 @@ from rankclip_jax.training.guard import Guard, StopAgreement
 from rankclip_jax.training.metrics import MetricsWriter
 from rankclip_jax.training.setup import Setup
 from rankclip_jax.training.skipping import CONTINUE, SkippedSteps
+from rankclip_jax.training.utilization import Utilization
 
 
 class Loop:
@@ -37,10 +38,12 @@ class Loop:
         restored: Restored | None,
         copy: Mapping[str, Any],
         guard: Guard,
+        usage: Utilization,
     ):
         self.parts, self.config, self.workdir, self.guard = parts, parts.config, workdir, guard
         self.writer, self.checkpoints = writer, checkpoints
         self.copy = copy  # of the run's files, for every checkpoint
+        self.usage = usage
         self.start = restored.step if restored else 0
         self.writer.restart(self.start, restored.meta.get("log") if restored else None)
         self.clock = Clock(
@@ -132,9 +135,10 @@ class Loop:
         # A skipped step does not move the schedule on.
         values["learning_rate"] = float(self.parts.learning_rate(step - 1 - skipped_before))
         rates = self.clock.report()
-        line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
+        used = self.usage.measure(rates)
+        line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates | used).items()}
         self.writer.write(step, line)
-        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step)
+        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step, used)
 
     def _evaluate_and_save(self, step: int, state: dict, skipped: SkippedSteps) -> None:
         config = self.config

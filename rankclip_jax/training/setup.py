@@ -27,7 +27,7 @@ from rankclip_jax.files.atomic import replaced_folder
 from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective
-from rankclip_jax.parallel import processes
+from rankclip_jax.parallel import accelerators, processes
 from rankclip_jax.parallel.agreement import check_same
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER
@@ -88,6 +88,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     """
     check_same("version", versions() | {"code": code_digest()})
     check_same("config", comparable(config))
+    accelerators.check(config.allow_cpu)
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
     dataset = _read_data(config)

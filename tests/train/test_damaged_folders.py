@@ -78,14 +78,23 @@ def make(short_run, folder):
     """A copy of the run with every kind of file."""
     shutil.copytree(short_run, folder)
     (folder / "eval_on").mkdir()
-    for copy in (folder / "linear_probe.json", folder / "eval_on" / "other.json"):
-        shutil.copy(folder / "eval.json", copy)
+    (folder / "abandoned" / "1").mkdir(parents=True)
+    (folder / "skipped").mkdir()
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events.out.tfevents.1.x").write_bytes(bytes(range(256)))
+    (folder / "skipped" / "7.json").write_text("{}")
+    for copy in ("linear_probe.json", "eval_on/other.json", "abandoned/1/eval.json"):
+        shutil.copy(folder / "eval.json", folder / copy)
     return folder
 
 
 @pytest.fixture
 def run(short_run, tmp_path):
     return make(short_run, tmp_path / "run")
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def outcomes(folder, config):
@@ -125,7 +134,8 @@ def test_every_damage_is_one_line_or_repaired(short_run, tmp_path, config, trial
             if rng.random() < 0.2:
                 done.append(("stray", damage.stray(folder / "checkpoints", rng)))
                 continue
-            name, spoil = NAMES[rng.integers(len(NAMES))], damage.DAMAGES[rng.integers(len(damage.DAMAGES))]
+            names = NAMES if rng.random() < 0.5 else files_of(folder)
+            name, spoil = names[rng.integers(len(names))], damage.DAMAGES[rng.integers(len(damage.DAMAGES))]
             if (folder / name).is_file():
                 spoil(folder / name, rng)
                 done.append((name, spoil.__name__))

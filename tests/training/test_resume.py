@@ -85,6 +85,7 @@ def test_back_to_an_earlier_step_with_another_learning_rate_and_then_longer(run,
     assert all(any(np.array_equal(leaf, other) for other in state.values()) for leaf in jax.tree.leaves(expected))
 
     assert rankclip_jax.load(run, 15).step == 15 and "warning" not in capsys.readouterr().err  # of another config
+    assert rankclip_jax.load(run / "abandoned" / "1").step == 20
     assert ("Changed", "at step 15", "config.optimizer.learning_rate 0.003 -> 0.001") in facts(read_run(run))
 
     log = (run / "metrics.jsonl").read_bytes()
@@ -94,7 +95,7 @@ def test_back_to_an_earlier_step_with_another_learning_rate_and_then_longer(run,
 
     code, out, err = runs.train(run, *FLAGS, SLOWER, "--config.duration=24", "--resume_from=latest")
     assert code == 0 and "resumed from step 20" in out, err
-    assert "changed at step 20: config.duration 20 -> 24" in out and "kept in" not in out
+    assert "changed at step 20: config.duration 20 -> 24" in out and "kept in" not in out and "warning" not in err
     assert [change["step"] for change in history(run)] == [15, 20]
     assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == list(range(1, 25))
 
