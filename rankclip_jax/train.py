@@ -42,6 +42,7 @@ from rankclip_jax.training.setup import Setup
 from rankclip_jax.training.skipping import CONTINUE, SkippedSteps
 from rankclip_jax.training.startup_card import devices, start_up_card
 from rankclip_jax.training.step import abstract_state, create_state, make_init
+from rankclip_jax.training.utilization import Utilization, utilization
 
 
 def train(config: ConfigDict, workdir: str, resume_from: str | None = None) -> dict[str, float]:
@@ -81,15 +82,16 @@ def train(config: ConfigDict, workdir: str, resume_from: str | None = None) -> d
     beginning = init_from.describe(abstract, initial) if initial else ""
     counts, equation = parameter_counts(abstract), parts.objective.equation
     record = run_record(config, data, devices(parts), counts, equation, changes=changes)
+    usage = utilization(parts)
     if processes.is_main():
         write_record(workdir, record)
         setup.save_tokenizer(parts.tokenizer, workdir)
-        show(start_up_card(parts, abstract, workdir, start, beginning))
+        show(start_up_card(parts, abstract, workdir, start, beginning, usage.describe()))
     state = restored.state if restored else create_state(init, key, parts.mesh)
     state = init_from.begin(state, initial) if initial else state
 
     # Loop. A finished run is only evaluated again.
-    loop = _Loop(parts, workdir, writer, checkpoints, restored, copy_meta(record, parts.tokenizer))
+    loop = _Loop(parts, workdir, writer, checkpoints, restored, copy_meta(record, parts.tokenizer), usage)
     try:
         state = loop.run(state) if start < config.duration else state
     except (UserError, OSError):
@@ -117,10 +119,12 @@ class _Loop:
         checkpoints: Checkpoints,
         restored: Restored | None,
         copy: Mapping[str, Any],
+        usage: Utilization,
     ):
         self.parts, self.config, self.workdir = parts, parts.config, workdir
         self.writer, self.checkpoints = writer, checkpoints
         self.copy = copy  # of the run's files, for every checkpoint
+        self.usage = usage
         self.start = restored.step if restored else 0
         self.writer.restart(self.start, restored.meta.get("log") if restored else None)
         self.clock = Clock(
@@ -187,9 +191,10 @@ class _Loop:
         # A skipped step does not move the schedule on.
         values["learning_rate"] = float(self.parts.learning_rate(step - 1 - skipped_before))
         rates = self.clock.report()
-        line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates).items()}
+        used = self.usage.measure(rates)
+        line = {name if "/" in name else f"train/{name}": value for name, value in (values | rates | used).items()}
         self.writer.write(step, line)
-        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step)
+        self.clock.show({name: values[name] for name in ("loss", *self.parts.objective.terms)}, step, used)
 
     def _evaluate_and_save(self, step: int, state: dict, skipped: SkippedSteps) -> None:
         config = self.config

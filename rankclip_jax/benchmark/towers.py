@@ -32,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype in which the towers compute")
     flags.DEFINE_bool("torch_compile", False, "compile the PyTorch model")
-    flags.DEFINE_float("peak_tflops", 0.0, "peak TFLOP/s of the device in this dtype; shows the MFU")
+    flags.DEFINE_float("peak_tflops", 0.0, "peak TFLOP/s of all devices, for the MFU; 0: as known for JAX's devices")
 
 
 def groups(chosen: flags.FlagValues) -> list[list[Row]]:
@@ -79,6 +79,7 @@ def jax_case(case: Row) -> Case:
 
     from rankclip_jax.models.two_towers import build_towers
     from rankclip_jax.objectives import RunInfo, build_objective, objective_config
+    from rankclip_jax.parallel.device_peaks import peaks_of
     from rankclip_jax.parallel.mesh import make_mesh, put_batch
     from rankclip_jax.training.optimizer import make_optimizer
     from rankclip_jax.training.step import create_state, jit_train_step, make_init, make_train_step
@@ -90,6 +91,9 @@ def jax_case(case: Row) -> Case:
     optimizer = make_optimizer(ConfigDict(OPTIMIZER), optax.constant_schedule(1e-5))
     state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), mesh)
     facts = {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"}
+    peaks = peaks_of(mesh.devices.flat[0].device_kind)
+    if peaks and not case["peak_tflops"]:
+        facts["peak_tflops"] = mesh.size * peaks.flops / 1e12
     facts["parameters"] = sum(x.size for x in jax.tree.leaves(state["params"]))
     batch = put_batch(pairs(model, case["batch"]), mesh)
     step = jit_train_step(make_train_step(towers, objective, optimizer, mesh), state, mesh)

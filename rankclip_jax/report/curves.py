@@ -22,6 +22,7 @@ KNOWN = {
     "grad_norm": ("Gradient norm", {"from_zero": True}),
     "seconds_per_step": ("Seconds per step", {"from_zero": True}),
     "samples_per_second": ("Samples per second", {"from_zero": True}),
+    "mfu": ("Model FLOPs utilisation (MFU)", {"percent": True, "from_zero": True}),
     "data_wait_share": ("Time waiting for data", {"percent": True, "from_zero": True}),
 }
 
@@ -41,7 +42,7 @@ FAMILIES = (
     (r"loss_(\w+)", "Unweighted terms", RAW),
 )
 # Constant counts, and times.
-UNPLOTTED = re.compile(r"_queries$|^train/(eta|elapsed)_seconds$")
+UNPLOTTED = re.compile(r"_queries$|^train/((eta|elapsed)_seconds|peak_\w+_bytes)$")
 RARE = ("train/skipped_steps",)  # plotted unless always 0
 WEIGHTS = re.compile(r"^train/weight_(\w+)$")
 MAX_LINES = 6

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import jax
@@ -18,6 +19,13 @@ IN_FLIGHT = 2  # steps: enough to keep a device busy; more would need memory for
 PLAIN_SECONDS = 10.0  # between two progress lines if the output is not a terminal
 WARN_AFTER_SECONDS = 5.0  # of training before the first warning; earlier, the fraction is mostly noise
 WAIT_LIMIT = 0.10  # a larger fraction of the time spent on waiting for data causes a warning
+
+# Metrics of `utilization` in the progress line.
+USED = {
+    "mfu": lambda value: f"MFU {value:.1%}",
+    "peak_device_bytes": lambda value: f"device memory {value / 2**30:.1f} GiB",
+    "peak_process_bytes": lambda value: f"memory {value / 2**30:.1f} GiB",
+}
 
 
 class Clock:
@@ -142,14 +150,17 @@ class Clock:
         self._warned = True
         self.message(f"warning: {share:.0%} of the time is spent waiting for data; {self._wait_hint}")
 
-    def show(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Show progress with `values` (such as loss terms) of `step`, rates and ETA.
+    def show(
+        self, values: Mapping[str, float], step: int | None = None, used: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Show progress with `values` (such as loss terms) of `step`, rates, what is `used` of the devices, and ETA.
 
-        The default for `step` is the last one that `tick` counted.
+        The default for `step` is the last one that `tick` counted. `used` may have the keys of `USED`.
         """
         rates = self._last
         parts = [f"{name} {value:.4g}" for name, value in values.items()]
         parts += [f"{rates['samples_per_second']:.0f} samples/s", f"data wait {rates['data_wait_share']:.0%}"]
+        parts += [text(used[name]) for name, text in USED.items() if name in used]
         parts += [f"ETA {tqdm.format_interval(self._eta())}"] if rates["seconds_per_step"] else []
         self._progress.show(self._step if step is None else step, ", ".join(parts))
 

@@ -22,13 +22,14 @@ def devices(setup: Setup) -> dict[str, object]:
     }
 
 
-def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning: str = "") -> str:
+def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning: str = "", peak: str = "") -> str:
     """The start-up card as text, one line per fact.
 
     Args:
       state: the train state, or its shapes.
       start_step: number of steps already done.
       beginning: what a new run starts from, if not only from random weights.
+      peak: see `Utilization.describe`.
     """
     config, found, data = setup.config, devices(setup), setup.dataset
     micro_batches = f", in {config.micro_batches} micro-batches" if config.micro_batches > 1 else ""
@@ -36,6 +37,7 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning:
     rows = {
         "run": workdir,
         "devices": f"{found['count']} x {found['kind']}, {found['processes']} process(es), mesh {found['mesh']}",
+        "peak": peak,
         "data": f"{data.name} {data.digest[:12]}: " + ", ".join(f"{k} {v:,}" for k, v in data.counts.items()),
         "batch": f"{config.batch_size} pairs, {config.batch_size // found['count']} per device{micro_batches}",
         "length": f"{config.duration:,} steps, {per_epoch} per epoch, {config.duration / per_epoch:.1f} epochs",
@@ -50,7 +52,7 @@ def start_up_card(setup: Setup, state, workdir: str, start_step: int, beginning:
         f"{math.log(config.batch_size):.2f}",
         "state": _beginning(setup, start_step, beginning),
     }
-    return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
+    return "\n".join(f"  {name:<10} {value}" for name, value in rows.items() if value)
 
 
 def _towers(setup: Setup, state) -> str:

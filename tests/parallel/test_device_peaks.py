@@ -15,6 +15,14 @@ NAMES = {
     "NVIDIA L4": "l4",
     "NVIDIA L40S": "l40s",
     "Tesla T4": "t4",
+    "TPU7x": "tpu7x",
+    "NVIDIA B200": "b200",
+    "NVIDIA GB200": "gb200",
+    "NVIDIA GH200 480GB": "gh200",
+    "NVIDIA H100 NVL": "h100-nvl",
+    "NVIDIA A100-SXM4-40GB": "a100",
+    "NVIDIA GeForce RTX 4090": "rtx4090",
+    "NVIDIA GeForce RTX 3090": "rtx3090",
     "Tesla V100-SXM2-16GB": "v100",
 }
 
@@ -24,7 +32,10 @@ def test_device_kinds_of_jax_are_known(kind):
     assert peaks_of(kind).name == NAMES[kind]
 
 
-@pytest.mark.parametrize("kind", ["cpu", "TPU v4 lite", "NVIDIA L40", "NVIDIA H100 PCIe", "TPU v99", ""])
+@pytest.mark.parametrize(
+    "kind",
+    ["cpu", "TPU v4 lite", "NVIDIA L40", "NVIDIA H100 PCIe", "TPU v99", "NVIDIA GeForce RTX 4090 Laptop GPU", ""],
+)
 def test_other_devices_have_no_peaks(kind):
     assert peaks_of(kind) is None
 

@@ -26,7 +26,15 @@ SMALL = (
     "--config.eval.metrics=retrieval",
 )
 # Metrics that are about the machine and the moment.
-RATES = ("time", "samples_per_second", "seconds_per_step", "data_wait_share", "eta_seconds", "elapsed_seconds")
+RATES = (
+    "time",
+    "samples_per_second",
+    "seconds_per_step",
+    "data_wait_share",
+    "eta_seconds",
+    "elapsed_seconds",
+    "peak_process_bytes",
+)
 
 
 def start(workdir: Path, *flags: str, devices: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen:

@@ -161,6 +161,13 @@ def test_plain_lines_where_there_is_no_terminal(time):
     assert len(out.getvalue().splitlines()) == 8
 
 
+def test_use_of_the_devices_in_a_line(time):
+    out = io.StringIO()
+    clock = Clock(20, stream=out)
+    clock.show({"loss": 1.0}, 1, {"peak_device_bytes": 3 * 2**29, "mfu": 0.4567})
+    assert out.getvalue() == "step 1/20, loss 1, 0 samples/s, data wait 0%, MFU 45.7%, device memory 1.5 GiB\n"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
