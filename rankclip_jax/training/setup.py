@@ -104,7 +104,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
 
 def step_parts(config: FrozenConfigDict, objective: Objective, mesh: Mesh, vocab_size: int, eot_id: int) -> StepParts:
     """Build what the train step is made of; `config` is resolved. `build_towers` describes the other arguments."""
-    towers = build_towers(config.model, vocab_size, eot_id, mesh.size)
+    towers = build_towers(config.model, vocab_size, eot_id, mesh.size, mesh.devices.flat[0])
     frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     return StepParts(
