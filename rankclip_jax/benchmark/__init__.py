@@ -1,8 +1,9 @@
 """Benchmarks by name. A new benchmark is a module here with a `Benchmark`, and a line in this dict."""
 
-from rankclip_jax.benchmark import data, encode, evaluate, objectives, save, start, step, towers
+from rankclip_jax.benchmark import billions, data, encode, evaluate, objectives, save, start, step, towers
 
 BENCHMARKS = {
+    "billions": billions.BENCHMARK,
     "data": data.BENCHMARK,
     "encode": encode.BENCHMARK,
     "evaluate": evaluate.BENCHMARK,

@@ -17,6 +17,7 @@ from rankclip_jax.checkpoints.run_copy import newest_copy
 from rankclip_jax.config.changes import comparable
 from rankclip_jax.config.record import code_digest, versions
 from rankclip_jax.config.resolve import check_batch, resolve, with_value
+from rankclip_jax.data.in_parallel import READERS, in_parallel
 from rankclip_jax.data.loader_options import LoaderOptions, loader_options
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.sources import SOURCES
@@ -106,7 +107,7 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
 
 def step_parts(config: FrozenConfigDict, objective: Objective, mesh: Mesh, vocab_size: int, eot_id: int) -> StepParts:
     """Build what the train step is made of; `config` is resolved. `build_towers` describes the other arguments."""
-    towers = build_towers(config.model, vocab_size, eot_id, mesh.size)
+    towers = build_towers(config.model, vocab_size, eot_id, mesh.size, mesh.devices.flat[0])
     frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     return StepParts(
@@ -208,11 +209,14 @@ def build_tokenizer(
         if initial is None:
             raise UserError(f"config.tokenizer.name={FROM_WEIGHTS!r} needs config.init_from: set it to the weights.")
         return initial.tokenizer
-    captions = (
-        caption
-        for i in range(min(len(train), TOKENIZER_RECORDS))
-        for caption in captions_for_vocabulary(train, i, inputs)
+    records = range(min(len(train), TOKENIZER_RECORDS))
+    chunks = in_parallel(
+        lambda some: [caption for i in some for caption in captions_for_vocabulary(train, i, inputs)],
+        records,
+        READERS,
+        "captions of the vocabulary",
     )
+    captions = (caption for chunk in chunks for caption in chunk)  # read if the tokenizer asks for them
     tokenizer = make(captions, config.tokenizer.vocab_size, config.model.text.context_length)
     if initial is not None:
         check_vocabulary(initial, tokenizer)

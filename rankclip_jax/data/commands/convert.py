@@ -13,7 +13,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sections_of
+from rankclip_jax.data.commands.sections import MakeTokenizer, sections_of
+from rankclip_jax.data.in_parallel import in_parallel
 from rankclip_jax.data.indices import Complement, Indices
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.quarantine import find_quarantined, read_quarantine, with_prefixes

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
-from rankclip_jax.data.commands.sections import Section, in_parallel
+from rankclip_jax.data.commands.sections import Section
+from rankclip_jax.data.in_parallel import in_parallel
 from rankclip_jax.data.pairs import PairSource
 
 

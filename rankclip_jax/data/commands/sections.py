@@ -1,14 +1,11 @@
-"""Common functions of the commands: the pairs of a config, the loader, and work in threads with a progress bar."""
+"""Common functions of the commands: the pairs of a config, the loader, a sample."""
 
 import io
 import random
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rankclip_jax.data.images.types import as_image
 from rankclip_jax.data.loader import Loader
@@ -22,11 +19,8 @@ from rankclip_jax.data.sources.options import FileOptions, parse
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError, lookup
 from rankclip_jax.terminal.redact import redacted
-from rankclip_jax.terminal.show import printable
 
-T = TypeVar("T")
 MakeTokenizer = Callable[[ConfigDict, RecordSource], Tokenizer]  # the tokenizer of a new run
-CHUNK = 64  # pairs that a thread takes at a time
 SAMPLE_SEED = 0
 
 
@@ -93,26 +87,3 @@ def sample(count: int, size: int) -> Sequence[int]:
     if not size or size >= count:
         return range(count)
     return sorted(random.Random(SAMPLE_SEED).sample(range(count), size))
-
-
-def in_parallel(work: Callable[[Sequence[int]], T], indices: Sequence[int], threads: int, title: str) -> Iterator[T]:
-    """Yield `work(chunk)` for consecutive chunks of `indices`, in their order, with a progress bar.
-
-    At most 4 results per thread wait in memory, so `indices` may be a range of any length.
-    """
-    bar = tqdm(total=len(indices), desc=printable(title), unit="pair", leave=False, delay=1)
-    with ThreadPoolExecutor(threads) as pool, bar:
-        waiting: deque[tuple[int, Future]] = deque()
-        for start in range(0, len(indices), CHUNK):
-            chunk = indices[start : start + CHUNK]
-            waiting.append((len(chunk), pool.submit(work, chunk)))
-            if len(waiting) > 4 * threads:
-                yield _finished(*waiting.popleft(), bar)
-        for job in waiting:
-            yield _finished(*job, bar)
-
-
-def _finished(size: int, future: Future, bar: tqdm) -> Any:
-    result = future.result()
-    bar.update(size)
-    return result

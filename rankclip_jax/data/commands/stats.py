@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.full_digest import full_digest
 from rankclip_jax.data.commands.repeats import Repeats
-from rankclip_jax.data.commands.sections import MakeTokenizer, in_parallel, sample, sections_of, training_set
+from rankclip_jax.data.commands.sections import MakeTokenizer, sample, sections_of, training_set
 from rankclip_jax.data.images.decode import DecodedRecords, open_image
 from rankclip_jax.data.images.types import height_width
+from rankclip_jax.data.in_parallel import in_parallel
 from rankclip_jax.data.records import Dataset, RecordSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.terminal.show import show

@@ -20,8 +20,9 @@ from PIL import Image
 
 from rankclip_jax.data.caption_check import CaptionCheck, section
 from rankclip_jax.data.commands.repeats import Repeats
-from rankclip_jax.data.commands.sections import EncodedRecords, MakeTokenizer, in_parallel, sections_of
+from rankclip_jax.data.commands.sections import EncodedRecords, MakeTokenizer, sections_of
 from rankclip_jax.data.images.decode import DecodedRecords, ImageError, decode, open_image
+from rankclip_jax.data.in_parallel import in_parallel
 from rankclip_jax.data.pairs import PairSource
 from rankclip_jax.data.text.tokenizer import Tokenizer
 from rankclip_jax.errors import UserError

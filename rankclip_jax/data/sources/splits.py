@@ -4,7 +4,8 @@ Letters: N images, M texts, K classes.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import numpy as np
 from rankclip_jax.data.caption_check import warnings_of
 from rankclip_jax.data.class_records import LABELLING
 from rankclip_jax.data.images.lazy import LazyImages
+from rankclip_jax.data.in_parallel import READERS, in_parallel
 from rankclip_jax.data.mixture import Subset
 from rankclip_jax.data.pairs import PairSource
-from rankclip_jax.data.progress import progress
 from rankclip_jax.data.records import Classes, EvalSplit, fill_template
 from rankclip_jax.errors import UserError
 from rankclip_jax.terminal.show import short
@@ -46,12 +47,10 @@ def eval_split(name: str, pairs: PairSource, templates: tuple[str, ...]) -> Eval
 def _read(name: str, pairs: PairSource, read: Callable[[int], Any]) -> tuple[list, np.ndarray]:
     """The result of `read` for each pair without an error, and the indices of these pairs."""
     found, kept, bad = [], [], []
-    for index in progress(range(len(pairs)), f"captions of {name}"):
-        try:
-            found.append(read(index))
-            kept.append(index)
-        except Exception as error:  # any error of a reader
-            bad.append(f"{pairs.key(index)} ({type(error).__name__}: {short(error)})")
+    for results in in_parallel(partial(_tried, pairs, read), range(len(pairs)), READERS, f"captions of {name}"):
+        found += [result for _, result, error in results if not error]
+        kept += [index for index, _, error in results if not error]
+        bad += [error for _, _, error in results if error]
     if bad:
         LOG.warning("split %s: %d of %d pairs left out, first %s", name, len(bad), len(pairs), bad[0])
     if not found:
@@ -59,6 +58,17 @@ def _read(name: str, pairs: PairSource, read: Callable[[int], Any]) -> tuple[lis
             f"none of the {len(pairs)} pairs of split {name!r} has a caption. First: {(bad or ['none'])[0]}"
         )
     return found, np.array(kept, np.int64)
+
+
+def _tried(pairs: PairSource, read: Callable[[int], Any], indices: Sequence[int]) -> list[tuple[int, Any, str]]:
+    """Each index with the result of `read`, or with its key and error as text."""
+    results = []
+    for index in indices:
+        try:
+            results.append((index, read(index), ""))
+        except Exception as error:  # any error of a reader
+            results.append((index, None, f"{pairs.key(index)} ({type(error).__name__}: {short(error)})"))
+    return results
 
 
 def _of_classes(

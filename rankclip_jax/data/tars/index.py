@@ -43,7 +43,7 @@ def fresh(index: Index, stamps: Mapping[str, tuple[int, str]]) -> Index:
 
 def write_index(path: str, index: Index, parts: Sequence[Part]) -> None:
     """Replace the file at `path`; `OSError` if it cannot be written."""
-    text = json.dumps(_table(index, parts), separators=(",", ":")).encode()
+    text = json.dumps(table_of(index, parts), separators=(",", ":")).encode()
     partial = f"{path}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
     with replaced_file(path, "wb", partial) as file:
         for shard in index.values():
@@ -51,7 +51,7 @@ def write_index(path: str, index: Index, parts: Sequence[Part]) -> None:
         file.write(text + len(text).to_bytes(8, "little") + MAGIC)
 
 
-def _table(index: Index, parts: Sequence[Part]) -> dict:
+def table_of(index: Index, parts: Sequence[Part]) -> dict:
     """The table of an index as columns: lists are parsed several times faster than an object for each shard."""
     entries = [shard.entry for shard in index.values()]
     columns = {field: [getattr(entry, field) for entry in entries] for field in Entry._fields}

@@ -36,6 +36,11 @@ class IndexLocation:
         chosen = os.path.join(os.path.abspath(os.path.expanduser(index_dir)), name)
         self._paths = [chosen] if index_dir else [*beside, os.path.join(str(user_cache("tars")), name)]
 
+    @property
+    def path(self) -> str:
+        """The preferred path."""
+        return self._paths[0]
+
     def read(self) -> list[tuple[Index, str]]:
         """The shards in each index file and its segments, and its path. The tars may have changed since."""
         return [(self.shards(path), path) for path in self._paths]

@@ -30,7 +30,7 @@ def stamps_of(files: Sequence[str], known: Mapping[str, Stamp], check_all: bool 
 
 
 def _requested(files: Sequence[str]) -> list[Stamp]:
-    size = min(BLOCK, -(-len(files) // CONNECTIONS))
+    size = max(1, min(BLOCK, -(-len(files) // CONNECTIONS)))
     blocks = [files[start : start + size] for start in range(0, len(files), size)]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         return [stamp for block in pool.map(lambda block: [*map(_stamp, block)], blocks) for stamp in block]

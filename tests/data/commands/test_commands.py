@@ -8,8 +8,9 @@ import pytest
 
 from configs import emoji
 from rankclip_jax.data.commands import COMMANDS, command_of
-from rankclip_jax.data.commands.sections import in_parallel, sample
+from rankclip_jax.data.commands.sections import sample
 from rankclip_jax.data.commands.stats import histogram
+from rankclip_jax.data.in_parallel import in_parallel
 from rankclip_jax.data.sources import SOURCES
 from rankclip_jax.errors import UserError
 from tests.data.images.test_decode import COLOURED, encoded
