@@ -1,7 +1,7 @@
 """Shared parts of all commands ``python -m rankclip_jax.X``: flags, one-line errors, exit codes.
 
-Exit codes: 0 success, 1 bug (traceback), 2 error that the user can fix (one line), 130 interrupted, 141 the output pipe
-is closed.
+Exit codes: 0 success, 1 bug (traceback), 2 error that the user can fix (one line), 75 stopped, or another process was
+lost: the same command continues the run, 130 interrupted, 141 the output pipe is closed.
 """
 
 import gc
@@ -21,8 +21,8 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from rankclip_jax.config.command_line import CONFIG, check_config_file, config_spec, explain, with_last_config
-from rankclip_jax.errors import NO_ACCESS, NO_ROOM, UserError, did_you_mean
-from rankclip_jax.parallel import processes
+from rankclip_jax.errors import NO_ACCESS, NO_ROOM, Stopped, UserError, did_you_mean
+from rankclip_jax.parallel import peers, processes
 from rankclip_jax.terminal.show import make_printable, printable, printable_lines
 
 
@@ -58,7 +58,8 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
             code = _reader_gone()
         if code and processes.is_multi_process():
             # JAX's exit handler would wait for minutes in a barrier, while the other processes wait for this one.
-            os._exit(code)
+            peers.leave(code)
+        peers.close()
     sys.exit(code)
 
 
@@ -93,21 +94,19 @@ def _exit_code(main: Callable[[list[str]], int | None], positional: bool) -> int
     except KeyboardInterrupt:
         return 130
     except UserError as error:
-        _print_error(str(error))
-        return 2
+        return _print_error(str(error))
+    except Stopped as stop:
+        print(f"{processes.process_label()}{printable(stop)}", file=sys.stderr)
+        return peers.RESTART
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:
         advice = _advice(error)
-        if not advice:
-            return _print_traceback()
-        _print_error(advice)
-        return 2
+        return _print_error(advice) if advice else _print_traceback(error)
     except MemoryError as error:
-        _print_error(f"not enough memory ({error}): use smaller files or batches, or a larger machine")
-        return 2
-    except BaseException:
-        return _print_traceback()
+        return _print_error(f"not enough memory ({error}): use smaller files or batches, or a larger machine")
+    except BaseException as error:
+        return _print_traceback(error)
     return 0
 
 
@@ -121,8 +120,13 @@ def _advice(error: OSError) -> str:
     return ""
 
 
-def _print_traceback() -> int:
+def _print_traceback(error: BaseException) -> int:
+    """Print the traceback of a bug; for the loss of another process one line, and the exit code asks for a restart."""
+    if peers.is_lost(error):
+        _print_error(peers.cause_of(error), peers.RESTART)
+        peers.leave(peers.RESTART)  # JAX aborts this process soon
     print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
+    peers.announce(f"a bug: {traceback.format_exception_only(error)[-1].strip()}", 1)
     return 1
 
 
@@ -139,9 +143,12 @@ def _code_of(stop: SystemExit) -> int:
     return 1
 
 
-def _print_error(message: str) -> None:
+def _print_error(message: str, code: int = 2) -> int:
+    """Print the line, tell it to the other processes, and return the exit code."""
     line = printable(" ".join(message.split()))
     print(f"error: {processes.process_label()}{line}", file=sys.stderr)
+    peers.announce(line, code)
+    return code
 
 
 def _parse(argv: Sequence[str], positional: bool) -> list[str]:

@@ -26,6 +26,10 @@ class UserError(Exception):
         super().__init__(redacted(message))
 
 
+class Stopped(Exception):
+    """A run was asked to stop, and has saved what it did. Commands print the message and exit with code 75."""
+
+
 def install_hint(extra: str) -> str:
     """Return the command, for this checkout, that installs an optional dependency group of pyproject.toml."""
     return f"pip install -e '.[{extra}]'"

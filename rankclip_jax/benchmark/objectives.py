@@ -1,6 +1,7 @@
 """Objectives alone: loss and gradients of random embeddings, by batch size, compared with the released arithmetic.
 
     python -m rankclip_jax.benchmark objectives [--batch=256,1024] [--objectives=clip,rankclip] [--json=FILE]
+    python -m rankclip_jax.benchmark objectives --objectives=rankclip --block_rows=0,64,128,256,512,1024
 
 The cases of one batch size take turns in separate processes. For both frameworks, `peak_bytes` is the peak of the
 process's resident memory during one computation, minus the resident memory before. Batches above `--run_up_to` are only
@@ -32,6 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_list("objectives", [], "objectives to measure, all by default")
     flags.DEFINE_list("arithmetics", list(ARITHMETICS), "arithmetics of rankclip: exact, released")
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
+    flags.DEFINE_list("block_rows", ["0"], "rows of a block to compare (config.objective.block_rows); 0: the default")
     flags.DEFINE_integer("dim", 512, "embedding size", lower_bound=1)
     flags.DEFINE_integer("devices", 1, "virtual CPU devices that jax splits the batch over", lower_bound=1)
     flags.DEFINE_integer("run_up_to", 4096, "largest batch size to run; larger ones are only compiled", lower_bound=1)
@@ -39,9 +41,10 @@ def define_flags() -> None:
 
 def groups(chosen: flags.FlagValues) -> list[list[Row]]:
     """Return one group for each batch size."""
-    wrong = [text for text in chosen.batch if not text.isdigit() or int(text) < 1]
-    if wrong or not chosen.batch:
-        raise UserError(f"--batch={','.join(chosen.batch)}: expected positive whole numbers, such as 256,1024.")
+    for name, least in (("batch", 1), ("block_rows", 0)):
+        given = chosen[name].value
+        if not given or not all(text.isdigit() and int(text) >= least for text in given):
+            raise UserError(f"--{name}={','.join(given)}: expected whole numbers from {least}, such as 256,1024.")
     for kind, known in (("arithmetic", ARITHMETICS), ("framework", FRAMEWORKS), ("objective", OBJECTIVES)):
         for name in chosen[f"{kind}s"].value:
             lookup(dict.fromkeys(known), name, kind)
@@ -52,11 +55,12 @@ def _cases(chosen: flags.FlagValues, batch: int) -> list[Row]:
     run = batch <= chosen.run_up_to
     shared = {"batch": batch, "dim": chosen.dim, "devices": chosen.devices, "run": run}
     return [
-        {"objective": name, "arithmetic": arithmetic, "framework": framework, **shared}
+        {"objective": name, "arithmetic": arithmetic, "framework": framework, "block_rows": rows, **shared}
         for framework in chosen.frameworks
         for name in chosen.objectives or ALL
         if framework == "jax" or (name in IN_TORCH and batch <= TORCH_UP_TO and run)
         for arithmetic in _arithmetics(framework, name, chosen.arithmetics)
+        for rows in (map(int, chosen.block_rows) if framework == "jax" else (0,))
     ]
 
 
@@ -102,7 +106,7 @@ def jax_case(case: Row) -> Case:
     def of_size(batch: int) -> tuple[Callable[[], object], int]:
         arrays = embeddings(objective.inputs, batch, case["dim"])
         arguments = (jax.device_put(arrays, batch_sharding(mesh)), scalars, weights, objective.initial_state())
-        compiled = jax.jit(loss_and_gradients(objective, mesh)).lower(*arguments).compile()
+        compiled = jax.jit(loss_and_gradients(objective, mesh, case["block_rows"])).lower(*arguments).compile()
         return lambda: jax.block_until_ready(compiled(*arguments)), compiled.memory_analysis().temp_size_in_bytes
 
     of_size(SMALL * case["devices"])[0]()
@@ -123,7 +127,7 @@ def torch_case(case: Row) -> Case:
 
 BENCHMARK = Benchmark(
     "loss and gradients",
-    labels=("objective", "arithmetic", "framework", "batch"),
+    labels=("objective", "arithmetic", "framework", "batch", "block_rows"),
     about=("dim", "devices"),
     define_flags=define_flags,
     groups=groups,

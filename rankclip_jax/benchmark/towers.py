@@ -32,6 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch", 16, "pairs in a step", lower_bound=1)
     flags.DEFINE_list("frameworks", ["jax"], "jax, torch (needs the extra torch)")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype in which the towers compute")
+    flags.DEFINE_string("attention", "auto", "form of attention: config.model.attention")
     flags.DEFINE_bool("torch_compile", False, "compile the PyTorch model")
     flags.DEFINE_float("peak_tflops", 0.0, "peak TFLOP/s of all devices, for the MFU; 0: as known for JAX's devices")
 
@@ -55,7 +56,7 @@ def _check_torch_has(name: str, frameworks: Sequence[str]) -> None:
 def _case(chosen: flags.FlagValues, model: str, framework: str) -> Row:
     compiled = framework == "jax" or chosen.torch_compile
     columns = {"model": model, "framework": framework, "compiled": compiled, "batch": chosen.batch}
-    return columns | {"dtype": chosen.dtype, "peak_tflops": chosen.peak_tflops}
+    return columns | {"dtype": chosen.dtype, "attention": chosen.attention, "peak_tflops": chosen.peak_tflops}
 
 
 def pairs(model: ConfigDict, batch: int) -> dict[str, np.ndarray]:
@@ -87,7 +88,9 @@ def jax_case(case: Row) -> Case:
 
     model = get_preset(case["model"])
     model.dtype = case["dtype"]
-    mesh, towers = make_mesh(), build_towers(model, VOCABULARY, EOT)
+    model.attention = case["attention"]
+    mesh = make_mesh()
+    towers = build_towers(model, VOCABULARY, EOT, mesh.size, mesh.devices.flat[0])
     objective = build_objective(objective_config("clip"), RunInfo(1000, 100))
     optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(1e-5))
     state = create_state(make_init(towers, objective, optimizer), jax.random.key(0), mesh)

@@ -95,9 +95,16 @@ def get_config(model: str = "ViT-B/32", objective: str = "rankclip") -> ConfigDi
                 # 100 steps, such as 10.0; 0 for no limit.
                 "median_factor": 0.0,
             },
+            # After SIGTERM or Ctrl-C: seconds in which the current step must end, so that a checkpoint can be saved.
+            "grace_seconds": 25.0,
+            # Seconds without progress after which a run ends and reports what each process does; 0 for no limit.
+            "stuck_seconds": 1800.0,
             # Whether compiled programs are kept for later runs, in ~/.cache/rankclip_jax/compiled; the variable
             # JAX_COMPILATION_CACHE_DIR names another folder.
             "compilation_cache": True,
+            # Several processes: "auto" finds them by the variables RANKCLIP_*, or as JAX does (TPU, SLURM, GKE, MPI);
+            # "env" by the variables only; "single" for none.
+            "processes": "auto",
             "allow_cpu": False,  # whether to train on the CPU if JAX does not find the GPUs or TPUs of the machine
             # Devices: `replica` copies of the parameters, each in `fsdp` parts. The product is the number of devices;
             # one of the two may be -1, for the rest. A batch is split over all devices in any case.

@@ -1,6 +1,5 @@
 """Check whether a run folder holds the run of this config or of another one."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -33,9 +32,12 @@ MAY_CHANGE = (
     "data.train",
     "data.val",
     "eval.*",
+    "grace_seconds",
     "log.*",
     "mesh.*",
+    "processes",
     "skip.stop_after",
+    "stuck_seconds",
 )
 
 
@@ -70,14 +72,14 @@ def check_same_run(
         )
 
 
-def comparable(config: ConfigDict) -> str:
-    """Return a digest, in hexadecimal digits, that processes of one run have in common.
+def comparable(config: ConfigDict) -> dict[str, Any]:
+    """Return the values that the processes of one run have in common, by "config.KEY".
 
     It leaves out what may differ between machines: locations of data, whose digest is compared, and their threads.
     """
     local = [pattern for pattern in MAY_CHANGE if pattern.startswith("data.")]
     shared = {key: value for key, value in flatten(config) if not any(fnmatch(key, pattern) for pattern in local)}
-    return hashlib.sha256(to_json(shared).encode()).hexdigest()
+    return {f"config.{key}": value for key, value in json.loads(to_json(shared)).items()}
 
 
 def differences(old: Mapping, new: Mapping, label: str = "") -> list[str]:

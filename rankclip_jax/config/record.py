@@ -1,5 +1,6 @@
 """`config.json` of a run: resolved config, versions, data, devices, parameter counts, the objective's equation."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -79,6 +80,14 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
     commit = _commit()
     return found | ({"commit": commit} if commit else {})
+
+
+def code_digest() -> str:
+    """Digest of the package's own Python files: two checkouts with changes have the same commit, and other code."""
+    digest, folder = hashlib.sha256(), Path(OWN.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _commit() -> str:

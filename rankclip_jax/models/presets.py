@@ -90,7 +90,7 @@ def get_preset(name: str) -> ConfigDict:
 
     `heads` has no effect unless the objective uses heads. `embeds` selects the embeddings of the trained model: the
     "projection" (CLIP's), the heads' "distribution", or "" for the kind that the objective trains. `image.dtype` and
-    `text.dtype` override `dtype` unless they are "".
+    `text.dtype` override `dtype` unless they are "". `attention` is "auto" or a key of `attention_forms.FORMS`.
 
     Raises:
       UserError: an unknown name; the message lists the known ones.
@@ -98,5 +98,12 @@ def get_preset(name: str) -> ConfigDict:
     embed_dim, image, text = lookup(PRESETS, name, "model preset")
     sizes = SMALL_HEADS.get(name, LARGE_HEADS)
     heads = dict(zip(("prototypes", "hidden_width", "hidden_layers"), sizes, strict=True))
-    model = {"name": name, "embed_dim": embed_dim, "dtype": "float32", "heads": heads, "embeds": ""}
+    model = {
+        "name": name,
+        "embed_dim": embed_dim,
+        "dtype": "float32",
+        "heads": heads,
+        "embeds": "",
+        "attention": "auto",
+    }
     return ConfigDict(model | {"image": IMAGE_DEFAULTS | image, "text": TEXT_DEFAULTS | text})

@@ -30,6 +30,7 @@ class TextTransformer(nn.Module):
       pool: one of `POOLS`.
       projection: whether features are projected; if not, E must be D.
       remat: a key of `transformer.REMAT`.
+      attention: a key of `attention_forms.FORMS`.
     """
 
     vocab_size: int
@@ -48,6 +49,7 @@ class TextTransformer(nn.Module):
     projection: bool = True
     projection_bias: bool = False
     remat: str = "none"
+    attention: str = "reference"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -63,7 +65,7 @@ class TextTransformer(nn.Module):
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
         x_BLD = (tokens[tokens_BL] + positions[None, : tokens_BL.shape[1]]).astype(self.dtype)
         block = {"activation": self.activation, "mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "dtype": self.dtype}
-        block["layer_scale"] = self.layer_scale
+        block |= {"layer_scale": self.layer_scale, "attention": self.attention}
         init = text_block_init(self.width, self.layers)
         x_BLD = Transformer(
             self.layers, self.heads, self.causal, initializers=init, remat=self.remat, **block, name="transformer"

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankclip_jax.models.attention import attend
+from rankclip_jax.models.attention_forms import FORMS
 
 Initializer = Callable[..., jax.Array]
 
@@ -82,18 +82,19 @@ def dense(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused input projection."""
+    """Multi-head self-attention with one fused input projection. `form` is a key of `attention_forms.FORMS`."""
 
     heads: int
     causal: bool
     initializers: Mapping[str, Initializer]
     dtype: jnp.dtype
+    form: str = "reference"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         width = x_BTD.shape[-1]
         fused_BT3D = dense("in_proj", 3 * width, self.initializers["in_proj"], self.dtype)(x_BTD)
-        mixed_BTD = attend(fused_BT3D, self.heads, self.causal)
+        mixed_BTD = FORMS[self.form](fused_BT3D, self.heads, self.causal)
         return dense("out_proj", width, self.initializers["out_proj"], self.dtype)(mixed_BTD)
 
 
@@ -104,6 +105,7 @@ class Block(nn.Module):
       mlp_width: hidden width of the MLP; 0 for 4 D.
       ln_eps: epsilon of both layer norms.
       layer_scale: initial value of a learned factor for each channel of both branches; 0 for no factors.
+      attention: a key of `attention_forms.FORMS`.
     """
 
     heads: int
@@ -114,12 +116,13 @@ class Block(nn.Module):
     mlp_width: int = 0
     ln_eps: float = 1e-5
     layer_scale: float = 0.0
+    attention: str = "reference"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, _=None):
         width = x_BTD.shape[-1]
         hidden_width = self.mlp_width or 4 * width
-        attention = Attention(self.heads, self.causal, self.initializers, self.dtype, name="attn")
+        attention = Attention(self.heads, self.causal, self.initializers, self.dtype, self.attention, name="attn")
         x_BTD = x_BTD + self._scaled("ls_1", attention(layer_norm("ln_1", self.dtype, self.ln_eps)(x_BTD)))
         c_fc = dense("c_fc", hidden_width, self.initializers["c_fc"], self.dtype, uniform_fan_in(width))
         c_proj = dense("c_proj", width, self.initializers["c_proj"], self.dtype, uniform_fan_in(hidden_width))
@@ -154,7 +157,7 @@ class Transformer(nn.Module):
 
     Attributes:
       remat: a key of `REMAT`.
-      mlp_width, ln_eps, layer_scale: see `Block`.
+      mlp_width, ln_eps, layer_scale, attention: see `Block`.
     """
 
     layers: int
@@ -167,11 +170,13 @@ class Transformer(nn.Module):
     mlp_width: int = 0
     ln_eps: float = 1e-5
     layer_scale: float = 0.0
+    attention: str = "reference"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         options = (self.heads, self.causal, self.activation, self.initializers, self.dtype)
         sizes = {"mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "layer_scale": self.layer_scale}
+        sizes["attention"] = self.attention
         if self.has_variable("params", f"{BLOCKS}_0"):
             for layer in range(self.layers):
                 x_BTD, _ = Block(*options, **sizes, name=f"{BLOCKS}_{layer}")(x_BTD)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rankclip_jax.errors import UserError, lookup
+from rankclip_jax.models.attention_forms import attention_form
 from rankclip_jax.models.checks import check_sizes, checked_options, checked_pixels
 from rankclip_jax.models.convnet import ConvNet
 from rankclip_jax.models.heads import DistributionHead
@@ -159,13 +160,17 @@ def unit_norm(features: jax.Array) -> jax.Array:
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
-def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int = 1) -> TwoTowers:
+def build_towers(
+    config: ConfigDict, vocab_size: int, eot_id: int, devices: int = 1, device: jax.Device | None = None
+) -> TwoTowers:
     """Build both towers.
 
     Args:
       config: `config.model`, a preset of `models/presets.py`, perhaps with changed fields.
       vocab_size, eot_id: the tokenizer's number of ids, and its end-of-text id.
       devices: number of devices that share a training batch. Only local batch normalisation uses it.
+      device: a device that will run the towers, which decides the form of attention. Without one it is "reference",
+        which runs everywhere.
 
     Raises:
       UserError: an unknown tower, dtype or option, or sizes and options that contradict each other.
@@ -175,8 +180,10 @@ def build_towers(config: ConfigDict, vocab_size: int, eot_id: int, devices: int 
     image_dtype, text_dtype = dtype_of(config, "image"), dtype_of(config, "text")
     embeds = config.embeds or "projection"
     lookup(EMBEDS, embeds, "model.embeds")
-    image = {"embed_dim": config.embed_dim, "dtype": image_dtype, "devices": devices}
+    forms = {side: attention_form(config, side, dtype_of(config, side), device) for side in ("image", "text")}
+    image = {"embed_dim": config.embed_dim, "dtype": image_dtype, "devices": devices, "attention": forms["image"]}
     text = {"embed_dim": config.embed_dim, "dtype": text_dtype, "vocab_size": vocab_size, "eot_id": eot_id}
+    text["attention"] = forms["text"]
     towers = TwoTowers(
         image=_build_tower("image", config.image, image),
         text=_build_tower("text", config.text, text),

@@ -38,6 +38,7 @@ class VisionTransformer(nn.Module):
       projection: whether features are projected; if not, E must be D.
       patch_dropout: fraction of each image's patches that a training step drops.
       remat: a key of `transformer.REMAT`.
+      attention: a key of `attention_forms.FORMS`.
     """
 
     image_size: Size
@@ -57,6 +58,7 @@ class VisionTransformer(nn.Module):
     projection_bias: bool = False
     patch_dropout: float = 0.0
     remat: str = "none"
+    attention: str = "reference"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -73,7 +75,7 @@ class VisionTransformer(nn.Module):
         if self.pre_norm:
             x_BTD = layer_norm("ln_pre", self.dtype, self.ln_eps)(x_BTD)
         block = {"activation": self.activation, "mlp_width": self.mlp_width, "ln_eps": self.ln_eps, "dtype": self.dtype}
-        block["layer_scale"] = self.layer_scale
+        block |= {"layer_scale": self.layer_scale, "attention": self.attention}
         init = image_block_init(self.width, self.mlp_width)
         x_BTD = Transformer(
             self.layers, self.heads, causal=False, initializers=init, remat=self.remat, **block, name="transformer"

@@ -1,6 +1,7 @@
-"""Several processes: connect them, wait for each other, compare values, and choose the one that prints and writes.
+"""Several processes: connect them, wait for each other, and choose the one that prints and writes.
 
-A single machine needs none of this: without the first three environment variables below there is one process.
+Processes are described by three environment variables, or found by JAX in the environment of a cluster (TPU, SLURM,
+GKE, Open MPI). A single machine needs none of this.
 """
 
 import itertools
@@ -14,18 +15,21 @@ import jax
 import numpy as np
 
 from rankclip_jax.errors import UserError
+from rankclip_jax.parallel import clusters
+from rankclip_jax.terminal.show import short
 
 COORDINATOR = "RANKCLIP_COORDINATOR"  # host:port of process 0
 PROCESS_COUNT = "RANKCLIP_PROCESS_COUNT"
 PROCESS_ID = "RANKCLIP_PROCESS_ID"
 INIT_TIMEOUT = "RANKCLIP_INIT_TIMEOUT"  # seconds to wait for all processes, 300 if unset
 
-HEARTBEAT_SECONDS = 30  # time to detect a dead machine; JAX's default is 100
+HEARTBEAT_SECONDS = 12  # time to detect a dead machine; JAX's default is 100
 LONG_SECONDS = 24 * 3600  # limit of a wait during which other processes may index their data
 SHUTDOWN_SECONDS = 60  # longest wait for other processes at a normal end
+AUTO, ENV, SINGLE = MODES = ("auto", "env", "single")
 
 _barrier_counter = itertools.count()
-_joined: list["Processes"] = []  # set by `initialize`; reading it starts no JAX backend
+_joined: list[tuple[int, int]] = []  # (index, count), set by `initialize`; reading it starts no JAX backend
 
 
 class Processes(NamedTuple):
@@ -37,23 +41,60 @@ class Processes(NamedTuple):
     init_timeout: int  # seconds
 
 
-def initialize(env: Mapping[str, str] = os.environ) -> None:
-    """Connect to the other processes if the environment variables are set; call it before any other use of JAX.
+def initialize(mode: str = AUTO, env: Mapping[str, str] = os.environ) -> None:
+    """Connect to the other processes, if there are any; call it before any other use of JAX.
+
+    Args:
+      mode: "auto": by the environment variables, otherwise as JAX finds them; "env": by the variables only; "single":
+        there is no other process.
+      env: the environment variables.
 
     Raises:
-      UserError: only some of the variables are set, a value is invalid, or the connection fails.
+      UserError: only some of the variables are set, or a value is invalid; the connection fails; or the environment
+        describes several processes, but this one would be alone. Each would train on its own in the same folder.
     """
-    processes = read_environment(env)
-    if processes is None or jax.distributed.is_initialized():
+    if mode not in MODES:
+        raise UserError(f"config.processes={mode!r} must be one of {', '.join(MODES)}")
+    if jax.distributed.is_initialized():
         return
+    # Python handles the signals, see `training.guard`. JAX's service for them would take SIGTERM away from Python.
+    jax.config.update("jax_enable_preemption_service", False)
+    given = read_environment(env) if mode != SINGLE else None
+    if given is not None:
+        _join_given(given)
+    elif mode == AUTO and (cluster := clusters.cluster(env)):
+        _join_cluster(cluster, _init_timeout(env))
+    elif sign := clusters.alone(env):
+        raise UserError(
+            f"{sign}, but this one would train alone (config.processes={mode}). Set {COORDINATOR}, {PROCESS_COUNT} and "
+            f"{PROCESS_ID} in each process, or unset that variable if only this process trains"
+        )
+
+
+def _join_given(processes: Processes) -> None:
     print(
         f"process {processes.index} of {processes.count}, coordinator {processes.coordinator}: "
         f"waiting up to {processes.init_timeout} s for the others ...",
         file=sys.stderr,
         flush=True,
     )
-    _join(processes)
-    _joined.append(processes)
+    own = {
+        "coordinator_address": processes.coordinator,
+        "num_processes": processes.count,
+        "process_id": processes.index,
+        "cluster_detection_method": "deactivate",
+    }
+    _join(own, processes.init_timeout, f"process {processes.index} of {processes.count}", processes.coordinator)
+    _joined.append((processes.index, processes.count))
+
+
+def _join_cluster(name: str, timeout: int) -> None:
+    """Connect to the processes that JAX finds in a cluster."""
+    print(f"{name} found: waiting up to {timeout} s for the other processes ...", file=sys.stderr, flush=True)
+    _join({}, timeout, "this process", f"the others of {name}")
+    from jax._src.distributed import global_state  # the public functions would start the backend
+
+    _joined.append((global_state.process_id, global_state.num_processes))
 
 
 def read_environment(env: Mapping[str, str]) -> Processes | None:
@@ -70,8 +111,11 @@ def read_environment(env: Mapping[str, str]) -> Processes | None:
     count, index = _integer(given, PROCESS_COUNT), _integer(given, PROCESS_ID)
     if not 0 <= index < count:
         raise UserError(f"{PROCESS_ID}={index} is outside 0..{count - 1} ({PROCESS_COUNT}={count})")
-    timeout = _integer({INIT_TIMEOUT: env.get(INIT_TIMEOUT) or "300"}, INIT_TIMEOUT)
-    return Processes(given[COORDINATOR], count, index, timeout)
+    return Processes(given[COORDINATOR], count, index, _init_timeout(env))
+
+
+def _init_timeout(env: Mapping[str, str]) -> int:
+    return _integer({INIT_TIMEOUT: env.get(INIT_TIMEOUT) or "300"}, INIT_TIMEOUT)
 
 
 def _integer(values: Mapping[str, str], name: str) -> int:
@@ -81,43 +125,38 @@ def _integer(values: Mapping[str, str], name: str) -> int:
         raise UserError(f"{name}={values[name]!r} is not a whole number") from None
 
 
-def _join(processes: Processes) -> None:
+def _join(own: Mapping, timeout: int, who: str, where: str) -> None:
     # If a process is missing, JAX aborts with a C++ stack trace. This timer ends the process earlier, with one line.
-    timer = threading.Timer(processes.init_timeout, _give_up, [processes])
+    timer = threading.Timer(timeout, _give_up, [timeout, who, where])
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
-            processes.coordinator,
-            num_processes=processes.count,
-            process_id=processes.index,
-            cluster_detection_method="deactivate",
+            **own,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            initialization_timeout=processes.init_timeout + 60,
+            initialization_timeout=timeout + 60,
         )
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"process {processes.index} cannot join {processes.coordinator}: {reason}") from error
+    except Exception as error:  # of the connection, or of the service that JAX asks about a cluster
+        raise UserError(f"{who} cannot join {where}: {short(str(error).splitlines()[0])}") from error
     finally:
         timer.cancel()
 
 
-def _give_up(processes: Processes) -> None:
+def _give_up(timeout: int, who: str, where: str) -> None:
     print(
-        f"error: process {processes.index} of {processes.count} waited {processes.init_timeout} s at "
-        f"{processes.coordinator}, but some processes did not connect; check that each runs, has its own "
-        f"{PROCESS_ID} and reaches that address ({INIT_TIMEOUT}=SECONDS sets the time limit)",
+        f"error: {who} waited {timeout} s at {where}, but some processes did not connect; check that each runs, has "
+        f"its own {PROCESS_ID} and reaches that address ({INIT_TIMEOUT}=SECONDS sets the time limit)",
         file=sys.stderr,
         flush=True,
     )
     os._exit(2)
 
 
-def _index_and_count() -> tuple[int, int]:
+def index_and_count() -> tuple[int, int]:
     """Return (index of this process, number of processes)."""
     if _joined:
-        return _joined[0].index, _joined[0].count
+        return _joined[0]
     if jax.distributed.is_initialized():  # by a launcher
         return jax.process_index(), jax.process_count()
     return 0, 1
@@ -125,17 +164,17 @@ def _index_and_count() -> tuple[int, int]:
 
 def is_multi_process() -> bool:
     """Return whether there are several processes."""
-    return _index_and_count()[1] > 1
+    return index_and_count()[1] > 1
 
 
 def is_main() -> bool:
     """Return whether this is process 0, which alone prints and writes shared files."""
-    return _index_and_count()[0] == 0
+    return index_and_count()[0] == 0
 
 
 def process_label() -> str:
     """Return ``'[process 1 of 4] '`` if there are several processes, else an empty string."""
-    index, count = _index_and_count()
+    index, count = index_and_count()
     return f"[process {index} of {count}] " if count > 1 else ""
 
 
@@ -161,31 +200,6 @@ def union(indices: Iterable[int]) -> set[int]:
         return set()
     padded = np.pad(own, (0, length - len(own)), constant_values=-1).view(np.int32)
     return set(np.ascontiguousarray(multihost_utils.process_allgather(padded)).view(np.int64).ravel().tolist()) - {-1}
-
-
-def check_same(what: str, digest: str, timeout: int = LONG_SECONDS) -> None:
-    """Check that something is the same in every process. All processes must call this together.
-
-    Args:
-      what: its name, for the message, such as "data".
-      digest: its digest in hexadecimal digits, of the same length in every process.
-      timeout: seconds to wait for other processes, which may read much data first. Dead processes are detected sooner.
-
-    Raises:
-      UserError: in every process, if digests differ; names one process that differs from process 0.
-    """
-    if not is_multi_process():
-        return
-    barrier(f"{what} read", timeout)
-    from jax.experimental import multihost_utils
-
-    digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
-    different = np.flatnonzero((digests != digests[0]).any(axis=1))
-    if len(different):
-        raise UserError(
-            f"process {different[0]} has other {what} than process 0: use the same {what} on every machine "
-            f"({len(different)} of {len(digests)} processes differ)."
-        )
 
 
 def barrier(name: str, timeout: int = 300) -> None:

@@ -1,7 +1,7 @@
 """What a training step needs on a machine that is not here: memory, collectives, time.
 
     python -m rankclip_jax.plan --config=configs/base.py:ViT-B/32 --topology=v5e:4x4 --config.batch_size=4096
-    python -m rankclip_jax.plan --config=... --topology=cpu:8 --batch_sizes=256,512 --fsdp=1,8 --objectives=clip,alip
+    python -m rankclip_jax.plan --config=... --topology=cpu:8 --fsdp=1,8 --objectives=clip,siglip
 
 The command compiles the train step of the config for the topology on this machine's CPU, and reads the figures from the
 compiled program: see docs/scaling.md. It needs neither the devices nor the data. TPU topologies need

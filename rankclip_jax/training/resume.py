@@ -6,7 +6,6 @@ with the new history replaces the old one. A kill before that leaves the old run
 of the abandoned branch, which the next start recognises by their copy of the history, and moves.
 """
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.evals.results import EMBEDDINGS_FILE, EVAL_FILE, OTHER_FOLDER, PROBE_FILE
 from rankclip_jax.files.atomic import replaced_file
 from rankclip_jax.parallel import processes
+from rankclip_jax.parallel.agreement import check_same
 from rankclip_jax.run_folder import ABANDONED, CHECKPOINTS, CONFIG, METRICS, SKIPPED, checkpoint_steps, read_metrics
 from rankclip_jax.schedules import Schedule
 from rankclip_jax.terminal.show import show
@@ -56,7 +56,7 @@ def plan(workdir: str, config: ConfigDict, data: Mapping[str, Any], resume_from:
       UserError: the folder holds another run and `resume_from` is None; or the change is not possible.
     """
     record = as_json({"config": config.to_dict(), "data": data, KEY: []})
-    processes.check_same("--resume_from", hashlib.sha256(str(resume_from).encode()).hexdigest())
+    check_same("--resume_from", str(resume_from))
     step = _step_of(resume_from)
     if not resuming:
         if step is not None:

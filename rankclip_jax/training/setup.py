@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from rankclip_jax.checkpoints.run_copy import newest_copy
 from rankclip_jax.config.changes import comparable
+from rankclip_jax.config.record import code_digest, versions
 from rankclip_jax.config.resolve import check_batch, resolve, with_value
 from rankclip_jax.data.in_parallel import READERS, in_parallel
 from rankclip_jax.data.loader_options import LoaderOptions, loader_options
@@ -28,10 +29,11 @@ from rankclip_jax.inference.model import Model
 from rankclip_jax.models.two_towers import build_towers
 from rankclip_jax.objectives import Objective, RunInfo, build_objective
 from rankclip_jax.parallel import accelerators, processes
+from rankclip_jax.parallel.agreement import check_same
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run_folder import TOKENIZER
 from rankclip_jax.schedules import Schedule
-from rankclip_jax.training import skipping
+from rankclip_jax.training import guard, skipping
 from rankclip_jax.training.diagnostics import jit_diagnostics, make_diagnostics
 from rankclip_jax.training.gradcache import check_micro_batches
 from rankclip_jax.training.init_from import check_vocabulary, read_initial
@@ -85,7 +87,8 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     Raises:
       UserError: anything in the config, the data or the machine that does not fit together.
     """
-    processes.check_same("config", comparable(config))
+    check_same("version", versions() | {"code": code_digest()})
+    check_same("config", comparable(config))
     accelerators.check(config.allow_cpu)
     mesh = make_mesh(fsdp=config.mesh.fsdp, replica=config.mesh.replica)
     check_batch(config.batch_size, device_count=mesh.size, process_count=jax.process_count())
@@ -97,14 +100,14 @@ def build(config: ConfigDict, workdir: str | None = None) -> Setup:
     loader = loader_options(config, batch_keys(objective.inputs), **process)
     initial = read_initial(config, workdir)
     tokenizer = build_tokenizer(config, dataset.train, workdir, objective.inputs, initial)
-    processes.check_same("tokenizer", tokenizer.vocabulary)
+    check_same("tokenizer", tokenizer.vocabulary)
     step = step_parts(config, objective, mesh, tokenizer.vocab_size, tokenizer.eot_id)
     return Setup(**step._asdict(), dataset=dataset, tokenizer=tokenizer, loader_options=loader, initial=initial)
 
 
 def step_parts(config: FrozenConfigDict, objective: Objective, mesh: Mesh, vocab_size: int, eot_id: int) -> StepParts:
     """Build what the train step is made of; `config` is resolved. `build_towers` describes the other arguments."""
-    towers = build_towers(config.model, vocab_size, eot_id, mesh.size)
+    towers = build_towers(config.model, vocab_size, eot_id, mesh.size, mesh.devices.flat[0])
     frozen = _frozen_mask(config, towers, objective)
     learning_rate = learning_rate_schedule(config.optimizer, config.duration)
     return StepParts(
@@ -131,7 +134,7 @@ def _read_data(config: ConfigDict) -> Dataset:
     if not len(dataset.train):
         raise UserError("there are no training pairs: set config.data.train to their location.")
     # Each machine may read its own disks. With different data, each process would train on wrong rows.
-    processes.check_same("data", dataset.digest)
+    check_same("data", dataset.digest)
     return dataset
 
 
@@ -168,7 +171,7 @@ def _frozen_mask(config: ConfigDict, towers: nn.Module, objective: Objective) ->
 def train_step(parts: Setup | StepParts, state_like: dict) -> Callable:
     """The compiled update of a run, (state, batch) -> (state, metrics); `state_like` has the state's shapes."""
     update = make_train_step(parts.towers, parts.objective, parts.optimizer, parts.mesh, parts.step_options)
-    return jit_train_step(update, state_like, parts.mesh)
+    return jit_train_step(guard.agreeing(update), state_like, parts.mesh)
 
 
 def diagnostics(parts: Setup) -> Callable[[dict, dict], dict[str, jax.Array]]:

@@ -1,6 +1,7 @@
 """`python -m rankclip_jax.benchmark objectives`: cases, rows, invalid flags."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,9 +39,22 @@ def test_rows_of_a_real_run(tmp_path):
 @pytest.mark.parametrize("run", [True, False])
 def test_every_objective_gets_its_inputs(name, run):
     case = {"objective": name, "arithmetic": "", "framework": "jax", "batch": 8, "dim": 4, "devices": 1, "run": run}
+    case["block_rows"] = 4
     built = objectives.jax_case(case)
     assert timed_run(built.run)["seconds"] > 0
     assert run or built.columns["peak_bytes"] > 0
+
+
+def test_a_sweep_of_the_rows_of_a_block():
+    values = {"batch": ["16"], "block_rows": ["0", "64"], "objectives": ["clip"], "arithmetics": ["exact"]}
+    values |= {"frameworks": ["jax", "torch"], "dim": 8, "devices": 1, "run_up_to": 16}
+
+    class Chosen(SimpleNamespace):
+        def __getitem__(self, name):
+            return SimpleNamespace(value=values[name])
+
+    ((first, second, torch),) = objectives.groups(Chosen(**values))
+    assert (first["block_rows"], second["block_rows"], torch["block_rows"]) == (0, 64, 0)
 
 
 def test_arrays():
@@ -55,7 +69,8 @@ def test_arrays():
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--batch=16,x", "--batch=16,x: expected positive whole numbers"),
+        ("--batch=16,x", "--batch=16,x: expected whole numbers from 1"),
+        ("--block_rows=-1", "--block_rows=-1: expected whole numbers from 0"),
         ("--frameworks=jx", "unknown framework 'jx'. Did you mean 'jax'?"),
         ("--arithmetics=exakt", "unknown arithmetic 'exakt'. Did you mean 'exact'?"),
         ("--objectives=clp", "unknown objective 'clp'. Did you mean 'clip'?"),

@@ -10,6 +10,7 @@ from rankclip_jax.models.presets import get_preset
 
 def test_a_training_step_and_its_row():
     case = {"model": "mu", "framework": "jax", "compiled": True, "batch": 4, "dtype": "float32", "peak_tflops": 2.0}
+    case["attention"] = "auto"
     built = towers.build(case)
     assert built.columns | case == built.columns
     assert built.columns["parameters"] > 0 and built.columns["compile_seconds"] > 0

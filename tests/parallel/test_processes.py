@@ -16,7 +16,7 @@ VALID = {
 
 
 def test_without_variables_there_is_one_process():
-    distributed.initialize({})
+    distributed.initialize(env={})
     assert distributed.is_main() and not distributed.is_multi_process()
     assert distributed.process_label() == ""
     assert distributed.all_agree(True) and not distributed.all_agree(False)
@@ -42,16 +42,17 @@ def test_environment_variables_are_read():
 )
 def test_an_invalid_environment_is_an_error_of_one_line(changes, message):
     with pytest.raises(UserError, match=message):
-        distributed.initialize(VALID | changes)
+        distributed.initialize(env=VALID | changes)
 
 
 TOGETHER = """
 import sys, time
 from rankclip_jax import cli
-from rankclip_jax.parallel import processes as distributed
+from rankclip_jax.parallel import peers, processes as distributed
 from rankclip_jax.errors import UserError
 def main(argv):
     distributed.initialize()
+    peers.watch(lambda: "testing")
     main_one = distributed.is_main()
     print(distributed.process_label(), main_one, distributed.all_agree(True), distributed.all_agree(main_one))
     print("together", sorted(distributed.union([1, 4, 5_000_000_000] if main_one else [2, 4])), distributed.union(()))
@@ -90,14 +91,15 @@ def test_when_one_fails_all_end_soon(how, who, code, line):
 SAME = """
 import sys
 from rankclip_jax import cli
-from rankclip_jax.parallel import processes as distributed
+from rankclip_jax.parallel import agreement, peers, processes as distributed
 from rankclip_jax.errors import UserError
 def main(argv):
     distributed.initialize()
-    distributed.check_same("data", "aa01")
+    peers.watch(lambda: "testing")
+    agreement.check_same("data", "aa01")
     if argv[1] == "stop" and distributed.is_main():
         raise UserError("no tar there")
-    distributed.check_same("data", "aa02" if distributed.is_main() or argv[1] == "same" else "aa03")
+    agreement.check_same("data", "aa02" if distributed.is_main() or argv[1] == "same" else "aa03")
     print("done")
 cli.run(main, positional=True)
 """

@@ -21,6 +21,7 @@ from rankclip_jax.evals.evaluate_dataset import Evaluated
 from rankclip_jax.parallel import processes
 from rankclip_jax.report import embedding_map, projection, write_report
 from rankclip_jax.run_folder import read_metrics
+from rankclip_jax.training import setup
 from tests.support import damage
 from tests.support.limits import Limits
 
@@ -69,7 +70,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(evaluating, "references", lambda *args: ({}, {}))
     monkeypatch.setattr(training, "evaluate_run", lambda *args: {})
     monkeypatch.setattr(training, "write_report", lambda *args: "")
-    monkeypatch.setattr(training._Loop, "run", lambda self, state: state)
+    monkeypatch.setattr(training.Loop, "run", lambda self, state: state)
     monkeypatch.setattr(embedding_map, "project", lambda points: ("PCA", projection.pca(points)))
 
 
@@ -224,11 +225,12 @@ def test_half_a_line_of_metrics_is_dropped_and_written_again(run, config):
 def test_processes_compare_what_they_must_share_before_they_train(run, config, monkeypatch):
     """In this order, so that no process waits in vain; and all wait for the report of the main process."""
     seen = []
-    monkeypatch.setattr(processes, "check_same", lambda what, digest: seen.append((what, bool(bytes.fromhex(digest)))))
+    for module in (training, setup):
+        monkeypatch.setattr(module, "check_same", lambda what, values: seen.append((what, bool(values))))
     monkeypatch.setattr(processes, "barrier", lambda name, timeout=0: seen.append((name, timeout > 3600)))
     training.train(config, str(run))
-    compared = [name for name, _ in seen if name in ("config", "data", "tokenizer", "checkpoints")]
-    assert compared == ["config", "data", "tokenizer", "checkpoints"]
+    names = ("version", "config", "data", "tokenizer", "run folder")
+    assert [name for name, _ in seen if name in names] == list(names)
     assert seen[-1] == ("report written", True)
 
 

@@ -17,8 +17,8 @@ from rankclip_jax.errors import UserError
 from rankclip_jax.models.batch_norm import BatchNorm
 from rankclip_jax.models.two_towers import TwoTowers
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.train import make_encoder
 from rankclip_jax.training import setup
+from rankclip_jax.training.loop import make_encoder
 from rankclip_jax.training.options import StepOptions
 from rankclip_jax.training.step import abstract_state, create_state, jit_train_step, make_init, make_train_step
 from tests.support.objective_checks import build

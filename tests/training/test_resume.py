@@ -37,7 +37,7 @@ def run(short_run, tmp_path):
 @pytest.fixture
 def untrained(monkeypatch):
     """Everything that reads and writes the folder is real. Nothing is computed."""
-    monkeypatch.setattr(training._Loop, "run", lambda self, state: state)
+    monkeypatch.setattr(training.Loop, "run", lambda self, state: state)
     monkeypatch.setattr(training, "evaluate_run", lambda *args: {})
     monkeypatch.setattr(training, "write_report", lambda *args: "")
 
@@ -162,7 +162,7 @@ def test_a_kill_at_any_moment_of_the_change(run, untrained, monkeypatch, moment)
     with contextlib.suppress(Killed):
         training.train(changed_config(), str(run), "15")
     monkeypatch.undo()
-    monkeypatch.setattr(training._Loop, "run", lambda self, state: state)
+    monkeypatch.setattr(training.Loop, "run", lambda self, state: state)
     monkeypatch.setattr(training, "evaluate_run", lambda *args: {})
     monkeypatch.setattr(training, "write_report", lambda *args: "")
     if not history(run):
