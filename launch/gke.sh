@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a GKE cluster of TPUs or GPUs, by `gcluster job submit` of Google's Cluster Toolkit (1.103 or newer).
 #
-#   bash launch/gke.sh [OPTIONS] --config=configs/FILE.py --workdir=gs://BUCKET/runs/NAME ...
+#   bash launch/gke.sh [OPTIONS] --config=configs/FILE.py --workdir=/shared/runs/NAME ...
 #
 #   --cluster=NAME --project=ID --location=ZONE --image=IMAGE   required; the image of launch/Dockerfile.tpu or .gpu
 #   --name=NAME      of the job, at most 28 characters (rankclip)

@@ -3,7 +3,7 @@
 #
 #   bash launch/tpu_vm.sh [OPTIONS] create               request TPU VMs; `status` shows when they are ACTIVE
 #   bash launch/tpu_vm.sh [OPTIONS] setup                clone the repository and install, on all workers
-#   bash launch/tpu_vm.sh [OPTIONS] train --config=configs/FILE.py --workdir=gs://BUCKET/runs/NAME ...
+#   bash launch/tpu_vm.sh [OPTIONS] train --config=configs/FILE.py --workdir=/shared/runs/NAME ...
 #   bash launch/tpu_vm.sh [OPTIONS] status|log|stop|delete
 #
 #   --name=NAME         of the queued resource (rankclip)

@@ -23,6 +23,10 @@ NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # of `metrics.jsonl`: JSON has no
 
 def make_workdir(workdir: str) -> None:
     """Make the run folder, and check now, not at the first save, that it is writable; errors as in `make_writable`."""
+    if "://" in workdir:
+        raise UserError(
+            f"--workdir={workdir} is a URL, and a run folder must be a path that all processes share: mount the bucket"
+        )
     make_writable(workdir, f"--workdir={workdir}", "fix that or choose another folder")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rankclip_jax import compilation_cache
 from rankclip_jax.doctor.checks import NOTE, OK, Finding
-from rankclip_jax.parallel import accelerators, processes
+from rankclip_jax.parallel import accelerators, clusters, processes
 
 GiB = 2**30
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -76,7 +76,7 @@ def who_am_i(env: Mapping[str, str] = os.environ) -> Finding:
     label = processes.process_label().strip("[] ")
     if not label:
         return Finding(OK, "one process")
-    by = processes.COORDINATOR if env.get(processes.COORDINATOR) else "the cluster's environment"
+    by = processes.COORDINATOR if env.get(processes.COORDINATOR) else clusters.cluster(env) or "a launcher"
     return Finding(OK, f"{label}, found by {by}", {"label": label, "found_by": by})
 
 

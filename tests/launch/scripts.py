@@ -1,5 +1,6 @@
 """Scripts of launch/ in bash, with short programs in place of training."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def start(script: str, *arguments: object, **variables: str) -> subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Without this, bash could not trap SIGINT where it is ignored: in the background jobs of a shell.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

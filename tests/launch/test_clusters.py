@@ -11,7 +11,7 @@ import pytest
 from tests.launch.scripts import run
 from tests.support.paths import ROOT
 
-TRAIN = ("--config=a.py", "--workdir=gs://b/c", "--config.duration=5 steps")
+TRAIN = ("--config=a.py", "--workdir=/shared/c", "--config.duration=5 steps")
 
 
 def planned(out: str) -> list[str]:

@@ -109,6 +109,7 @@ COMMANDS = {
     "--config.batch_size=many": "--config.batch_size=many: expected a value of type int",
     "--config.data.root=/none": "cannot read /none/concepts.tsv",
     "--config.checkpoint.best_metric=val/R": "unknown config.checkpoint.best_metric 'val/R'.",
+    "--workdir=gs://bucket/run": "--workdir=gs://bucket/run is a URL, and a run folder must be a path",
     "--workdir=pyproject.toml": "cannot write to --workdir=pyproject.toml (File exists): fix that or choose another",
 }
 
