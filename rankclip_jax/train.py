@@ -131,12 +131,12 @@ def main(argv: list[str]) -> None:
 def start(config: ConfigDict, workdir: str, resume_from: str | None = None) -> None:
     """Take over the signals, connect the processes, and `train`."""
     guard = Guard(config.grace_seconds, config.stuck_seconds)
-    guard.watch()
-    processes.initialize(config.processes)  # before any other use of jax
-    peers.watch(lambda: str(guard.mark))
-    if config.compilation_cache:
-        compilation_cache.enable()
-    train(config, workdir, resume_from, guard)
+    with guard.watching():
+        processes.initialize(config.processes)  # before any other use of jax
+        peers.watch(lambda: str(guard.mark))
+        if config.compilation_cache:
+            compilation_cache.enable()
+        train(config, workdir, resume_from, guard)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_without_a_writable_folder_programs_are_compiled(tmp_path, no_folder, mo
 def test_the_config_decides(monkeypatch, wanted):
     called = []
     monkeypatch.setattr(compilation_cache, "enable", lambda: called.append("enable"))
-    monkeypatch.setattr(train, "train", lambda config, workdir: called.append(workdir))
+    monkeypatch.setattr(train, "train", lambda config, workdir, *rest: called.append(workdir))
     config = base.get_config()
     config.compilation_cache = wanted
     train.start(config, "runs/x")

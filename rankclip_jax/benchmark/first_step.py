@@ -15,7 +15,7 @@ from absl import flags
 
 from rankclip_jax import cli, train
 from rankclip_jax.benchmark.start import PHASES
-from rankclip_jax.training import setup
+from rankclip_jax.training import loop, setup
 
 IMPORTED = time.monotonic()
 
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> None:
     # Marks in the command itself: a copy of its steps here could come to differ from it.
     setup.build = marked(setup.build)
     train.create_state = marked(train.create_state)
-    train.put_batch = marked(train.put_batch)
-    train.Clock.tick = stop
+    loop.put_batch = marked(loop.put_batch)
+    loop.Clock.tick = stop
     train.start(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,7 @@ class Mark(NamedTuple):
 
 
 class Guard:
-    """Of one run. Without `watch` it only keeps marks: `train` called as a function leaves signals to its caller."""
+    """Of one run. Outside `watching` it only keeps marks: `train` called as a function leaves signals to its caller."""
 
     def __init__(self, grace_seconds: float = 25.0, stuck_seconds: float = 0.0):
         """Make a guard.
@@ -89,18 +90,32 @@ class Guard:
         devices = jax.local_device_count()
         return {STOP: np.full(devices, bool(self._request), np.int32)}
 
-    def watch(self) -> None:
-        """Take over the signals, and start the thread. Only the main thread may call this."""
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take over the signals, and run the thread. Only the main thread may enter this."""
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for number in SIGNALS:
-            signal.signal(number, lambda number, frame: None)  # Python writes to the pipe only if there is a handler
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        threading.Thread(target=self._serve, args=[read], name="guard", daemon=True).start()
+        # Python writes to the pipe only if there is a handler.
+        handlers = {number: signal.signal(number, lambda number, frame: None) for number in SIGNALS}
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._serve, args=[read], name="guard", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            os.close(write)  # ends the thread
+            thread.join()
+            os.close(read)
 
     def _serve(self, pipe: int) -> None:
         while True:
             if select.select([pipe], [], [], LOOK_SECONDS)[0]:
-                for number in os.read(pipe, 64):
+                numbers = os.read(pipe, 64)
+                if not numbers:
+                    return
+                for number in numbers:
                     if number in SIGNALS:
                         self._on_signal(signal.Signals(number))
             now = time.monotonic()

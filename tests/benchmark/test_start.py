@@ -10,7 +10,7 @@ import pytest
 from rankclip_jax import train
 from rankclip_jax.benchmark import runner, start
 from rankclip_jax.errors import UserError
-from rankclip_jax.training import setup
+from rankclip_jax.training import loop, setup
 from tests.support.commands import run_module
 
 CONFIG = "--config=configs/emoji.py:mu"
@@ -54,7 +54,7 @@ def test_a_start_that_fails_is_one_line(tmp_path, monkeypatch):
 
 
 def test_the_phases_of_a_real_start(tmp_path, capsys, monkeypatch):
-    for owner, name in ((setup, "build"), (train, "create_state"), (train, "put_batch"), (train.Clock, "tick")):
+    for owner, name in ((setup, "build"), (train, "create_state"), (loop, "put_batch"), (loop.Clock, "tick")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # restored after the test
     begin = time.monotonic()
     small = ("--config.model.image.layers=1", "--config.model.text.layers=1", f"--workdir={tmp_path / 'run'}")

@@ -38,7 +38,7 @@ def test_a_real_run(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name a benchmark: python -m rankclip_jax.benchmark NAME. Known: data, "),
+        ((), "name a benchmark: python -m rankclip_jax.benchmark NAME. Known: billions, data, "),
         (("stpe", "--config=configs/emoji.py"), "unknown benchmark 'stpe'. Did you mean 'step'? Known:"),
         (("step",), "--config is required; see --help"),
         ((*MU, "--objectives=clip,rankclp"), "unknown objective 'rankclp'. Did you mean 'rankclip'?"),

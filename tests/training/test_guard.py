@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -19,15 +20,15 @@ phase, where, grace, stuck, file = sys.argv[1:]
 grace, stuck = float(grace), float(stuck)
 def main(argv):
     guard = g.Guard(grace, stuck)
-    guard.watch()
-    guard.enter(phase, 7)
-    guard.in_loop = where == "loop"
-    open(file, "w").close()
-    while not guard.request or grace < 1:
-        sum(range(10**5))
-    guard.begin_saving(7)
-    time.sleep(grace + 2)
-    raise Stopped("stopped at step 7")
+    with guard.watching():
+        guard.enter(phase, 7)
+        guard.in_loop = where == "loop"
+        open(file, "w").close()
+        while not guard.request or grace < 1:
+            sum(range(10**5))
+        guard.begin_saving(7)
+        time.sleep(grace + 2)
+        raise Stopped("stopped at step 7")
 cli.run(main, positional=True)
 """
 
@@ -84,6 +85,15 @@ def test_a_run_without_progress_ends_and_shows_where_it_is(tmp_path):
 def test_a_long_compilation_is_no_lack_of_progress(tmp_path):
     with pytest.raises(AssertionError, match="still running"):
         run(tmp_path, COMPILE, "", 1.0, 0.5, seconds=3)
+
+
+def test_signals_are_given_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    threads = threading.active_count()
+    with Guard().watching():
+        assert threading.active_count() == threads + 1
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert threading.active_count() == threads and signal.set_wakeup_fd(-1) == -1
 
 
 def test_processes_stop_after_the_same_step():
