@@ -1,12 +1,20 @@
 """One device, eight devices, and two processes with four each: the same loss and gradient, and a sharded state."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
+from rankclip_jax.config.base import get_config
 from rankclip_jax.errors import UserError
+from rankclip_jax.models.two_towers import build_towers
+from rankclip_jax.objectives import RunInfo, build_objective
 from rankclip_jax.parallel.mesh import _sizes, block_if_cpu_collectives, make_mesh, state_shardings
+from rankclip_jax.training.optimizer import make_optimizer
+from rankclip_jax.training.step import abstract_state, make_init
 from tests.support import processes
 from tests.support.gradients import OBJECTIVES
 
@@ -178,3 +186,20 @@ def test_parameters_are_gathered_inside_a_slice():
     assert all(len({device.slice_index for device in row}) == 1 for row in mesh.devices)
     with pytest.raises(UserError, match=r"config\.mesh\.fsdp=8 does not divide the 4 devices of each of the 2 slices"):
         make_mesh(devices, fsdp=8)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+@pytest.mark.parametrize("model", ["ViT-B/32", "RN50"])
+def test_each_device_holds_its_part_of_parameters_and_moments(model, optimizer):
+    """At most 1.1 / n of the whole: what is too small or too odd to be split is little."""
+    config = get_config(model)
+    config.optimizer.name = optimizer
+    towers = build_towers(config.model, 49_408, 49_407)
+    rule = make_optimizer(config.optimizer, lambda step: 1e-3)
+    init = make_init(towers, build_objective(config.objective, RunInfo(100, 10)), rule)
+    mesh = AbstractMesh((1, 8), ("replica", "fsdp"))
+    state = abstract_state(init, jax.random.key(0), mesh)
+    leaves = jax.tree.leaves([state["params"], state["opt_state"]])
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    part = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    assert 1 / 8 < part / whole < 1.1 / 8
